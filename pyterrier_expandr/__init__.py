@@ -1,0 +1,41 @@
+"""LLM-expanded dense retrieval for PyTerrier.
+
+Names are imported on first use, so that `import pyterrier_expandr` pulls in no torch, transformers, faiss or vllm.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ExpandREncoder": "encoder",
+    "FaissIndex": "index",
+    "FaissRetriever": "retriever",
+    "GenerationCache": "cache",
+    "HuggingFaceBackend": "backends.huggingface",
+    "LLMExpander": "expander",
+    "RecordedExpander": "expander",
+    "strip_preamble": "cleaning",
+}
+
+__all__ = sorted(_HOME)
+
+if TYPE_CHECKING:
+    from .backends.huggingface import HuggingFaceBackend
+    from .cache import GenerationCache
+    from .cleaning import strip_preamble
+    from .encoder import ExpandREncoder
+    from .expander import LLMExpander, RecordedExpander
+    from .index import FaissIndex
+    from .retriever import FaissRetriever
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,105 @@
+"""What every LLM engine takes and gives: `Request` in, `Generation` out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypedDict
+
+
+class Message(TypedDict):
+    """One chat message; `content` is text that the model reads, never markup that steers it."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn; the defaults are the paper's released evaluation setting, with a seed added.
+
+    `temperature=0` takes the most probable token each time. Raises ValueError on values out of range.
+
+    Example:
+        >>> Sampling(temperature=0.8).top_p
+        0.9
+    """
+
+    temperature: float = 1.0
+    top_p: float = 0.9
+    max_new_tokens: int = 512
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature must be 0 or more, got {self.temperature!r}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p!r}")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be 1 or more, got {self.max_new_tokens!r}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One conversation, how to sample from it, and which of its numbered samples are wanted.
+
+    Samples are numbered so that a cache that holds samples 0 to 3 can ask for 4 to 7 alone and get the texts that a
+    request for all eight would have given.
+    """
+
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    samples: tuple[int, ...] = (0,)
+
+    def sample_seed(self, sample: int) -> int:
+        """The 63-bit seed of one sample: it depends on this request alone, not on its neighbours in a batch."""
+        identity = json.dumps([self.messages, asdict(self.sampling), sample], ensure_ascii=True, sort_keys=True)
+        return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") >> 1
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One text as the model wrote it. `truncated` says that it hit `max_new_tokens` before its end of turn."""
+
+    text: str
+    truncated: bool = False
+
+
+class Backend(ABC):
+    """An engine that writes texts. Subclasses load their model on first use, never in the constructor."""
+
+    #: tokens that prompt and generation may fill together; None where the engine does not say
+    context_length: int | None = None
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides this engine's texts beside the request (model, revision, dtype), as JSON values.
+
+        It must not load the model: caches and equality of transformers rest on it.
+        """
+
+    @abstractmethod
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Generation]]]:
+        """Yield `(index of the request, one Generation per asked sample)` as they are ready, in any order."""
+
+    def prompt_tokens(self, messages: Sequence[Message]) -> int | None:
+        """Tokens of the rendered prompt, or None where the engine cannot count them."""
+        return None
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Generation]]:
+        """All generations, in the order of `requests`."""
+        results = dict(self.stream(requests))
+        if missing := [i for i in range(len(requests)) if i not in results]:
+            raise RuntimeError(f"{self!r} gave no answer to {len(missing)} of {len(requests)} requests: {missing[:5]}")
+        return [results[i] for i in range(len(requests))]
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        return self.fingerprint() == other.fingerprint()  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self), json.dumps(self.fingerprint(), sort_keys=True)))

@@ -1,0 +1,67 @@
+"""Vectors that know the encoder that made them, and the checks on a column of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+class SourcedArray(np.ndarray):
+    """A NumPy array whose rows remember the encoder's specification (`source`), through a DataFrame and back.
+
+    An index can so record which encoder filled it with no second column in every frame and no argument to repeat.
+    """
+
+    source: dict[str, Any] | None = None
+
+    def __array_finalize__(self, obj: Any) -> None:
+        self.source = getattr(obj, "source", None)
+
+
+def with_source(vectors: np.ndarray, source: dict[str, Any]) -> SourcedArray:
+    """`vectors` as a view whose every row carries `source`; no data is copied."""
+    view = vectors.view(SourcedArray)
+    view.source = source
+    return view
+
+
+def source_of(vector: Any) -> dict[str, Any] | None:
+    """The encoder specification that a vector carries, or None for vectors from elsewhere."""
+    return getattr(vector, "source", None)
+
+
+def stack_vectors(column: pd.Series | Sequence[Any], ids: Sequence[str], *, name: str) -> np.ndarray:
+    """A C-contiguous float32 matrix (n, dim) from a column of vectors.
+
+    Args:
+        column: n vectors, each one-dimensional.
+        ids: n ids, named in errors.
+        name: the column's name, for errors.
+
+    Raises:
+        ValueError: a vector is missing, not one-dimensional, of another size than the first, or has NaN or infinity.
+
+    Example:
+        >>> stack_vectors([[1, 2], [3, 4]], ["a", "b"], name="doc_vec").shape
+        (2, 2)
+    """
+    rows = []
+    for vector, row_id in zip(column, ids, strict=True):
+        row = np.asarray(vector)
+        if row.ndim != 1 or row.dtype.kind not in "fiu":
+            raise ValueError(f"{name} of {row_id!r} must be a one-dimensional array of numbers, got {vector!r:.80}")
+        if rows and len(row) != len(rows[0]):
+            raise ValueError(
+                f"{name} of {row_id!r} has {len(row)} dimensions, {ids[0]!r} has {len(rows[0])}: "
+                "all vectors must come from one encoder"
+            )
+        rows.append(row)
+    matrix = np.ascontiguousarray(np.stack(rows), dtype=np.float32) if rows else np.empty((0, 0), np.float32)
+    finite = np.isfinite(matrix).all(axis=1)
+    if not finite.all():
+        bad = [str(ids[i]) for i in np.flatnonzero(~finite)[:5]]
+        raise ValueError(f"{name} has NaN or infinite values in {int((~finite).sum())} row(s), e.g. {bad}")
+    return matrix
