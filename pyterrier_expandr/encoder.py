@@ -1,0 +1,261 @@
+"""The dense encoder: queries fused with their expansions, documents with their titles."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyterrier as pt
+import torch
+from pyterrier_dr import BiEncoder, SimFn
+
+from . import hosting
+from .encoder_views import HELP_URL, DocEncoder, QueryEncoder, TextScorer
+from .fingerprint import model_fingerprint
+from .fusion import Fusion, check_fusion
+from .vectors import SourcedArray, with_source
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+#: which of the model's two sides reads a text; expansions go through the document side (METHOD: the tied encoder)
+Side = Literal["query", "document"]
+
+#: vectors of queries and expansions that an encoder remembers, so that trying many fusions encodes each text once
+MEMO_SIZE = 65_536
+
+
+class ExpandREncoder(BiEncoder):
+    """A dense encoder whose query vectors are the fusion of a query and its LLM expansions (Eq. 8).
+
+    It hosts any model that sentence-transformers can open, and is a factory of transformers:
+
+    - `query_encoder()`: `[qid, query]` (+ optional `query_expansions`) -> adds `query_vec`
+    - `doc_encoder()`: `[docno, text]` (+ optional `title`) -> adds `doc_vec`
+    - `text_scorer()`: `[qid, query, docno, text]` -> adds `score`, `rank`
+
+    Vectors are float32 arrays of shape (d,) that remember this encoder, so that an index can record it. The model is
+    loaded on first use.
+
+    Args:
+        model: a hub name, a folder, or a built `SentenceTransformer`. The weights of a built one must not change
+            while the encoder is in use: its vectors are remembered.
+        pooling: "mean", "cls" ...; None takes what the model's files say (mean where they say nothing).
+        normalize: L2-normalise every embedding before fusion; None takes what the model's files say (True where they
+            say nothing, as in the paper's evaluation).
+        max_length: tokens read of each text; None takes the model's own limit.
+        fusion: "average" (1/2 query, 1/2 mean of the expansions), "uniform" (one mean over the query and all
+            expansions), a weight alpha of the query in [0, 1], or `f(query (d,), expansions (m, d)) -> (d,)`.
+        renormalize: L2-normalise the fused vector again; rankings stay the same, scores become cosines.
+        query_prompt: text put before each query; None takes the model's own ("" for none).
+        doc_prompt: text put before each document and each expansion; None takes the model's own.
+        batch_size: texts per model call.
+        text_field: the column with the document's text.
+        device: "cuda", "cpu" ...; None takes cuda where there is one.
+        revision: the model's revision on the hub.
+        trust_remote_code: run Python code that comes with the model.
+        verbose: show progress bars.
+
+    Raises:
+        ValueError: a folder that holds no model, a fusion weight outside [0, 1], a `batch_size` or `max_length` below 1.
+
+    Example:
+        >>> encoder = ExpandREncoder("facebook/contriever", pooling="mean", fusion=0.5)
+        >>> encoder.query_encoder()
+        ExpandREncoder('facebook/contriever').query_encoder(fusion=0.5)
+    """
+
+    def __init__(
+        self,
+        model: str | Path | SentenceTransformer,
+        *,
+        pooling: str | None = None,
+        normalize: bool | None = None,
+        max_length: int | None = None,
+        fusion: Fusion = "average",
+        renormalize: bool = False,
+        query_prompt: str | None = None,
+        doc_prompt: str | None = None,
+        batch_size: int = 32,
+        text_field: str = "text",
+        device: str | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(batch_size=batch_size, text_field=text_field, verbose=verbose)
+        for name, value in (("batch_size", batch_size), ("max_length", max_length)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be 1 or more, got {value}")
+        self.model_name = str(model) if isinstance(model, (str, Path)) else hosting.name_of(model)
+        if isinstance(model, (str, Path)):
+            hosting.check_folder(self.model_name)
+        self._built = None if isinstance(model, (str, Path)) else model
+        self.pooling, self.normalize, self.max_length = pooling, normalize, max_length
+        self.fusion = check_fusion(fusion)
+        self.renormalize = renormalize
+        self.query_prompt, self.doc_prompt = query_prompt, doc_prompt
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.revision, self.trust_remote_code = revision, trust_remote_code
+        self._model: SentenceTransformer | None = None
+        self._source: dict[str, Any] | None = None
+        self._memo: OrderedDict[tuple[Side, str], np.ndarray] = OrderedDict()
+
+    @property
+    def model(self) -> SentenceTransformer:
+        """The `SentenceTransformer`, loaded when first asked for. Raises ValueError where there is no such model."""
+        if self._model is None:
+            overrides: dict[str, Any] = {
+                "pooling": self.pooling,
+                "normalize": self.normalize,
+                "max_length": self.max_length,
+            }
+            if self._built is not None:
+                hosting.apply_overrides(self._built, **overrides)
+                self._model = self._built.to(self.device).eval()
+            else:
+                self._model = hosting.load_sentence_transformer(
+                    self.model_name,
+                    revision=self.revision,
+                    device=self.device,
+                    trust_remote_code=self.trust_remote_code,
+                    **overrides,
+                )
+        return self._model
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """What made the vectors, as JSON values; `from_spec` turns it back into an encoder. Loads the model."""
+        if self._source is None:
+            model = self.model
+            self._source = {
+                "type": "ExpandREncoder",
+                "model": hosting.portable_name(self.model_name),
+                "fingerprint": self._fingerprint(),
+                "pooling": hosting.pooling_of(model),
+                "normalize": hosting.normalizes(model),
+                "max_length": model.max_seq_length,
+                "query_prompt": hosting.prompt_of(model, "query", self.query_prompt),
+                "doc_prompt": hosting.prompt_of(model, "document", self.doc_prompt),
+                "revision": self.revision,
+                "fusion": None if callable(self.fusion) else self.fusion,
+                "renormalize": self.renormalize,
+                "text_field": self.text_field,
+            }
+        return self._source
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any], **options: Any) -> ExpandREncoder:
+        """The encoder that a vector's `source` names; `options` (device, batch_size ...) go to the constructor.
+
+        Raises:
+            ValueError: the specification is not one of this class, or the model at that place has other weights now.
+        """
+        if spec.get("type") != "ExpandREncoder":
+            raise ValueError(f"these vectors come from {spec.get('type')!r}, not from an ExpandREncoder")
+        names = "pooling normalize max_length query_prompt doc_prompt revision renormalize text_field".split()
+        if spec["fusion"] is not None:
+            names.append("fusion")
+        encoder = cls(spec["model"], **{name: spec[name] for name in names}, **options)
+        found = encoder._fingerprint()
+        if found != spec["fingerprint"]:
+            raise ValueError(
+                f"the model at {spec['model']!r} is no longer the one that made these vectors "
+                f"(recorded {spec['fingerprint']}, found {found}): restore it, or index again"
+            )
+        return encoder
+
+    def _fingerprint(self) -> dict[str, Any]:
+        if self._built is not None:
+            return hosting.weights_fingerprint(self._built)
+        return model_fingerprint(self.model_name, self.revision)
+
+    def query_encoder(
+        self, verbose: bool | None = None, batch_size: int | None = None, fusion: Fusion | None = None
+    ) -> QueryEncoder:
+        """A transformer `[qid, query]` (+ `query_expansions`, a list of str) -> adds `query_vec` (float32, (d,)).
+
+        A query whose list is empty, or a frame without that column, gets the vector of the query alone. `fusion` takes
+        the place of the encoder's own; it can be varied by `pt.GridScan`, and no text is then encoded twice.
+        """
+        return QueryEncoder(self, verbose=verbose, batch_size=batch_size, fusion=fusion)
+
+    def doc_encoder(self, verbose: bool | None = None, batch_size: int | None = None) -> DocEncoder:
+        """A transformer `[docno, text]` (+ `title`) -> adds `doc_vec` (float32, (d,)) of `title + " " + text`."""
+        return DocEncoder(self, verbose=verbose, batch_size=batch_size)
+
+    def text_scorer(
+        self, verbose: bool | None = None, batch_size: int | None = None, sim_fn: SimFn | None = None
+    ) -> TextScorer:
+        """A re-ranker `[qid, query, docno, text]` -> adds `score`, the dot product with the fused query, and `rank`."""
+        return TextScorer(self, verbose=verbose, batch_size=batch_size, sim_fn=sim_fn)
+
+    def encode_queries(self, texts: Sequence[str], batch_size: int | None = None) -> SourcedArray:
+        """Embeddings (n, d), float32, of queries alone; each distinct text is encoded once and remembered."""
+        return self._remembered("query", list(texts), batch_size)
+
+    def encode_expansions(self, texts: Sequence[str], batch_size: int | None = None) -> SourcedArray:
+        """Embeddings (n, d), float32, of expansions by the document side; encoded once and remembered."""
+        return self._remembered("document", list(texts), batch_size)
+
+    def encode_docs(self, texts: Sequence[str], batch_size: int | None = None) -> SourcedArray:
+        """Embeddings (n, d), float32, of document texts; not remembered, since a corpus is large."""
+        return self._encode("document", list(texts), batch_size)
+
+    def encode_queries_torch(self, texts: list[str], batch_size: int | None = None) -> torch.Tensor:
+        """Embeddings (n, d) of queries as a tensor with gradients."""
+        return hosting.forward(self.model, texts, self.source["query_prompt"], batch_size or self.batch_size)
+
+    def _encode(self, side: Side, texts: list[str], batch_size: int | None) -> SourcedArray:
+        encode = self.model.encode_query if side == "query" else self.model.encode_document
+        vectors = encode(
+            texts,
+            prompt=self.source["query_prompt" if side == "query" else "doc_prompt"],
+            batch_size=batch_size or self.batch_size,
+            show_progress_bar=False,
+        )
+        vectors = np.asarray(vectors, dtype=np.float32).reshape(len(texts), -1)
+        return with_source(vectors, self.source)
+
+    def _remembered(self, side: Side, texts: list[str], batch_size: int | None) -> SourcedArray:
+        known = {text: self._memo[side, text] for text in dict.fromkeys(texts) if (side, text) in self._memo}
+        fresh = [text for text in dict.fromkeys(texts) if text not in known]
+        if fresh:
+            known.update(zip(fresh, self._encode(side, fresh, batch_size), strict=True))
+        for text, vector in known.items():
+            self._memo[side, text] = vector
+            self._memo.move_to_end((side, text))
+        while len(self._memo) > MEMO_SIZE:
+            self._memo.popitem(last=False)
+        if not texts:
+            return self._encode(side, [], batch_size)
+        return with_source(np.stack([known[text] for text in texts]), self.source)
+
+    def _key(self) -> str:
+        """Everything that decides the numbers, as text: equal encoders compute the same vectors."""
+        built = id(self._built) if self._built is not None else None
+        fusion = repr(self.fusion)
+        settings = [self.model_name, built, self.revision, self.pooling, self.normalize, self.max_length, fusion]
+        settings += [self.renormalize, self.query_prompt, self.doc_prompt, self.text_field, self.device]
+        return json.dumps(settings)
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, ExpandREncoder) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return f"ExpandREncoder({self.model_name!r})"
+
+    def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
+        """The node that PyTerrier draws."""
+        return {"label": "ExpandR Encoder", "help_url": HELP_URL}
+
+    def subtransformers(self) -> dict[str, pt.Transformer]:
+        """None: the views share this model rather than contain it."""
+        return {}

@@ -1,0 +1,178 @@
+"""Opens any encoder that sentence-transformers can host, with pooling and normalisation as its files say or as asked."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
+
+
+def load_sentence_transformer(
+    name: str,
+    *,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    max_length: int | None = None,
+    revision: str | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> SentenceTransformer:
+    """A `SentenceTransformer` in evaluation mode.
+
+    A checkpoint with sentence-transformers files keeps their pooling and normalisation unless others are given. A bare
+    checkpoint (BERT, Contriever) gets `pooling` (mean where none is given) and is normalised unless `normalize=False`
+    (the paper's evaluation); what was assumed is logged once, as a warning.
+
+    Raises:
+        ValueError: `name` is a folder without a model, or no such model is on the hub or in its local cache.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Transformer
+
+    check_folder(name)
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        if has_modules(name, revision):
+            model = SentenceTransformer(name, device=device, **options)
+        else:
+            if pooling is None:
+                logger.warning("%s says nothing of its pooling: mean pooling is assumed (set pooling=)", name)
+            if normalize is None:
+                logger.warning("%s says nothing of normalisation: L2-normalised (set normalize=)", name)
+            transformer = Transformer(
+                name,
+                model_kwargs=dict(options),
+                processor_kwargs=dict(options),
+                config_kwargs=dict(options),
+            )
+            model = SentenceTransformer(modules=[transformer], device=device)
+            pooling = pooling or "mean"
+            normalize = True if normalize is None else normalize
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"cannot open the encoder {name!r}: {error}\nName a folder that holds a model, or a model of the hub "
+            "(offline only those that were downloaded before)."
+        ) from error
+    apply_overrides(model, pooling=pooling, normalize=normalize, max_length=max_length)
+    return model.eval()
+
+
+def check_folder(name: str) -> None:
+    """Raises ValueError where `name` can only be a folder and that folder is missing or holds no model."""
+    folder = Path(name)
+    if folder.is_dir():
+        if not any((folder / file).is_file() for file in ("modules.json", "config.json")):
+            raise ValueError(f"{name!r} holds no model: it has neither modules.json nor config.json")
+    elif folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ValueError(f"there is no folder {name!r}: name an existing folder or a model of the hub")
+
+
+def has_modules(name: str, revision: str | None = None) -> bool:
+    """Whether the checkpoint carries sentence-transformers files (modules.json)."""
+    if Path(name).is_dir():
+        return (Path(name) / "modules.json").is_file()
+    from sentence_transformers.util.file_io import is_sentence_transformer_model
+
+    return is_sentence_transformer_model(name, revision=revision)
+
+
+def apply_overrides(
+    model: SentenceTransformer, *, pooling: str | None, normalize: bool | None, max_length: int | None
+) -> None:
+    """Give `model` another pooling, normalisation or length, in place; None leaves what the model has.
+
+    Raises:
+        ValueError: `pooling` is unknown, or `max_length` is below 1 or above what the model's positions allow.
+    """
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+
+    modules = list(model.children())
+    if pooling is not None:
+        first = modules[0]
+        replaced = Pooling(first.get_embedding_dimension(), pooling_mode=pooling)
+        modules = [first, replaced, *(m for m in modules[1:] if not isinstance(m, Pooling))]
+    if normalize is not None:
+        modules = [m for m in modules if not isinstance(m, Normalize)]
+        if normalize:
+            modules.append(Normalize())
+    if modules != list(model.children()):
+        device = model.device
+        for key in list(model._modules):
+            del model._modules[key]
+        for number, module in enumerate(modules):
+            model.add_module(str(number), module.to(device))
+    if max_length is not None:
+        limit = position_limit(model)
+        if max_length < 1 or (limit is not None and max_length > limit):
+            raise ValueError(f"max_length must be between 1 and {limit or 'the model length'}, got {max_length}")
+        model.max_seq_length = max_length
+
+
+def position_limit(model: SentenceTransformer) -> int | None:
+    """The longest input that the model's position embeddings allow, or None where nothing says so."""
+    config = getattr(getattr(model[0], "auto_model", None), "config", None)
+    return getattr(config, "max_position_embeddings", None)
+
+
+def pooling_of(model: SentenceTransformer) -> str | None:
+    """The name of the model's pooling ("mean", "cls" ...), or None where no module of it pools."""
+    for module in model.children():
+        mode = getattr(module, "pooling_mode", None)
+        if mode is not None:
+            return mode if isinstance(mode, str) else "+".join(mode)
+    return None
+
+
+def normalizes(model: SentenceTransformer) -> bool:
+    """Whether the model's last step is L2 normalisation."""
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    return any(isinstance(module, Normalize) for module in model.children())
+
+
+def prompt_of(model: SentenceTransformer, side: str, given: str | None) -> str:
+    """The text put before each input of `side` ("query" or "document"): the given one, else the model's own."""
+    if given is not None:
+        return given
+    for name in (side, "passage", "corpus") if side == "document" else (side,):
+        if model.prompts.get(name):
+            return model.prompts[name]
+    return model.prompts.get(model.default_prompt_name) or "" if model.default_prompt_name else ""
+
+
+def name_of(model: SentenceTransformer) -> str:
+    """The name that a built model was opened by, or "SentenceTransformer" where it does not say."""
+    config = getattr(getattr(model[0], "auto_model", None), "config", None)
+    return getattr(config, "name_or_path", "") or type(model).__name__
+
+
+def portable_name(name: str) -> str:
+    """A folder's absolute path, so that a record of it holds from another working directory; a hub name as it is."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def weights_fingerprint(model: SentenceTransformer) -> dict[str, Any]:
+    """A hash over all weights of a built model, as JSON values."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return {"model": name_of(model), "weights_sha256": digest.hexdigest()}
+
+
+def forward(model: SentenceTransformer, texts: list[str], prompt: str, batch_size: int) -> torch.Tensor:
+    """Embeddings (n, d) with gradients, in the order of `texts`."""
+    parts = []
+    for start in range(0, len(texts), batch_size):
+        features = model.preprocess(texts[start : start + batch_size], prompt=prompt or None)
+        features = {k: v.to(model.device) if isinstance(v, torch.Tensor) else v for k, v in features.items()}
+        parts.append(model(features)["sentence_embedding"])
+    return torch.cat(parts) if parts else torch.empty(0, model.get_embedding_dimension() or 0, device=model.device)

