@@ -1,0 +1,193 @@
+"""The command `expandr`: thin commands over the package's own classes."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+app = typer.Typer(
+    name="expandr",
+    help="LLM-expanded dense retrieval with PyTerrier.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Collection = Annotated[str, typer.Option(help="pocket, irds:NAME, or a folder in BEIR format.")]
+Split = Annotated[str, typer.Option(help="Which queries of the collection.")]
+Device = Annotated[str | None, typer.Option(help="cuda, cpu ...; the GPU where there is one if not given.")]
+
+
+def open_collection(name: str, split: str) -> Any:
+    """The collection that a name on the command line means. Raises ValueError or FileNotFoundError if there is none."""
+    if name == "pocket":
+        from .collections import pocket
+
+        return pocket(split)
+    if name.startswith("irds:"):
+        import pyterrier as pt
+
+        from . import collections  # noqa: F401  registers this package's own ir-datasets
+
+        try:
+            return pt.get_dataset(name)
+        except KeyError as error:
+            raise ValueError(f"ir-datasets knows no {name.removeprefix('irds:')!r}; its catalogue: ir-datasets.com") from error
+    from .collections import beir_folder
+
+    return beir_folder(name, split)
+
+
+def topics_of(collection: Any) -> pd.DataFrame:
+    """`[qid, query]` of a collection; ir-datasets with several query fields give their `text` or `title`."""
+    import pyterrier as pt
+
+    topics = collection.get_topics()
+    if "query" in topics:
+        return topics[["qid", "query"]]
+    for field in ("text", "title"):
+        if field in topics:
+            return pt.model.push_queries(topics.rename(columns={field: "query"}), inplace=True)[["qid", "query"]]
+    raise ValueError(f"the collection's topics have no query, text or title column, but {list(topics.columns)}")
+
+
+@app.command(epilog="Example: expandr demo --folder /tmp/demo")
+def demo(
+    folder: Annotated[Path | None, typer.Option(help="Where indexes are written; a new temporary folder if not given.")] = None,
+    llm: Annotated[str | None, typer.Option(help="A model (hub name or folder) that writes the expansions now.")] = None,
+    device: Device = None,
+) -> None:
+    """Compare BM25, a dense retriever and ExpandR on the collection that comes with the package."""
+    from .demo import run_demo
+
+    run_demo(folder or Path(tempfile.mkdtemp(prefix="expandr-demo-")), llm=llm, device=device, say=typer.echo)
+
+
+@app.command(epilog="Example: expandr expand --collection pocket --llm Qwen/Qwen2.5-7B-Instruct --out pocket.jsonl")
+def expand(
+    collection: Collection,
+    llm: Annotated[str, typer.Option(help="Hub name or folder of an instruct model.")],
+    out: Annotated[Path, typer.Option(help="JSONL file to write: query_id, query, passages.")],
+    split: Split = "test",
+    prompt: Annotated[str, typer.Option(help="q2d, q2q, q2e, q2c, or a template with {query}.")] = "q2d",
+    n: Annotated[int, typer.Option(help="Expansions for each query.")] = 1,
+    temperature: float = 1.0,
+    top_p: float = 0.9,
+    max_new_tokens: int = 512,
+    seed: int = 42,
+    cache: Annotated[Path | None, typer.Option(help="Cache of generations; OUT with the suffix .sqlite if not given.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first queries.", min=1)] = None,
+    device: Device = None,
+) -> None:
+    """Write an LLM's expansions of a collection's queries; a rerun goes on where it was interrupted."""
+    from .backends.huggingface import HuggingFaceBackend
+    from .expander import LLMExpander, write_expansions
+
+    topics = topics_of(open_collection(collection, split)).head(limit)
+    expander = LLMExpander(
+        HuggingFaceBackend(llm, device=device),
+        prompt=prompt,
+        n=n,
+        temperature=temperature,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        cache=cache or out.with_suffix(".sqlite"),
+        verbose=True,
+    )
+    expanded = expander(topics)
+    write_expansions(out, expanded)
+    typer.echo(f"{len(expanded)} queries, {sum(map(len, expanded['query_expansions']))} expansions in {out}")
+
+
+@app.command(epilog="Example: expandr index --collection pocket --encoder facebook/contriever --index pocket.faiss")
+def index(
+    collection: Collection,
+    encoder: Annotated[str, typer.Option(help="Hub name or folder of an encoder.")],
+    index: Annotated[Path, typer.Option(help="Folder of the index.")],
+    split: Split = "test",
+    pooling: Annotated[str | None, typer.Option(help="mean, cls ...; for checkpoints that do not say.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens read of each document.")] = None,
+    factory: Annotated[str, typer.Option(help="FAISS factory string.")] = "Flat",
+    mode: Annotated[str, typer.Option(help="create, overwrite or resume.")] = "create",
+    batch_size: Annotated[int | None, typer.Option(help="Texts per model call.", min=1)] = None,
+    device: Device = None,
+) -> None:
+    """Encode a collection's documents into a FAISS index."""
+    from .encoder import ExpandREncoder
+    from .index import FaissIndex
+
+    model = ExpandREncoder(encoder, pooling=pooling, max_length=max_length, batch_size=batch_size, device=device)
+    target = FaissIndex(index, factory=factory)
+    corpus = open_collection(collection, split).get_corpus_iter(verbose=True)
+    if mode == "resume":
+        corpus = target.remaining(corpus)
+    (model.doc_encoder() >> target.indexer(mode=mode)).index(corpus)
+    typer.echo(f"{len(target)} documents in {index}")
+
+
+@app.command(epilog='Example: expandr search "why is the sky blue" --index pocket.faiss --num-results 5')
+def search(
+    queries: Annotated[list[str] | None, typer.Argument(help="Queries; or name a --collection.")] = None,
+    index: Annotated[Path, typer.Option(help="Folder of the index; it knows its encoder.")] = Path("index.faiss"),
+    collection: Annotated[str | None, typer.Option(help="pocket, irds:NAME, or a folder in BEIR format.")] = None,
+    split: Split = "test",
+    expansions: Annotated[Path | None, typer.Option(help="JSONL file that `expandr expand` wrote.")] = None,
+    llm: Annotated[str | None, typer.Option(help="A model that writes the expansions now.")] = None,
+    num_results: Annotated[int, typer.Option(help="Documents for each query.", min=1)] = 10,
+    out: Annotated[Path | None, typer.Option(help="Write the ranking here, in TREC format, rather than print it.")] = None,
+    device: Device = None,
+) -> None:
+    """Search an index with queries, fused with their expansions where some are given."""
+    import pyterrier as pt
+
+    from .index import FaissIndex
+
+    if bool(queries) == bool(collection):
+        raise ValueError('name either queries ("why is the sky blue") or a --collection')
+    if expansions and llm:
+        raise ValueError("--expansions and --llm exclude each other")
+    topics = topics_of(open_collection(collection, split)) if collection else pt.new.queries(list(queries or []))
+    opened = FaissIndex(index)
+    pipeline = opened.query_encoder(device=device) >> opened.retriever(num_results=num_results)
+    ranking = (_expander(expansions, llm, device) >> pipeline)(topics)
+    if out is not None:
+        pt.io.write_results(ranking, str(out), format="trec", run_name="expandr")
+        typer.echo(f"{len(ranking)} rows in {out}")
+        return
+    for qid, rows in ranking.groupby("qid", sort=False):
+        typer.echo(f"{qid}: {rows['query'].iloc[0]}")
+        for row in rows.sort_values("rank").itertuples():
+            typer.echo(f"  {row.rank + 1:>4}  {row.score:8.4f}  {row.docno}")
+
+
+def _expander(expansions: Path | None, llm: str | None, device: str | None) -> Any:
+    import pyterrier as pt
+
+    if expansions is not None:
+        from .expander import RecordedExpander
+
+        return RecordedExpander(expansions)
+    if llm is not None:
+        from .backends.huggingface import HuggingFaceBackend
+        from .expander import LLMExpander
+
+        return LLMExpander(HuggingFaceBackend(llm, device=device), verbose=True)
+    return pt.Transformer.identity()
+
+
+def main() -> None:
+    """Run the command line; an error that the user can mend is one line and exit status 2, without a traceback."""
+    try:
+        app()
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        typer.echo(f"expandr: error: {error}", err=True)
+        sys.exit(2)
