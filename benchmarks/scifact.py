@@ -31,7 +31,11 @@ COLUMNS = {"ndcg_cut_10": "nDCG@10", "recall_100": "R@100"}
 
 def open_scifact(data: Path) -> Any:
     """The collection: a BEIR folder where there is one, else ir-datasets."""
-    return beir_folder(data / "scifact", "test") if (data / "scifact").is_dir() else pt.get_dataset("irds:beir/scifact/test")
+    return (
+        beir_folder(data / "scifact", "test")
+        if (data / "scifact").is_dir()
+        else pt.get_dataset("irds:beir/scifact/test")
+    )
 
 
 def run(data: Path, folder: Path) -> pd.DataFrame:
@@ -68,7 +72,9 @@ def judge(table: pd.DataFrame) -> list[dict[str, Any]]:
         for measure, title in COLUMNS.items():
             want, got = line.get(measure), float(measured[measure])
             verdict = "-" if want is None else "OK" if abs(got - want) <= expected["tolerance"] else "FAIL"
-            rows.append({"system": line["name"], "measure": title, "measured": got, "expected": want, "result": verdict})
+            rows.append(
+                {"system": line["name"], "measure": title, "measured": got, "expected": want, "result": verdict}
+            )
     return rows
 
 

@@ -40,7 +40,9 @@ def open_collection(name: str, split: str) -> Any:
         try:
             return pt.get_dataset(name)
         except KeyError as error:
-            raise ValueError(f"ir-datasets knows no {name.removeprefix('irds:')!r}; its catalogue: ir-datasets.com") from error
+            raise ValueError(
+                f"ir-datasets knows no {name.removeprefix('irds:')!r}; its catalogue: ir-datasets.com"
+            ) from error
     from .collections import beir_folder
 
     return beir_folder(name, split)
@@ -61,8 +63,12 @@ def topics_of(collection: Any) -> pd.DataFrame:
 
 @app.command(epilog="Example: expandr demo --folder /tmp/demo")
 def demo(
-    folder: Annotated[Path | None, typer.Option(help="Where indexes are written; a new temporary folder if not given.")] = None,
-    llm: Annotated[str | None, typer.Option(help="A model (hub name or folder) that writes the expansions now.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where indexes are written; a new temporary folder if not given.")
+    ] = None,
+    llm: Annotated[
+        str | None, typer.Option(help="A model (hub name or folder) that writes the expansions now.")
+    ] = None,
     device: Device = None,
 ) -> None:
     """Compare BM25, a dense retriever and ExpandR on the collection that comes with the package."""
@@ -83,13 +89,16 @@ def expand(
     top_p: float = 0.9,
     max_new_tokens: int = 512,
     seed: int = 42,
-    cache: Annotated[Path | None, typer.Option(help="Cache of generations; OUT with the suffix .sqlite if not given.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Cache of generations; OUT with the suffix .sqlite if not given.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first queries.", min=1)] = None,
     device: Device = None,
 ) -> None:
     """Write an LLM's expansions of a collection's queries; a rerun goes on where it was interrupted."""
     from .backends.huggingface import HuggingFaceBackend
-    from .expander import LLMExpander, write_expansions
+    from .expander import LLMExpander
+    from .recorded import write_expansions
 
     topics = topics_of(open_collection(collection, split)).head(limit)
     expander = LLMExpander(
@@ -143,7 +152,9 @@ def search(
     expansions: Annotated[Path | None, typer.Option(help="JSONL file that `expandr expand` wrote.")] = None,
     llm: Annotated[str | None, typer.Option(help="A model that writes the expansions now.")] = None,
     num_results: Annotated[int, typer.Option(help="Documents for each query.", min=1)] = 10,
-    out: Annotated[Path | None, typer.Option(help="Write the ranking here, in TREC format, rather than print it.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the ranking here, in TREC format, rather than print it.")
+    ] = None,
     device: Device = None,
 ) -> None:
     """Search an index with queries, fused with their expansions where some are given."""

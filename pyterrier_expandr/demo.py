@@ -63,7 +63,12 @@ def run_demo(
         round=4,
     )
     per_query = pt.Experiment(
-        [systems["dense"], systems["ExpandR"]], topics, qrels, ["ndcg_cut_10"], names=["dense", "ExpandR"], perquery=True
+        [systems["dense"], systems["ExpandR"]],
+        topics,
+        qrels,
+        ["ndcg_cut_10"],
+        names=["dense", "ExpandR"],
+        perquery=True,
     )
     say(f"\n{len(topics)} queries, {index.__len__()} passages\n")
     say(table.to_string(index=False, na_rep="-"))

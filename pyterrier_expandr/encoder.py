@@ -161,12 +161,18 @@ class ExpandREncoder(BiEncoder):
         names = "pooling normalize max_length query_prompt doc_prompt revision renormalize text_field".split()
         if spec["fusion"] is not None:
             names.append("fusion")
-        encoder = cls(spec["model"], **{name: spec[name] for name in names}, **options)
-        found = encoder._fingerprint()
-        if found != spec["fingerprint"]:
+        settings = {name: spec[name] for name in names}
+        recorded = spec["fingerprint"]
+        if "weights_sha256" in recorded:
+            raise ValueError(f"these vectors come from a model built in memory ({spec['model']}): give that model again")
+        if "commit" in recorded:  # a hub model: that commit, whatever the name points to by now
+            settings["revision"] = recorded["commit"]
+        encoder = cls(spec["model"], **settings, **options)
+        found = encoder._fingerprint() if "sha256" in recorded else recorded
+        if found != recorded:
             raise ValueError(
                 f"the model at {spec['model']!r} is no longer the one that made these vectors "
-                f"(recorded {spec['fingerprint']}, found {found}): restore it, or index again"
+                f"(recorded {recorded}, found {found}): restore it, or index again"
             )
         return encoder
 

@@ -191,7 +191,7 @@ class TextScorer(_View, BiScorer):
         text = self.text_field
         with pt.validate.any(inp, context=self) as v:
             for columns in (["query", text], ["query_vec", "doc_vec"], ["query", "doc_vec"], ["query_vec", text]):
-                v.columns(includes=["qid", "docno", *columns])
+                v.columns(includes=columns)
         if inp.empty:
             return inp.assign(score=pd.Series(dtype=float), rank=pd.Series(dtype=int))
         return super().transform(inp)

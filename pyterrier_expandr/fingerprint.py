@@ -17,12 +17,12 @@ def model_fingerprint(name_or_folder: str | Path, revision: str | None = None) -
     """The identity of a model as JSON values, without loading it.
 
     A folder gives a hash over its files (`sha256`): small files whole, of large ones the size and 64 evenly spaced
-    blocks, so that another training run is noticed and 16 GB need not be read. A hub name gives the commit of the
-    snapshot in the local cache, where there is one.
+    blocks, so that another training run is noticed and 16 GB need not be read. The folder's name and place do not count.
+    A hub name gives the commit of the snapshot in the local cache, or before any download the asked revision.
 
     Example:
         >>> model_fingerprint("no/such-model")
-        {'model': 'no/such-model', 'revision': None, 'commit': None}
+        {'model': 'no/such-model', 'revision': None}
     """
     folder = Path(name_or_folder)
     if folder.is_dir():
@@ -32,8 +32,10 @@ def model_fingerprint(name_or_folder: str | Path, revision: str | None = None) -
             stat = file.stat()
             part = _file_hash(str(file), stat.st_size, stat.st_mtime_ns)
             digest.update(f"{file.relative_to(folder).as_posix()} {part}\n".encode())
-        return {"model": folder.name, "sha256": digest.hexdigest()}
-    return {"model": str(name_or_folder), "revision": revision, "commit": _cached_commit(str(name_or_folder), revision)}
+        return {"sha256": digest.hexdigest()}
+    name = str(name_or_folder)
+    commit = _cached_commit(name, revision)
+    return {"model": name, "revision": revision} if commit is None else {"model": name, "commit": commit}
 
 
 @lru_cache(maxsize=4096)

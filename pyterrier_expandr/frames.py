@@ -39,7 +39,9 @@ def query_texts(frame: pd.DataFrame) -> list[str]:
     if wrong:
         raise TypeError(f"query must be a string; these qids have another type: {wrong[:5]}")
     if missing:
-        raise ValueError(f"query is missing (None or NaN) for {len(missing)} qid(s), e.g. {missing[:5]}: fill or drop them")
+        raise ValueError(
+            f"query is missing (None or NaN) for {len(missing)} qid(s), e.g. {missing[:5]}: fill or drop them"
+        )
     if empty:
         raise ValueError(f"query is empty for {len(empty)} qid(s), e.g. {empty[:5]}: fill or drop these rows")
     return [without_surrogates(query) for query in frame["query"]]
@@ -79,6 +81,8 @@ def document_texts(frame: pd.DataFrame, text_field: str) -> list[str]:
         if is_missing(title):
             title = ""
         if not isinstance(title, str) or not isinstance(text, str):
-            raise TypeError(f"title and {text_field} of document {docno!r} must be strings, got {title!r}, {text!r:.80}")
+            raise TypeError(
+                f"title and {text_field} of document {docno!r} must be strings, got {title!r}, {text!r:.80}"
+            )
         texts.append(without_surrogates(f"{title} {text}" if title else text))
     return texts

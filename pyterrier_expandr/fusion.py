@@ -63,7 +63,9 @@ def check_fusion(fusion: Fusion) -> Fusion:
         return fusion
     if isinstance(fusion, str):
         if fusion not in NAMED_FUSIONS:
-            raise ValueError(f"fusion {fusion!r} is unknown: use one of {NAMED_FUSIONS}, a weight in [0, 1] or a callable")
+            raise ValueError(
+                f"fusion {fusion!r} is unknown: use one of {NAMED_FUSIONS}, a weight in [0, 1] or a callable"
+            )
         return fusion
     if isinstance(fusion, bool) or not isinstance(fusion, (int, float)):
         raise TypeError(f"fusion must be one of {NAMED_FUSIONS}, a weight in [0, 1] or a callable, got {fusion!r}")

@@ -229,11 +229,9 @@ def test_grid_scan_over_the_weight_encodes_each_text_once(minilm, monkeypatch):
 
     pipeline = view >> pt.apply.generic(search) >> pt.apply.generic(pt.model.add_ranks)
     qrels = pd.DataFrame({"qid": ["1", "2", "3"], "docno": ["a", "b", "a"], "label": [1, 1, 1]})
-    best, table = pt.GridScan(
-        pipeline, {view: {"fusion": [0.0, 0.25, 0.5, 1.0]}}, QUERIES, qrels, "recip_rank", return_type="both"
-    )
+    table = pt.GridScan(pipeline, {view: {"fusion": [0.0, 0.25, 0.5, 1.0]}}, QUERIES, qrels, ["recip_rank"])
+    assert len(table) == 4
     assert len(seen) == len(set(seen)) == 5  # two distinct queries, three distinct expansions
-    assert view.fusion == 0.0 or view.fusion in (0.25, 0.5, 1.0)
 
 
 def test_feeds_flex_index(encoder, tmp_path):
@@ -250,7 +248,9 @@ def test_gradients_reach_the_model(minilm):
     vectors = encoder.encode_queries_torch(["why is the sky blue", "scurvy"])
     vectors.sum().backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.model.parameters())
-    np.testing.assert_allclose(vectors.detach().numpy(), encoder.encode_queries(["why is the sky blue", "scurvy"]), atol=1e-5)
+    np.testing.assert_allclose(
+        vectors.detach().numpy(), encoder.encode_queries(["why is the sky blue", "scurvy"]), atol=1e-5
+    )
 
 
 def test_inspecting_and_drawing_load_no_model():
@@ -274,7 +274,8 @@ class TestBadInput:
             encoder.doc_encoder()(pd.DataFrame({"docno": ["1"]}))
 
     @pytest.mark.parametrize(
-        ("query", "error"), [(None, ValueError), (float("nan"), ValueError), ("", ValueError), ("  ", ValueError), (7, TypeError)]
+        ("query", "error"),
+        [(None, ValueError), (float("nan"), ValueError), ("", ValueError), ("  ", ValueError), (7, TypeError)],
     )
     def test_a_query_that_is_none_names_its_qid(self, encoder, query, error):
         frame = pd.DataFrame({"qid": ["ok", "bad"], "query": pd.Series(["fine", query], dtype=object)})

@@ -1,0 +1,123 @@
+"""The named prompts, and how one becomes chat messages that fit a model's context."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from string import Formatter
+
+from .backends.base import Backend, Message
+
+#: q2d is the prompt that the released checkpoints were trained on. The wording of the others is this project's own.
+PROMPTS: dict[str, str] = {
+    "q2d": "Please write a passage to answer the question.\nQuestion: {query}\nPassage:",
+    "q2a": (
+        "Please answer the question with the help of the document.\nDocument: {document}\nQuestion: {query}\nAnswer:"
+    ),
+    "q2q": "Please rewrite the question so that a search engine finds its answer.\nQuestion: {query}\nRewritten question:",
+    "q2e": "Please write a list of keywords for the question.\nQuestion: {query}\nKeywords:",
+    "q2c": "Please answer the question. Give the reasoning before the answer.\nQuestion: {query}\nReasoning:",
+}
+
+
+def resolve_prompt(prompt: str, *, fields: tuple[str, ...] = ("query",)) -> str:
+    """The template that `prompt` names, or `prompt` itself if it is one.
+
+    Args:
+        prompt: a key of `PROMPTS`, or a template with exactly `fields` in braces.
+        fields: what the template must contain.
+
+    Raises:
+        ValueError: an unknown name, or a template with missing or unknown fields.
+
+    Example:
+        >>> resolve_prompt("q2e")
+        'Please write a list of keywords for the question.\\nQuestion: {query}\\nKeywords:'
+    """
+    template = PROMPTS.get(prompt, prompt)
+    try:
+        found = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        raise ValueError(f"prompt {prompt!r} is no template: {error}; write {{{{ for a brace of your own") from error
+    if found != set(fields):
+        wanted = ", ".join(f"{{{name}}}" for name in fields)
+        raise ValueError(
+            f"prompt {prompt!r} must contain {wanted} and no other field, found {sorted(found)}; "
+            f"named prompts are {sorted(PROMPTS)}"
+        )
+    return template
+
+
+def render(template: str, **fields: str) -> tuple[Message, ...]:
+    """One user message: `template` with its fields filled in. Braces inside a field's text are text.
+
+    Example:
+        >>> render("Q: {query}", query="what is {x}?")
+        ({'role': 'user', 'content': 'Q: what is {x}?'},)
+    """
+    return (Message(role="user", content=template.format(**fields)),)
+
+
+def fit(
+    template: str, fields: dict[str, str], *, cut: str, backend: Backend, max_new_tokens: int
+) -> tuple[tuple[Message, ...], bool]:
+    """The messages for `fields`, with the end of field `cut` taken off where the model's context is too short.
+
+    The prompt's own words and the other fields are never cut. An engine that does not tell its context or cannot count
+    tokens gets everything.
+
+    Returns:
+        The messages, and whether the field was cut.
+
+    Raises:
+        ValueError: not even the first 8 characters of the field fit beside `max_new_tokens`.
+    """
+    messages = render(template, **fields)
+    context = backend.context_length
+    if context is None:
+        return messages, False
+    room = context - max_new_tokens
+
+    def fits(candidate: tuple[Message, ...]) -> bool:
+        tokens = backend.prompt_tokens(candidate)
+        return tokens is None or tokens <= room
+
+    if fits(messages):
+        return messages, False
+    whole = fields[cut]
+
+    def shortened(length: int) -> tuple[Message, ...]:
+        return render(template, **{**fields, cut: whole[:length].rstrip()})
+
+    longest = _largest(len(whole), lambda length: fits(shortened(length)))
+    if longest < min(8, len(whole)):
+        raise ValueError(
+            f"the prompt leaves no room for the {cut}: the model's context is {context} tokens, of which "
+            f"max_new_tokens={max_new_tokens} are kept for the answer; lower max_new_tokens or shorten the prompt"
+        )
+    return shortened(longest), True
+
+
+def _largest(high: int, fits: Callable[[int], bool]) -> int:
+    """The largest number below `high` that fits, by bisection; 0 if none does."""
+    low = 0
+    while low < high - 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def plain_control_tokens(text: str, tokens: list[str]) -> str:
+    """`text` with a space put into each spelling of a control token, so that a tokenizer reads it as ordinary text.
+
+    Example:
+        >>> plain_control_tokens("what does <|eot_id|> mean", ["<|eot_id|>"])
+        'what does < |eot_id|> mean'
+    """
+    spelled = [token for token in tokens if len(token) > 1]
+    if not spelled:
+        return text
+    pattern = re.compile("|".join(re.escape(token) for token in sorted(spelled, key=len, reverse=True)))
+    while pattern.search(text):
+        text = pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+    return text

@@ -1,0 +1,84 @@
+"""The JSONL format of recorded expansions: one query a line."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .frames import without_surrogates
+
+
+@dataclass
+class Record:
+    """The recorded expansions of one query, in file order."""
+
+    qid: str | None
+    query: str | None
+    passages: list[str] = field(default_factory=list)
+
+
+def read_expansions(source: str | Path | list[dict[str, Any]]) -> tuple[dict[str, Record], dict[str, Record]]:
+    """Recorded expansions by qid (lines with `query_id`) and by query text (lines with `query`).
+
+    Raises:
+        ValueError: a broken line or missing fields, with file and line number. FileNotFoundError: no such file.
+    """
+    by_qid: dict[str, Record] = {}
+    by_query: dict[str, Record] = {}
+    for where, row in _rows(source):
+        qid, query, passages = _fields(where, row)
+        record = by_qid.setdefault(qid, Record(qid, query)) if qid is not None else None
+        if record is None:
+            record = by_query.setdefault(str(query), Record(None, query))
+        elif query is not None and record.query is not None and record.query != query:
+            raise ValueError(f"{where}: query_id {qid!r} stands there twice, with different queries")
+        record.passages.extend(passages)
+        if query is not None:
+            by_query.setdefault(query, record)
+    return by_qid, by_query
+
+
+def _rows(source: str | Path | list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
+    if not isinstance(source, (str, Path)):
+        for number, row in enumerate(source, 1):
+            yield f"record {number}", row
+        return
+    with open(source, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    yield f"{source}:{number}", json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"{source}:{number} is no JSON: {error}; mend or remove the line") from error
+
+
+def _fields(where: str, row: Any) -> tuple[str | None, str | None, list[str]]:
+    if not isinstance(row, dict) or not ({"query_id", "query"} & row.keys() and {"passage", "passages"} & row.keys()):
+        found = sorted(row) if isinstance(row, dict) else type(row).__name__
+        raise ValueError(f"{where} needs query_id or query, and passage or passages; it has {found}")
+    passages = row["passages"] if "passages" in row else [row["passage"]]
+    if not isinstance(passages, list) or not all(isinstance(text, str) for text in passages):
+        raise ValueError(f"{where}: passage must be a string, passages a list of strings")
+    qid, query = row.get("query_id"), row.get("query")
+    text = None if query is None else without_surrogates(str(query))
+    return None if qid is None else str(qid), text, passages
+
+
+def write_expansions(path: str | Path, frame: pd.DataFrame) -> None:
+    """Write `[qid, query, query_expansions]` in the format that `RecordedExpander` reads; the file appears when complete."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    with open(part, "w", encoding="utf-8") as file:
+        for qid, query, texts in zip(frame["qid"], frame["query"], frame["query_expansions"], strict=True):
+            row = {"query_id": str(qid), "query": without_surrogates(query), "passages": list(texts)}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, target)
