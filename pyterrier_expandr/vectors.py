@@ -65,3 +65,15 @@ def stack_vectors(column: pd.Series | Sequence[Any], ids: Sequence[str], *, name
         bad = [str(ids[i]) for i in np.flatnonzero(~finite)[:5]]
         raise ValueError(f"{name} has NaN or infinite values in {int((~finite).sum())} row(s), e.g. {bad}")
     return matrix
+
+
+def describe_source(source: dict[str, Any] | None) -> str:
+    """The encoder's name for a message, or "an encoder that is not recorded"."""
+    return repr(source["model"]) if source else "an encoder that is not recorded"
+
+
+def same_vectors(left: dict[str, Any] | None, right: dict[str, Any] | None) -> bool:
+    """Whether two sources make comparable vectors; True where one of them is not known."""
+    if left is None or right is None:
+        return True
+    return all(left.get(part) == right.get(part) for part in ("fingerprint", "pooling", "normalize"))

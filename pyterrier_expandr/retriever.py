@@ -1,0 +1,156 @@
+"""Search in a FAISS index: `[qid, query_vec]` -> R."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+
+from .vectors import describe_source, same_vectors, source_of, stack_vectors
+
+if TYPE_CHECKING:
+    from .index import FaissIndex
+
+HELP_URL = "https://github.com/facebookresearch/faiss/wiki"
+
+#: bytes that the results of one FAISS call may take; FAISS is fastest with as many queries a call as fit
+BLOCK_BYTES = 256 * 2**20
+#: bytes for each result: score, number, and FAISS's own buffers
+RESULT_BYTES = 36
+
+
+class FaissRetriever(pt.Transformer):
+    """Searches a `FaissIndex` with query vectors.
+
+    Columns: `[qid, query_vec]` (float array (d,)) -> the input's columns with `docno` (str), `score` (float32; the inner
+    product, or the negative squared distance), `rank` (int, from 0). Each row of the input is searched for by itself. A
+    query gets fewer rows where the index has fewer documents. Equal scores are ordered by docno; which of several equal
+    documents come in at the very end of the list is FAISS's choice.
+
+    Args:
+        faiss_index: the index.
+        num_results: documents for each query.
+        search_params: FAISS parameter string for approximate indexes, e.g. "nprobe=32" or "efSearch=128".
+        verbose: show a progress bar.
+
+    Raises:
+        ValueError: `num_results` below 1; vectors with NaN, or of another size than the index's (both encoders are named).
+        FileNotFoundError: the index is not built. ImportError: no FAISS.
+
+    Example:
+        >>> from pyterrier_expandr import FaissIndex
+        >>> FaissRetriever(FaissIndex("pocket.faiss"), num_results=10).fuse_rank_cutoff(5)
+        FaissRetriever('pocket.faiss', num_results=5)
+    """
+
+    def __init__(
+        self,
+        faiss_index: FaissIndex,
+        *,
+        num_results: int = 1000,
+        search_params: str | None = None,
+        verbose: bool = False,
+    ) -> None:
+        if num_results < 1:
+            raise ValueError(f"num_results must be 1 or more, got {num_results}")
+        self.faiss_index, self.num_results = faiss_index, num_results
+        self.search_params, self.verbose = search_params, verbose
+        self._warned = False
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """`[qid, query_vec]` -> R."""
+        pt.validate.query_frame(inp, extra_columns=["query_vec"], context=self)
+        queries = inp.drop(columns=["docno", "docid", "score", "rank"], errors="ignore")
+        if inp.empty:
+            return queries.assign(
+                docno=pd.Series(dtype=str), score=pd.Series(dtype=np.float32), rank=pd.Series(dtype=np.int64)
+            )
+        matrix = stack_vectors(inp["query_vec"], list(inp["qid"]), name="query_vec")
+        self._check_encoder(matrix.shape[1], source_of(inp["query_vec"].iloc[0]))
+        return _result_frame(queries, *self._search(matrix), self.faiss_index)
+
+    def _check_encoder(self, dim: int, source: dict[str, Any] | None) -> None:
+        index = self.faiss_index
+        if dim != index.dim:
+            raise ValueError(
+                f"the query vectors have {dim} dimensions and come from {describe_source(source)}; the index "
+                f"{str(index.path)!r} has {index.dim} and was made by {describe_source(index.encoder)}: use one encoder for "
+                "both, e.g. index.query_encoder()"
+            )
+        if not same_vectors(index.encoder, source) and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"the query vectors come from {describe_source(source)}, the index {str(index.path)!r} from "
+                f"{describe_source(index.encoder)} (other weights, pooling or normalisation): scores may mean nothing",
+                stacklevel=3,
+            )
+
+    def _search(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and document numbers, each (n, k), best first; -1 where there is no document."""
+        index = self.faiss_index
+        opened = index.open(self.search_params)
+        k = min(self.num_results, len(index))
+        block = max(64, BLOCK_BYTES // (RESULT_BYTES * k))
+        starts: Any = range(0, len(matrix), block)
+        if self.verbose:
+            starts = pt.tqdm(starts, desc="Searching", unit="block")
+        parts = [opened.search(matrix[start : start + block], k) for start in starts]
+        scores, numbers = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return (scores if index.metadata["metric"] == "ip" else -scores), numbers
+
+    def fuse_rank_cutoff(self, k: int) -> FaissRetriever | None:
+        """This retriever with `k` results where search is exact; None for approximate indexes."""
+        if not self.faiss_index.exact or k >= self.num_results:
+            return None
+        return pt.inspect.transformer_apply_attributes(self, num_results=k)
+
+    def _key(self) -> tuple[Any, ...]:
+        return (self.faiss_index, self.num_results, self.search_params)
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, FaissRetriever) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return f"FaissRetriever({str(self.faiss_index.path)!r}, num_results={self.num_results})"
+
+    def subtransformers(self) -> dict[str, pt.Transformer]:
+        """None: the index is no part of the pipeline."""
+        return {}
+
+    def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
+        """The node that PyTerrier draws."""
+        return {"label": "Faiss Retriever", "help_url": HELP_URL}
+
+
+def _result_frame(queries: pd.DataFrame, scores: np.ndarray, numbers: np.ndarray, index: FaissIndex) -> pd.DataFrame:
+    """The rows of all queries below one another.
+
+    Built from whole columns: a row-wise builder is slow, and breaks on a query with exactly one result.
+    """
+    import pyarrow.compute as pc
+
+    _order_ties(scores, numbers, index)
+    found = numbers >= 0
+    counts = found.sum(axis=1)
+    result = queries.iloc[np.repeat(np.arange(len(queries)), counts)].reset_index(drop=True)
+    docnos = pc.take(index.docnos, numbers[found])
+    ranks = np.concatenate([np.arange(count) for count in counts]) if len(counts) else np.empty(0, np.int64)
+    return result.assign(docno=pd.array(docnos, dtype=str), score=scores[found], rank=ranks)
+
+
+def _order_ties(scores: np.ndarray, numbers: np.ndarray, index: FaissIndex) -> None:
+    """Put equal scores of a query in docno order, in place; only rows that have any are touched."""
+    import pyarrow.compute as pc
+
+    tied = ((scores[:, 1:] == scores[:, :-1]) & (numbers[:, 1:] >= 0)).any(axis=1)
+    for row in np.flatnonzero(tied):
+        real = int((numbers[row] >= 0).sum())
+        docnos = np.array(pc.take(index.docnos, numbers[row, :real]).to_pylist(), dtype=object)
+        order = np.lexsort((docnos, -scores[row, :real]))
+        scores[row, :real], numbers[row, :real] = scores[row, order], numbers[row, order]
