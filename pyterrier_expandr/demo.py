@@ -70,7 +70,7 @@ def run_demo(
         names=["dense", "ExpandR"],
         perquery=True,
     )
-    say(f"\n{len(topics)} queries, {index.__len__()} passages\n")
+    say(f"\n{len(topics)} queries, {len(index)} passages\n")
     say(table.to_string(index=False, na_rep="-"))
     say("\n+ and - count the queries that gain or lose against dense; the p-value is of a paired t-test.")
     for line in wins_and_losses(per_query, topics):

@@ -1,0 +1,100 @@
+"""A folder in BEIR format as a PyTerrier dataset."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyterrier as pt
+
+
+class BeirFolder(pt.datasets.Dataset):
+    """One split of a folder in BEIR format; the corpus is streamed.
+
+    Args:
+        path: a folder with corpus.jsonl (`_id`, `title`, `text`), queries.jsonl (`_id`, `text`) and qrels/SPLIT.tsv
+            (query-id, corpus-id, score, with a header).
+        split: which qrels; only queries that they judge are topics.
+
+    Raises:
+        FileNotFoundError: the folder or one of its files is missing. ValueError: there is no such split.
+    """
+
+    def __init__(self, path: str | Path, split: str = "test") -> None:
+        self.path, self.split = Path(path), split
+        for name in ("corpus.jsonl", "queries.jsonl", "qrels"):
+            if not (self.path / name).exists():
+                raise FileNotFoundError(f"{str(self.path)!r} is no folder in BEIR format: it has no {name}")
+        if not self._qrels_file.is_file():
+            splits = sorted(file.stem for file in (self.path / "qrels").glob("*.tsv"))
+            raise ValueError(f"{str(self.path)!r} has no split {split!r}: choose one of {splits}")
+
+    @property
+    def _qrels_file(self) -> Path:
+        return self.path / "qrels" / f"{self.split}.tsv"
+
+    def get_corpus_iter(self, verbose: bool = False) -> Iterator[dict[str, Any]]:
+        """Yield `{"docno", "title", "text"}` of each document, in file order."""
+        rows = read_jsonl(self.path / "corpus.jsonl", ("_id", "text"))
+        for row in pt.tqdm(rows, desc=self.path.name, unit="doc", disable=not verbose):
+            yield {"docno": str(row["_id"]), "title": row.get("title") or "", "text": row["text"]}
+
+    def get_topics(self, variant: str | None = None) -> pd.DataFrame:
+        """`[qid, query]` of the queries that this split judges, in file order.
+
+        Raises:
+            ValueError: the qrels name a query that queries.jsonl lacks.
+        """
+        rows = read_jsonl(self.path / "queries.jsonl", ("_id", "text"))
+        judged = set(self.get_qrels()["qid"])
+        topics = pd.DataFrame(
+            [(str(row["_id"]), row["text"]) for row in rows if str(row["_id"]) in judged], columns=["qid", "query"]
+        )
+        if unknown := sorted(judged - set(topics["qid"])):
+            raise ValueError(f"{self._qrels_file} judges queries that queries.jsonl lacks: {unknown[:5]}")
+        return topics
+
+    def get_qrels(self, variant: str | None = None) -> pd.DataFrame:
+        """`[qid, docno, label]` with int labels.
+
+        Raises:
+            ValueError: a line has not three columns, or its score is no whole number (the line is named).
+        """
+        rows = []
+        with open(self._qrels_file, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                cells = line.rstrip("\r\n").split("\t")
+                if not line.strip() or (number == 1 and not cells[-1].lstrip("-").isdigit()):
+                    continue
+                if len(cells) != 3 or not cells[2].lstrip("-").isdigit():
+                    raise ValueError(
+                        f"{self._qrels_file}:{number} must be query-id, corpus-id and a whole number, got {cells}"
+                    )
+                rows.append((cells[0], cells[1], int(cells[2])))
+        return pd.DataFrame(rows, columns=["qid", "docno", "label"])
+
+    def __repr__(self) -> str:
+        return f"beir_folder({str(self.path)!r}, {self.split!r})"
+
+
+def read_jsonl(path: Path, fields: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSONL file.
+
+    Raises:
+        ValueError: a line is no JSON object or lacks one of `fields`; file, line and what was found are named.
+    """
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number} is no JSON: {error}; mend or remove the line") from error
+            if not isinstance(row, dict) or not set(fields) <= row.keys():
+                found = sorted(row) if isinstance(row, dict) else type(row).__name__
+                raise ValueError(f"{path}:{number} needs the fields {list(fields)}, found {found}")
+            yield row
