@@ -31,12 +31,12 @@ def bm25(corpus: Iterable[dict[str, Any]], folder: str | Path, *, num_results: i
             'BM25 needs pyterrier-pisa: pip install "pyterrier_expandr[bm25]" (wheels for Linux on x86-64 only)'
         ) from error
     index = PisaIndex(str(folder), text_field="text")
-    retriever = index.bm25(num_results=num_results, query_weighted=True)
     with _quiet():
         if not index.built():
             index.index(
                 {"docno": doc["docno"], "text": f"{doc.get('title') or ''} {doc['text']}".strip()} for doc in corpus
             )
+        retriever = index.bm25(num_results=num_results, query_weighted=True)
         retriever.search("index")  # PISA compresses its index at the first search
     return retriever
 
