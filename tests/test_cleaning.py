@@ -1,4 +1,6 @@
+# ruff: noqa: RUF001  typographic quotes and full-width colons are what models write
 import string
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -105,6 +107,30 @@ OPENINGS = [
     "To answer your question: ",
     "Sure! Here is a passage:\n\nPassage: ",
     "Here is a passage that answers the question:\n\n**Passage:**\n\n",
+    "> **Passage**\n\n",
+    "Passage\n\n",
+    "*Passage*\n\n",
+    "« Passage » : ",
+    "「答案」：",
+    "以下是回答问题的段落：\n\n",
+    'Here is a passage to answer the question: "why is the sky blue?"\n\n',
+    "Okay, here goes:\n\n",
+    "Here's the passage —\n\n",
+    "As requested, here is a passage:\n\n",
+    "Let me write a passage for you:\n\n",
+    "Based on the question, here is a passage:\n\n",
+    "Here you go:\n\n",
+    "Here's what I found:\n\n",
+    "I hope this helps! Here is the passage:\n\n",
+    "Thank you for your question. Here is a passage:\n\n",
+    "Here is a brief overview of the sky:\n\n",
+    "Alright! ",
+    "Passage 1: ",
+    "The answer to the question is: ",
+    "The passage is as follows:\n\n",
+    "Here are a few sentences that answer the question:\n\n",
+    "Voici un passage répondant à la question :\n\n",
+    'Certainly, below is a passage that answers the question "what is it? why?":\n',
 ]
 
 UNTOUCHED = [
@@ -139,6 +165,18 @@ UNTOUCHED = [
     "Question: what is a prime? Numbers, said Euclid.",
     "Below is the cellar; above is the roof.",
     "Great Britain: an island.",
+    "This article explains how DNA works. It is long: three metres.",
+    "The following article describes: x.",
+    "This document describes the protocol: it has parts.",
+    "In response to the question of slavery: Lincoln argued.",
+    "Certainly! is an album by a band.",
+    "I have written a text on law. It was long.",
+    "Here is the passage where Caesar writes: veni, vidi, vici.",
+    "Here is an article of faith: there is one god.",
+    "Okay, Oklahoma: a town.",
+    "Here are the steps: first, boil.",
+    "Here is a text by Goethe about colours. A theory: light.",
+    "Sure enough, the answer was: 4.",
     "",
     "  ",
     "Passage:",
@@ -192,3 +230,20 @@ def test_never_empties_and_is_idempotent(text):
 def test_any_plain_sentence_survives_any_opening(opening, sentence):
     if strip_preamble(sentence) == sentence:
         assert strip_preamble(opening + sentence) == sentence
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Sure, " * 5000,
+        "Here is " + "a " * 50_000,
+        'Here is a passage about "' * 4000,
+        "* _" * 30_000,
+        "the my a " * 9000,
+        "Here is a passage to " + "x" * 100_000,
+    ],
+)
+def test_a_long_text_that_almost_matches_takes_no_time(text):
+    start = time.perf_counter()
+    assert strip_preamble(text) == text
+    assert time.perf_counter() - start < 1
