@@ -27,7 +27,9 @@ class HuggingFaceBackend(Backend):
     reaches the model as ordinary text. Samples are drawn from the model's distribution as `Sampling` says and by nothing
     else: defaults that come with the model (repetition penalty, top_k) are not used.
 
-    The same request gives the same text whatever else is in the batch, on the same device and dtype.
+    The same request gives the same text whatever else is in the batch. That rests on logits which do not depend on the
+    batch: in float32 they agree to rounding, and a text changes only where two tokens are closer than that; bfloat16 on
+    a GPU rounds so coarsely that some texts do change with the batch's shape (pass `dtype="float32"` where it matters).
 
     Args:
         model: a hub name or a folder.

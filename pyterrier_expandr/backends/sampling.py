@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from transformers import LogitsProcessor
 
@@ -10,12 +9,12 @@ from .base import Sampling
 
 
 class NucleusByRow(LogitsProcessor):
-    """Leaves one token per row: drawn by temperature and top_p with the row's own noise.
+    """Leaves one token per row: drawn by temperature and top_p with the row's own noise (the Gumbel-max trick).
 
-    For `generate(do_sample=False)`, whose argmax then picks that token. A row's noise is one uniform number for each
-    step from a generator seeded for that row alone, so neighbours in the batch have no influence. It is turned into a
-    token by the inverse of the cumulative distribution in order of token ids: sorting by probability would let a rounding
-    difference between two near-equal tokens shift all that follow, while here it moves a boundary by that difference.
+    For `generate(do_sample=False)`, whose argmax then picks that token. The noise of a token depends on the row's seed,
+    the step and the token's id alone, so neighbours in the batch have no influence. Gumbel-max and not the inverse of the
+    cumulative distribution: there a rounding difference in any probability moves the borders of all tokens that follow,
+    here it matters only if the two best tokens are closer than the difference.
 
     Args:
         samplings: settings of each row.
@@ -25,25 +24,20 @@ class NucleusByRow(LogitsProcessor):
     """
 
     def __init__(self, samplings: list[Sampling], seeds: list[int], prompt_length: int, device: torch.device) -> None:
-        steps = max(s.max_new_tokens for s in samplings)
-        noise = [np.random.Generator(np.random.Philox(seed)).random(steps) for seed in seeds]
-        self.noise = torch.tensor(np.stack(noise), device=device if device.type != "mps" else "cpu")
+        self.seeds = torch.tensor(seeds, device=device)[:, None]
         self.temperature = torch.tensor([s.temperature for s in samplings], device=device)[:, None]
         self.top_p = torch.tensor([s.top_p for s in samplings], device=device)[:, None]
         self.prompt_length = prompt_length
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """Scores (rows, vocabulary): 0 at the drawn token, minus infinity elsewhere."""
-        step = input_ids.shape[1] - self.prompt_length
-        greedy = scores.argmax(-1)
+        greedy = scores.argmax(-1, keepdim=True)
         heated = scores.float() / self.temperature.clamp(min=1e-6)
-        probabilities = nucleus(heated.softmax(-1), self.top_p)
-        cumulative = probabilities.double().cumsum(-1)
-        target = self.noise[:, step : step + 1] * cumulative[:, -1:]
-        drawn = torch.searchsorted(cumulative, target, right=True).clamp(max=scores.shape[-1] - 1).squeeze(-1)
-        token = torch.where(self.temperature.squeeze(-1) > 0, drawn, greedy)
-        chosen = torch.full_like(scores, -torch.inf)
-        return chosen.scatter_(1, token[:, None], 0.0)
+        outside = nucleus(heated.softmax(-1), self.top_p) == 0
+        noise = gumbel(self.seeds, input_ids.shape[1] - self.prompt_length, scores.shape[-1])
+        drawn = (heated + noise).masked_fill(outside, -torch.inf).argmax(-1, keepdim=True)
+        token = torch.where(self.temperature > 0, drawn, greedy)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
 
 
 def nucleus(probabilities: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
@@ -58,3 +52,26 @@ def nucleus(probabilities: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     last = (before < top_p).sum(-1, keepdim=True) - 1
     threshold = ordered.gather(-1, last.clamp(min=0))
     return torch.where(probabilities >= threshold, probabilities, 0.0)
+
+
+def gumbel(seeds: torch.Tensor, step: int, vocabulary: int) -> torch.Tensor:
+    """Standard Gumbel noise (rows, vocabulary), float32, a pure function of seed (rows, 1), step and token id.
+
+    The 64-bit mixer is splitmix64's: whole-number arithmetic, hence the same on every device and with no state to carry.
+    """
+    tokens = torch.arange(vocabulary, device=seeds.device)
+    x = seeds + _signed(0x9E3779B97F4A7C15) * (step + 1) + _signed(0xD1342543DE82EF95) * (tokens + 1)
+    x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
+    uniform = (_shift(x ^ _shift(x, 31), 11).double() + 0.5) * 2.0**-53
+    return (-(-uniform.log()).log()).float()
+
+
+def _signed(constant: int) -> torch.Tensor:
+    """A 64-bit constant as torch stores it, where products wrap around."""
+    return torch.tensor(constant - (1 << 64) if constant >= 1 << 63 else constant)
+
+
+def _shift(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """A right shift that fills with zeros; torch's own repeats the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,0 +1,285 @@
+import json
+import signal
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+import pytest
+
+from pyterrier_expandr import ExpandREncoder, GenerationCache, HuggingFaceBackend, LLMExpander, RecordedExpander
+from pyterrier_expandr.recorded import write_expansions
+from tests.contract import check_contract
+
+TOPICS = pd.DataFrame({"qid": ["1", "2", "3"], "query": ["why is the sky blue", "sea", "why is the sky blue"]})
+RECORDS = [
+    {"query_id": "1", "query": "why is the sky blue", "passage": "Here is a passage: Air scatters light."},
+    {"query": "sea", "passages": ["Salt water.", " "]},
+    {"query_id": 1, "passage": "Short waves scatter most."},
+]
+
+
+class CountingBackend(HuggingFaceBackend):
+    """The real engine, with a count of the samples that it was asked for."""
+
+    def __init__(self, model, **options):
+        super().__init__(model, device="cpu", **options)
+        self._asked = []
+
+    def stream(self, requests):
+        self._asked += [(r.messages[0]["content"], s) for r in requests for s in r.samples]
+        yield from super().stream(requests)
+
+
+@pytest.fixture
+def backend(tiny_llama):
+    return CountingBackend(tiny_llama)
+
+
+@pytest.fixture(autouse=True)
+def quiet_truncation():
+    """A random model does not end its turn: most texts are truncated, which is tested once below."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="of .* expansions")
+        yield
+
+
+class TestLLMExpanderInspection(pt.testing.TransformerTestCase):
+    @staticmethod
+    def get_transformer():
+        return LLMExpander(HuggingFaceBackend("no/such-model"))
+
+
+class TestRecordedExpanderInspection(pt.testing.TransformerTestCase):
+    @staticmethod
+    def get_transformer():
+        return RecordedExpander(RECORDS)
+
+
+def test_contract(tiny_llama):
+    check_contract(lambda: LLMExpander(HuggingFaceBackend(tiny_llama, device="cpu"), max_new_tokens=8), TOPICS)
+    check_contract(lambda: RecordedExpander(RECORDS, on_missing="query-only"), TOPICS)
+
+
+def test_each_distinct_query_is_asked_once_and_never_again(backend):
+    expander = LLMExpander(backend, n=2, max_new_tokens=8)
+    first = expander(TOPICS)
+    assert len(backend._asked) == 4
+    assert first["query_expansions"][0] == first["query_expansions"][2] and len(first["query_expansions"][0]) == 2
+    assert list(first["query"]) == list(TOPICS["query"])
+    pd.testing.assert_frame_equal(expander(TOPICS), first)
+    assert len(backend._asked) == 4
+    assert backend._asked[0][0] == "Please write a passage to answer the question.\nQuestion: why is the sky blue\nPassage:"
+
+
+def test_more_samples_keep_the_first_ones(backend, tmp_path):
+    two = LLMExpander(backend, n=2, max_new_tokens=8, cache=tmp_path / "c.sqlite")(TOPICS)
+    three = LLMExpander(backend, n=3, max_new_tokens=8, cache=tmp_path / "c.sqlite")(TOPICS)
+    assert [sample for _, sample in backend._asked] == [0, 1, 0, 1, 2, 2]
+    for few, many in zip(two["query_expansions"], three["query_expansions"], strict=True):
+        assert many[:2] == few
+
+
+def test_the_same_seed_gives_the_same_texts_and_another_does_not(backend):
+    texts = LLMExpander(backend, max_new_tokens=8)(TOPICS)["query_expansions"]
+    assert list(LLMExpander(backend, max_new_tokens=8)(TOPICS)["query_expansions"]) == list(texts)
+    assert list(LLMExpander(backend, max_new_tokens=8, seed=1)(TOPICS)["query_expansions"]) != list(texts)
+
+
+def test_texts_are_cleaned_on_reading_and_stored_raw(backend):
+    from pyterrier_expandr.backends.base import Generation, Request, Sampling
+    from pyterrier_expandr.prompts import PROMPTS, render
+
+    cache = GenerationCache()
+    asked = Request(render(PROMPTS["q2d"], query="sea"), Sampling(), (0, 1))
+    cache.put(backend.fingerprint(), asked, {0: Generation("Sure! Here is a passage:\n\nSalt water."), 1: Generation(" \n")})
+    with pytest.warns(UserWarning, match=r"of 2 expansions: 1 expansions came back empty$"):
+        cleaned = LLMExpander(backend, n=2, cache=cache).search("sea")
+    assert cleaned["query_expansions"][0] == ["Salt water."]
+    raw = LLMExpander(backend, n=2, cache=cache, clean=False).search("sea")
+    assert raw["query_expansions"][0] == ["Sure! Here is a passage:\n\nSalt water."]
+    assert backend._asked == []
+
+
+def test_one_warning_counts_what_was_truncated(backend):
+    with pytest.warns(UserWarning) as caught:
+        LLMExpander(backend, n=3, max_new_tokens=4)(TOPICS)
+    assert [str(w.message) for w in caught] == ["of 6 expansions: 6 expansions were truncated at 4 tokens"]
+
+
+def test_a_long_query_is_cut_and_the_prompt_is_not(backend):
+    frame = pd.DataFrame({"qid": ["1"], "query": ["why is the sky blue " * 5000]})
+    with pytest.warns(UserWarning, match="1 queries were cut"):
+        out = LLMExpander(backend, max_new_tokens=8)(frame)
+    (text, _) = backend._asked[0]
+    assert text.startswith("Please write a passage") and text.endswith("\nPassage:") and len(text) > 2000
+    assert out["query"][0] == frame["query"][0]
+
+
+def test_equal_expanders_run_once_in_a_tree(backend, encoder, tmp_path):
+    from pyterrier_expandr import FaissIndex
+
+    index = FaissIndex(tmp_path / "i")
+    docs = [{"docno": "a", "text": "Air scatters light."}, {"docno": "b", "text": "Salt water."}]
+    (encoder.doc_encoder() >> index).index(docs)
+    make = lambda: LLMExpander(backend, max_new_tokens=8)  # noqa: E731
+    systems = [make() >> encoder.query_encoder(fusion=f) >> index.retriever() for f in (0.2, 0.5, 0.8)]
+    qrels = pd.DataFrame({"qid": ["1", "2", "3"], "docno": ["a", "b", "a"], "label": [1, 1, 1]})
+    table = pt.Experiment(systems, TOPICS, qrels, ["recip_rank"], plan="tree")
+    assert len(table) == 3
+    assert len(backend._asked) == 2  # two distinct queries, one sample each, for all three pipelines
+
+
+def test_inspecting_loads_no_model(tiny_llama, tmp_path):
+    from pyterrier_expandr import FaissIndex
+
+    backend = HuggingFaceBackend(tiny_llama)
+    encoder = ExpandREncoder("no/such-model")
+    pipeline = LLMExpander(backend) >> encoder.query_encoder() >> FaissIndex(tmp_path / "none").retriever()
+    assert "query_expansions" in pt.inspect.transformer_outputs(pipeline, ["qid", "query"])
+    pt.schematic.draw(pipeline)
+    assert backend._model is None and backend._tokenizer is None and encoder._model is None
+
+
+def test_describe_names_everything(backend):
+    said = json.loads(json.dumps(LLMExpander(backend, prompt="Q: {query}", seed=5).describe()))
+    assert said["prompt"] == "Q: {query}" and said["seed"] == 5 and said["top_p"] == 0.9
+    assert len(said["model"]["sha256"]) == 64 and "transformers" in said["versions"]
+
+
+KILLED = """
+import sys
+import pandas as pd
+from pyterrier_expandr import HuggingFaceBackend, LLMExpander
+class Telling(HuggingFaceBackend):
+    def stream(self, requests):
+        for item in super().stream(requests):
+            yield item
+            print("done", flush=True)
+frame = pd.DataFrame({"qid": [str(i) for i in range(400)], "query": [f"question {i}" for i in range(400)]})
+LLMExpander(Telling(sys.argv[1], device="cpu", batch_size=4), max_new_tokens=8, cache=sys.argv[2])(frame)
+"""
+
+
+def test_a_killed_run_continues_to_the_same_result(tiny_llama, tmp_path):
+    path = tmp_path / "c.sqlite"
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, tiny_llama, str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    for _ in range(30):
+        process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    kept = len(GenerationCache(path))
+    assert 26 <= kept < 400
+    frame = pd.DataFrame({"qid": [str(i) for i in range(400)], "query": [f"question {i}" for i in range(400)]})
+    resumed = CountingBackend(tiny_llama)
+    out = LLMExpander(resumed, max_new_tokens=8, cache=path)(frame)
+    assert len(resumed._asked) == 400 - kept
+    whole = LLMExpander(CountingBackend(tiny_llama), max_new_tokens=8)(frame)
+    assert list(out["query_expansions"]) == list(whole["query_expansions"])
+
+
+def test_recorded_expansions_are_joined_by_id_then_by_text():
+    out = RecordedExpander(RECORDS)(TOPICS.iloc[:2])
+    assert list(out["query_expansions"]) == [["Air scatters light.", "Short waves scatter most."], ["Salt water."]]
+    shuffled = RecordedExpander(RECORDS)(TOPICS.iloc[[1, 0]])
+    assert list(shuffled["query_expansions"]) == list(out["query_expansions"])[::-1]
+    other_id = RecordedExpander(RECORDS)(pd.DataFrame({"qid": ["99"], "query": ["why is the sky blue"]}))
+    assert len(other_id["query_expansions"][0]) == 2
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    frame = TOPICS.iloc[:2].assign(query_expansions=[["a\n\u2028é", "b"], []])
+    write_expansions(tmp_path / "sub" / "e.jsonl", frame)
+    assert list(RecordedExpander(tmp_path / "sub" / "e.jsonl")(TOPICS.iloc[:2])["query_expansions"]) == [["a\n\u2028é", "b"], []]
+
+
+def test_real_recordings(expandr_data):
+    for file in sorted((expandr_data / "expansions" / "scifact").glob("*.jsonl")):
+        by_qid = RecordedExpander(file)._by_qid
+        assert len(by_qid) == 300 and all(len(r.passages) == 1 for r in by_qid.values())
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("query", [None, float("nan"), "", " "])
+    def test_queries_that_are_none(self, backend, query):
+        frame = pd.DataFrame({"qid": ["ok", "bad"], "query": pd.Series(["fine", query], dtype=object)})
+        for expander in (LLMExpander(backend), RecordedExpander(RECORDS)):
+            with pytest.raises(ValueError, match="bad"):
+                expander(frame)
+        assert backend._asked == []
+
+    def test_a_query_that_is_a_number(self, backend):
+        with pytest.raises(TypeError, match="7 \\(int\\)"):
+            LLMExpander(backend)(pd.DataFrame({"qid": ["7"], "query": [7]}))
+
+    def test_missing_columns(self, backend):
+        with pytest.raises(pt.validate.InputValidationError):
+            LLMExpander(backend)(pd.DataFrame({"qid": ["1"]}))
+
+    def test_surrogates_and_control_characters(self, backend):
+        frame = pd.DataFrame({"qid": ["1", "2"], "query": pd.Series(["a\ud800b", "x\x00\x1b"], dtype=object)})
+        out = LLMExpander(backend, max_new_tokens=8)(frame)
+        assert "a\ufffdb" in backend._asked[0][0] and len(out) == 2
+
+    def test_duplicate_qids(self, backend):
+        out = LLMExpander(backend, max_new_tokens=8)(pd.DataFrame({"qid": ["1", "1"], "query": ["sky", "sea"]}))
+        assert out["query_expansions"][0] != out["query_expansions"][1]
+
+    def test_engines_of_other_packages(self):
+        with pytest.raises(TypeError, match="takes no seed"):
+            LLMExpander(object())
+
+    @pytest.mark.parametrize("wrong", [{"n": 0}, {"temperature": -1}, {"prompt": "no field"}, {"top_p": 0}])
+    def test_settings_out_of_range(self, backend, wrong):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            LLMExpander(backend, **wrong)
+
+    def test_unwritable_cache(self, backend, tmp_path):
+        with pytest.raises(OSError, match="cannot write the cache"):
+            LLMExpander(backend, cache=tmp_path / "missing" / "c.sqlite")
+
+    def test_recordings_that_do_not_fit(self, tmp_path):
+        with pytest.raises(ValueError, match=r"1 of 3 queries.*\['9'\]"):
+            RecordedExpander(RECORDS)(pd.concat([TOPICS.iloc[:2], pd.DataFrame({"qid": ["9"], "query": ["new"]})]))
+        alone = RecordedExpander(RECORDS, on_missing="query-only")(pd.DataFrame({"qid": ["9"], "query": ["new"]}))
+        assert alone["query_expansions"][0] == []
+        with pytest.raises(ValueError, match="recorded for the query 'why is the sky blue', but the frame has 'other'"):
+            RecordedExpander(RECORDS)(pd.DataFrame({"qid": ["1"], "query": ["other"]}))
+        with pytest.raises(ValueError, match="on_missing"):
+            RecordedExpander(RECORDS, on_missing="ignore")
+
+    @pytest.mark.parametrize(
+        ("line", "said"),
+        [("{broken", ":2 is no JSON"), ('{"query_id": "1"}', r":2 needs .* it has \['query_id'\]"), ('{"query": "x", "passage": 3}', ":2: passage must be")],
+    )
+    def test_broken_lines(self, tmp_path, line, said):
+        path = tmp_path / "e.jsonl"
+        path.write_text('{"query": "sea", "passage": "x"}\n' + line + "\n")
+        with pytest.raises(ValueError, match=said):
+            RecordedExpander(path)
+
+    def test_no_file(self, tmp_path):
+        with pytest.raises(FileNotFoundError):
+            RecordedExpander(tmp_path / "none.jsonl")
+
+
+def test_fused_retrieval_uses_the_expansion(encoder, tmp_path):
+    from pyterrier_expandr import FaissIndex
+
+    index = FaissIndex(tmp_path / "i")
+    docs = [{"docno": "a", "text": "Rayleigh scattering of light by air"}, {"docno": "b", "text": "a blue whale in the sky"}]
+    (encoder.doc_encoder() >> index).index(docs)
+    dense = encoder.query_encoder() >> index.retriever()
+    query = TOPICS.iloc[[0]]
+    expander = RecordedExpander([{"query_id": "1", "passage": "Rayleigh scattering: air molecules scatter light."}])
+    alone, fused = dense(query).set_index("docno"), (expander >> dense)(query).set_index("docno")
+    assert fused.score["a"] > alone.score["a"] and fused["rank"]["a"] == 0
+    both = encoder.encode_queries([query["query"].iloc[0]])[0], encoder.encode_expansions(["Rayleigh scattering: air molecules scatter light."])[0]
+    np.testing.assert_allclose(fused.score["a"], float(encoder.encode_docs([docs[0]["text"]])[0] @ (both[0] + both[1]) / 2), atol=1e-5)
+
+
