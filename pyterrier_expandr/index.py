@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyterrier as pt
 
-from .index_build import FORMAT_VERSION, METADATA, Spool, build
+from . import index_build as layout
+from .indexer import FaissIndexer, Mode
+from .spool import Spool
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,24 +21,25 @@ if TYPE_CHECKING:
 
 HELP_URL = "https://github.com/facebookresearch/faiss/wiki/The-index-factory"
 
-Mode = Literal["create", "overwrite", "resume"]
+Metric = Literal["ip", "l2"]
 
 
 class FaissIndex(pt.Artifact, pt.Indexer):
     """A folder with a FAISS index, its docnos, and a record of the encoder that filled it.
 
-    Indexing reads `docno` (str, any Unicode) and `doc_vec` (float array (d,)) as a stream. Every few thousand documents are
+    Indexing reads `docno` (str, any Unicode) and `doc_vec` (float array (d,)) as a stream. Every 4,096 documents are
     committed to a working folder beside `path`; the finished index is put in place by a rename, so that what opens is
-    always whole. An interrupted build is continued by `indexer(mode="resume")`. Memory is bounded: for "Flat" by a chunk of
-    vectors, for other factories by the size of the FAISS index itself.
+    always whole. An interrupted build is continued by `indexer(mode="resume")`. Memory is bounded: a chunk of vectors
+    and 8 bytes a document, and for factories other than "Flat" the training sample and the FAISS index itself.
 
     Args:
         path: the folder.
-        factory: FAISS factory string for a new index: "Flat" (exact), "HNSW32", "IVF1024,PQ48" ...
-        metric: "ip" (inner product) or "l2" (squared distance; scores are its negative).
+        factory: FAISS factory string for a new index: "Flat" (exact), "HNSW32", "IVF1024,PQ48" ... None is "Flat" for a
+            new index and whatever is there for one that exists.
+        metric: "ip" (inner product) or "l2" (squared distance; scores are its negative). None as for `factory`: "ip".
 
     Raises:
-        ValueError: an unknown metric.
+        ValueError: an unknown metric, an empty factory.
 
     Example:
         >>> index = FaissIndex("pocket.faiss")
@@ -45,14 +48,16 @@ class FaissIndex(pt.Artifact, pt.Indexer):
         FaissRetriever('pocket.faiss', num_results=10)
     """
 
-    ARTIFACT_TYPE = "dense_index"
-    ARTIFACT_FORMAT = "expandr_faiss"
-    ARTIFACT_PACKAGE_HINT = "pyterrier_expandr"
+    ARTIFACT_TYPE = layout.ARTEFACT["type"]
+    ARTIFACT_FORMAT = layout.ARTEFACT["format"]
+    ARTIFACT_PACKAGE_HINT = layout.ARTEFACT["package_hint"]
 
-    def __init__(self, path: str | Path, *, factory: str = "Flat", metric: Literal["ip", "l2"] = "ip") -> None:
+    def __init__(self, path: str | Path, *, factory: str | None = None, metric: Metric | None = None) -> None:
         super().__init__(path)
-        if metric not in ("ip", "l2"):
+        if metric not in ("ip", "l2", None):
             raise ValueError(f'metric must be "ip" or "l2", got {metric!r}')
+        if factory is not None and (not isinstance(factory, str) or not factory.strip()):
+            raise ValueError(f'factory must be a FAISS factory string such as "Flat" or "HNSW32", got {factory!r}')
         self.factory, self.metric = factory, metric
         self._metadata: dict[str, Any] | None = None
         self._opened: dict[str | None, Any] = {}
@@ -65,21 +70,29 @@ class FaissIndex(pt.Artifact, pt.Indexer):
 
     def built(self) -> bool:
         """Whether there is a finished index at `path`."""
-        return (self.folder / METADATA).is_file()
+        return (self.folder / layout.METADATA).is_file()
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What is recorded with the index: factory, metric, dim, count, encoder, versions, file sizes.
+        """What is recorded with the index: factory, metric, dim, count, encoder, versions, files.
 
         Raises:
-            FileNotFoundError: nothing is built. ValueError: the record is damaged or from a newer release, or a file of
-                the index is missing or has another size than recorded.
+            FileNotFoundError: nothing is built. ValueError: the record is damaged or from a newer release, a file of
+                the index is missing or has another size than recorded, or `factory` or `metric` were given and differ.
         """
         if self._metadata is None:
             if not self.built():
-                hint = "continue it with indexer(mode='resume')" if Spool(self.folder).exists() else "index documents first"
+                unfinished = Spool(self.folder).exists()
+                hint = "continue it with indexer(mode='resume')" if unfinished else "index documents first"
                 raise FileNotFoundError(f"there is no index at {str(self.path)!r}: {hint}")
-            self._metadata = _read_metadata(self.folder)
+            metadata = _read_metadata(self.folder)
+            for name, wanted in (("factory", self.factory), ("metric", self.metric)):
+                if wanted not in (None, metadata[name]):
+                    raise ValueError(
+                        f"the index at {str(self.path)!r} was built with {name}={metadata[name]!r}, not {wanted!r}: "
+                        f"leave {name} out to open it, or build anew with indexer(mode='overwrite')"
+                    )
+            self._metadata = metadata
         return self._metadata
 
     @property
@@ -95,7 +108,7 @@ class FaissIndex(pt.Artifact, pt.Indexer):
     @property
     def exact(self) -> bool:
         """Whether search is exhaustive over unchanged vectors."""
-        return (self.metadata["factory"] if self.built() else self.factory) == "Flat"
+        return (self.metadata["factory"] if self.built() else self.factory) in ("Flat", None)
 
     def __len__(self) -> int:
         return int(self.metadata["count"])
@@ -116,8 +129,8 @@ class FaissIndex(pt.Artifact, pt.Indexer):
 
         Args:
             mode: "create" refuses a folder that exists; "overwrite" replaces a finished index once the new one is
-                complete; "resume" continues an interrupted build. Give "resume" the whole corpus again, or only what is
-                missing, which spares the encoder the rest:
+                complete; "resume" continues an interrupted build (and leaves a finished index as it is). Give "resume"
+                the whole corpus again, or only what is missing, which spares the encoder the rest:
                 `(encoder.doc_encoder() >> index.indexer("resume")).index(index.remaining(corpus))`.
         """
         return FaissIndexer(self, mode=mode)
@@ -128,25 +141,30 @@ class FaissIndex(pt.Artifact, pt.Indexer):
         Raises:
             ValueError: the documents committed before are not the first ones of `corpus`.
         """
-        if self.built():
-            return
-        committed = Spool(self.folder).committed_docnos()
-        for number, doc in enumerate(corpus):
-            if number >= len(committed):
-                yield doc
-            elif str(doc["docno"]) != committed[number]:
-                raise ValueError(
-                    f"document {number} is {doc['docno']!r}, but the interrupted build has {committed[number]!r} there: "
-                    'resume with the same corpus in the same order, or start anew with mode="overwrite"'
-                )
+        spool = Spool(self.folder)
+        if spool.exists():
+            yield from layout.skip_committed(corpus, spool.docnos())
+        elif not self.built():
+            yield from corpus
 
     def retriever(
-        self, num_results: int = 1000, *, search_params: str | None = None, verbose: bool = False
+        self,
+        num_results: int = 1000,
+        *,
+        search_params: str | None = None,
+        drop_query_vec: bool = False,
+        verbose: bool = False,
     ) -> FaissRetriever:
         """A transformer `[qid, query_vec]` -> R; see `FaissRetriever`."""
         from .retriever import FaissRetriever
 
-        return FaissRetriever(self, num_results=num_results, search_params=search_params, verbose=verbose)
+        return FaissRetriever(
+            self,
+            num_results=num_results,
+            search_params=search_params,
+            drop_query_vec=drop_query_vec,
+            verbose=verbose,
+        )
 
     def query_encoder(self, **options: Any) -> QueryEncoder:
         """The query encoder that belongs to this index; `options` (device, batch_size ...) go to its encoder.
@@ -157,28 +175,31 @@ class FaissIndex(pt.Artifact, pt.Indexer):
         from .encoder import ExpandREncoder
 
         if self.encoder is None:
-            raise ValueError(f"the vectors in {str(self.path)!r} did not say which encoder made them: build it yourself")
+            raise ValueError(
+                f"the vectors in {str(self.path)!r} did not say which encoder made them: build it yourself"
+            )
         return ExpandREncoder.from_spec(self.encoder, **options).query_encoder()
 
     def open(self, search_params: str | None = None) -> Any:
-        """The FAISS index, memory-mapped where its type allows, with `search_params` set.
+        """The FAISS index, memory-mapped, with `search_params` set; kept open.
 
         Raises:
             ValueError: the file is damaged, or the parameters do not suit the index. ImportError: no FAISS.
         """
         if search_params not in self._opened:
-            faiss = import_faiss()
-            self.metadata  # noqa: B018  says first what is wrong with the folder
-            flags = faiss.IO_FLAG_MMAP_IFC if self.exact and hasattr(faiss, "IO_FLAG_MMAP_IFC") else faiss.IO_FLAG_MMAP
+            faiss, metadata = layout.import_faiss(), self.metadata
             try:
-                opened = faiss.read_index(str(self.folder / "index.faiss"), flags)
+                opened = faiss.read_index(str(self.folder / layout.VECTORS), layout.mmap_flag(faiss))
+                if (opened.ntotal, opened.d) != (metadata["count"], metadata["dim"]):
+                    raise RuntimeError(f"it holds {opened.ntotal} vectors of {opened.d} dimensions")
             except RuntimeError as error:
-                raise ValueError(f"the index in {str(self.path)!r} is damaged: {_reason(error)}; index again") from error
+                reason = layout.last_sentence(error)
+                raise ValueError(f"the index in {str(self.path)!r} is damaged: {reason}; index again") from error
             if search_params is not None:
                 try:
                     faiss.ParameterSpace().set_index_parameters(opened, search_params)
                 except RuntimeError as error:
-                    raise ValueError(f"search_params {search_params!r}: {_reason(error)}") from error
+                    raise ValueError(f"search_params {search_params!r}: {layout.last_sentence(error)}") from error
             self._opened[search_params] = opened
         return self._opened[search_params]
 
@@ -188,10 +209,27 @@ class FaissIndex(pt.Artifact, pt.Indexer):
         if self._docnos is None:
             import pyarrow as pa
 
-            self.metadata  # noqa: B018  says first what is wrong with the folder
-            with pa.memory_map(str(self.folder / "docnos.arrow")) as source:
-                self._docnos = pa.ipc.open_file(source).read_all()["docno"].combine_chunks()
+            count = len(self)  # says first what is wrong with the folder
+            try:
+                with pa.memory_map(str(self.folder / layout.DOCNOS)) as source:
+                    docnos = pa.ipc.open_file(source).read_all()["docno"].combine_chunks()
+                docnos.validate(full=True)  # an offset that points outside would end the process, not raise
+                if len(docnos) != count:
+                    raise pa.ArrowInvalid(f"{len(docnos)} docnos for {count} vectors")
+            except (pa.ArrowInvalid, OSError) as error:
+                raise ValueError(f"the docnos in {str(self.path)!r} are damaged ({error}): index again") from error
+            self._docnos = docnos
         return self._docnos
+
+    def verify(self) -> None:
+        """Read every byte and compare with the SHA-256 of the build; opening only compares sizes.
+
+        Raises:
+            ValueError: a file differs from what was written.
+        """
+        for name, recorded in self.metadata["files"].items():
+            if layout.describe_file(self.folder / name) != recorded:
+                raise ValueError(f"{str(self.folder / name)!r} is not what was written: index again, or download again")
 
     def _forget(self) -> None:
         self._metadata, self._docnos, self._opened = None, None, {}
@@ -199,103 +237,43 @@ class FaissIndex(pt.Artifact, pt.Indexer):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_metadata": None, "_docnos": None, "_opened": {}}
 
+    def _key(self) -> tuple[Any, ...]:
+        return (self.folder.resolve(), self.factory, self.metric)
+
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, FaissIndex):
-            return NotImplemented
-        return (self.folder.resolve(), self.factory, self.metric) == (other.folder.resolve(), other.factory, other.metric)
+        return self._key() == other._key() if isinstance(other, FaissIndex) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash((self.folder.resolve(), self.factory, self.metric))
+        return hash(self._key())
 
     def __repr__(self) -> str:
         return f"FaissIndex({str(self.path)!r})"
+
+    def subtransformers(self) -> dict[str, pt.Transformer]:
+        """None."""
+        return {}
 
     def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
         """The node that PyTerrier draws."""
         return {"label": "Faiss Index", "help_url": HELP_URL}
 
 
-class FaissIndexer(pt.Indexer):
-    """Consumes `{"docno", "doc_vec"}` records into a `FaissIndex`; made by `FaissIndex.indexer`."""
-
-    def __init__(self, faiss_index: FaissIndex, *, mode: Mode = "create") -> None:
-        if mode not in ("create", "overwrite", "resume"):
-            raise ValueError(f'mode must be "create", "overwrite" or "resume", got {mode!r}')
-        self.faiss_index, self.mode = faiss_index, mode
-
-    def index_inputs(self) -> list[list[str]]:
-        """The columns that indexing reads."""
-        return self.faiss_index.index_inputs()
-
-    def index(self, iter: Iterable[dict[str, Any]], **kwargs: Any) -> FaissIndex:
-        """Build the index and return it.
-
-        Raises:
-            FileExistsError: the folder exists ("create"), or holds something that is no such index ("overwrite").
-            ValueError: no documents; a docno that is missing, no string or repeated; vectors with NaN or of unequal size; a
-                factory that does not suit them. What was committed before stays and can be resumed.
-            ImportError: no FAISS.
-        """
-        target = self.faiss_index
-        import_faiss()
-        self._check_target()
-        if self.mode == "resume" and target.built():
-            return target
-        build(target.folder, iter, factory=target.factory, metric=target.metric, resume=self.mode == "resume")
-        target._forget()
-        return target
-
-    def _check_target(self) -> None:
-        folder, spool = self.faiss_index.folder, Spool(self.faiss_index.folder)
-        if folder.exists() and not (folder / METADATA).is_file():
-            raise FileExistsError(f"{str(folder)!r} exists and is no index of this package: choose another path")
-        if self.mode == "create" and folder.exists():
-            raise FileExistsError(f"{str(folder)!r} holds an index: open it, or replace it with mode='overwrite'")
-        if self.mode == "create" and spool.exists():
-            raise FileExistsError(
-                f"an interrupted build of {str(folder)!r} lies in {str(spool.folder)!r}: continue it with mode='resume', or "
-                "start anew with mode='overwrite'"
-            )
-
-    def __repr__(self) -> str:
-        return f"{self.faiss_index!r}.indexer(mode={self.mode!r})"
-
-    def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
-        """The node that PyTerrier draws."""
-        return self.faiss_index.schematic(input_columns=input_columns)
-
-
-def import_faiss() -> Any:
-    """The module faiss, or an ImportError that names the extra."""
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError(
-            'dense indexes need FAISS: pip install "pyterrier_expandr[cpu]" (or [gpu] on a machine with a GPU)'
-        ) from error
-    return faiss
-
-
 def _read_metadata(folder: Path) -> dict[str, Any]:
     try:
-        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-        version = metadata["format_version"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{str(folder / METADATA)!r} is damaged ({error!r}): index again") from error
-    if version > FORMAT_VERSION:
+        metadata = json.loads((folder / layout.METADATA).read_text(encoding="utf-8"))
+        newer = metadata["format_version"] > layout.FORMAT_VERSION
+        sizes = {} if newer else {name: file["bytes"] for name, file in metadata["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{str(folder / layout.METADATA)!r} is damaged ({error!r}): index again") from error
+    if newer:
         raise ValueError(
-            f"the index in {str(folder)!r} has format {version}, this release reads {FORMAT_VERSION}: upgrade pyterrier_expandr"
+            f"the index in {str(folder)!r} has format {metadata['format_version']}, this release reads up to "
+            f"{layout.FORMAT_VERSION}: upgrade pyterrier_expandr"
         )
-    for name, size in metadata["files"].items():
+    for name, size in sizes.items():
         found = (folder / name).stat().st_size if (folder / name).is_file() else None
         if found != size:
             raise ValueError(
                 f"the index in {str(folder)!r} is damaged: {name} has {found} bytes, {size} were written; index again"
             )
     return metadata
-
-
-def _reason(error: RuntimeError) -> str:
-    """The sentence in FAISS's message that says what went wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else repr(error)

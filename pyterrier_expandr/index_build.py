@@ -241,6 +241,17 @@ def _stream_flat(path: Path, matrix: np.ndarray, empty: bytes) -> bool:
     return False
 
 
+def import_faiss() -> Any:
+    """The module faiss, or an ImportError that names the extra."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError(
+            'dense indexes need FAISS: pip install "pyterrier_expandr[cpu]" (or [gpu] on a machine with a GPU)'
+        ) from error
+    return faiss
+
+
 def mmap_flag(faiss: Any) -> int:
     """The flag that maps an index file rather than reading it: every type since FAISS 1.11, inverted lists before."""
     return int(getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP))

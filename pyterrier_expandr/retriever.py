@@ -12,6 +12,8 @@ import pyterrier as pt
 from .vectors import describe_source, same_vectors, source_of, stack_vectors
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from .index import FaissIndex
 
 HELP_URL = "https://github.com/facebookresearch/faiss/wiki"
@@ -25,20 +27,21 @@ RESULT_BYTES = 36
 class FaissRetriever(pt.Transformer):
     """Searches a `FaissIndex` with query vectors.
 
-    Columns: `[qid, query_vec]` (float array (d,)) -> the input's columns with `docno` (str), `score` (float32; the inner
-    product, or the negative squared distance), `rank` (int, from 0). Each row of the input is searched for by itself. A
-    query gets fewer rows where the index has fewer documents. Equal scores are ordered by docno; which of several equal
-    documents come in at the very end of the list is FAISS's choice.
+    Columns: `[qid, query_vec]` (float array (d,)) -> the input's columns with `docno` (str), `score` (float32; the
+    inner product, or the negative squared distance), `rank` (int, from 0). Each row of the input is searched for by
+    itself. A query gets fewer rows where the index has fewer documents. Documents of equal score stand in docno order;
+    where more of them tie at the last rank than fit, which of them come in is FAISS's choice.
 
     Args:
         faiss_index: the index.
         num_results: documents for each query.
         search_params: FAISS parameter string for approximate indexes, e.g. "nprobe=32" or "efSearch=128".
+        drop_query_vec: leave `query_vec` out of the result.
         verbose: show a progress bar.
 
     Raises:
-        ValueError: `num_results` below 1; vectors with NaN, or of another size than the index's (both encoders are named).
-        FileNotFoundError: the index is not built. ImportError: no FAISS.
+        ValueError: `num_results` below 1; vectors with NaN, or of another size than the index's (both encoders are
+            named). FileNotFoundError: the index is not built. ImportError: no FAISS.
 
     Example:
         >>> from pyterrier_expandr import FaissIndex
@@ -52,33 +55,38 @@ class FaissRetriever(pt.Transformer):
         *,
         num_results: int = 1000,
         search_params: str | None = None,
+        drop_query_vec: bool = False,
         verbose: bool = False,
     ) -> None:
         if num_results < 1:
             raise ValueError(f"num_results must be 1 or more, got {num_results}")
         self.faiss_index, self.num_results = faiss_index, num_results
-        self.search_params, self.verbose = search_params, verbose
+        self.search_params, self.drop_query_vec, self.verbose = search_params, drop_query_vec, verbose
         self._warned = False
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """`[qid, query_vec]` -> R."""
         pt.validate.query_frame(inp, extra_columns=["query_vec"], context=self)
-        queries = inp.drop(columns=["docno", "docid", "score", "rank"], errors="ignore")
+        queries = inp.drop(columns=["docid", "score", "rank"], errors="ignore")
+        if self.drop_query_vec:
+            queries = queries.drop(columns="query_vec")
         if inp.empty:
-            return queries.assign(
+            return queries.reset_index(drop=True).assign(
                 docno=pd.Series(dtype=str), score=pd.Series(dtype=np.float32), rank=pd.Series(dtype=np.int64)
             )
         matrix = stack_vectors(inp["query_vec"], list(inp["qid"]), name="query_vec")
         self._check_encoder(matrix.shape[1], source_of(inp["query_vec"].iloc[0]))
-        return _result_frame(queries, *self._search(matrix), self.faiss_index)
+        scores, numbers = self._search(matrix)
+        _order_ties(scores, numbers, self.faiss_index.docnos)
+        return _result_frame(queries, scores, numbers, self.faiss_index.docnos)
 
     def _check_encoder(self, dim: int, source: dict[str, Any] | None) -> None:
         index = self.faiss_index
         if dim != index.dim:
             raise ValueError(
                 f"the query vectors have {dim} dimensions and come from {describe_source(source)}; the index "
-                f"{str(index.path)!r} has {index.dim} and was made by {describe_source(index.encoder)}: use one encoder for "
-                "both, e.g. index.query_encoder()"
+                f"{str(index.path)!r} has {index.dim} and was made by {describe_source(index.encoder)}: "
+                "use one encoder for both, e.g. index.query_encoder()"
             )
         if not same_vectors(index.encoder, source) and not self._warned:
             self._warned = True
@@ -101,14 +109,14 @@ class FaissRetriever(pt.Transformer):
         scores, numbers = (np.concatenate(part) for part in zip(*parts, strict=True))
         return (scores if index.metadata["metric"] == "ip" else -scores), numbers
 
-    def fuse_rank_cutoff(self, k: int) -> FaissRetriever | None:
+    def fuse_rank_cutoff(self, k: int) -> pt.Transformer | None:
         """This retriever with `k` results where search is exact; None for approximate indexes."""
         if not self.faiss_index.exact or k >= self.num_results:
             return None
         return pt.inspect.transformer_apply_attributes(self, num_results=k)
 
     def _key(self) -> tuple[Any, ...]:
-        return (self.faiss_index, self.num_results, self.search_params)
+        return (self.faiss_index, self.num_results, self.search_params, self.drop_query_vec)
 
     def __eq__(self, other: object) -> bool:
         return self._key() == other._key() if isinstance(other, FaissRetriever) else NotImplemented
@@ -128,29 +136,36 @@ class FaissRetriever(pt.Transformer):
         return {"label": "Faiss Retriever", "help_url": HELP_URL}
 
 
-def _result_frame(queries: pd.DataFrame, scores: np.ndarray, numbers: np.ndarray, index: FaissIndex) -> pd.DataFrame:
-    """The rows of all queries below one another.
+def _result_frame(queries: pd.DataFrame, scores: np.ndarray, numbers: np.ndarray, docnos: pa.Array) -> pd.DataFrame:
+    """The rows of all queries below one another, from (n, k) arrays.
 
     Built from whole columns: a row-wise builder is slow, and breaks on a query with exactly one result.
     """
     import pyarrow.compute as pc
 
-    _order_ties(scores, numbers, index)
     found = numbers >= 0
     counts = found.sum(axis=1)
+    starts = np.cumsum(counts) - counts
     result = queries.iloc[np.repeat(np.arange(len(queries)), counts)].reset_index(drop=True)
-    docnos = pc.take(index.docnos, numbers[found])
-    ranks = np.concatenate([np.arange(count) for count in counts]) if len(counts) else np.empty(0, np.int64)
-    return result.assign(docno=pd.array(docnos, dtype=str), score=scores[found], rank=ranks)
+    ranks = np.arange(counts.sum()) - np.repeat(starts, counts)
+    names = pd.array(pc.take(docnos, numbers[found]), dtype=str)
+    return result.assign(docno=names, score=scores[found], rank=ranks)
 
 
-def _order_ties(scores: np.ndarray, numbers: np.ndarray, index: FaissIndex) -> None:
-    """Put equal scores of a query in docno order, in place; only rows that have any are touched."""
+def _order_ties(scores: np.ndarray, numbers: np.ndarray, docnos: pa.Array) -> None:
+    """Put the documents of equal score of a query in docno order, in place; only these are looked up and sorted."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    tied = ((scores[:, 1:] == scores[:, :-1]) & (numbers[:, 1:] >= 0)).any(axis=1)
-    for row in np.flatnonzero(tied):
-        real = int((numbers[row] >= 0).sum())
-        docnos = np.array(pc.take(index.docnos, numbers[row, :real]).to_pylist(), dtype=object)
-        order = np.lexsort((docnos, -scores[row, :real]))
-        scores[row, :real], numbers[row, :real] = scores[row, order], numbers[row, order]
+    # (n, k - 1): whether a result ties with the next one of its query; padding (-1) has no score to tie with
+    tied = (scores[:, 1:] == scores[:, :-1]) & (numbers[:, 1:] >= 0) & (numbers[:, :-1] >= 0)
+    if not tied.any():
+        return
+    edge = np.zeros((len(scores), 1), bool)
+    before, after = np.hstack([edge, tied]).ravel(), np.hstack([tied, edge]).ravel()
+    places = np.flatnonzero(before | after)  # of all results that tie with a neighbour, query by query
+    group = np.cumsum(~before[places])  # a run of equal scores starts where there is no tie with the one before
+    documents = numbers.ravel()[places]
+    table = pa.table({"group": group, "docno": pc.take(docnos, documents)})
+    order = pc.sort_indices(table, sort_keys=[("group", "ascending"), ("docno", "ascending")]).to_numpy()
+    numbers[np.unravel_index(places, numbers.shape)] = documents[order]

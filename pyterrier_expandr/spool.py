@@ -68,7 +68,8 @@ class Spool:
         count = self.state()["count"] if self.exists() else 0
         if count == 0:
             return pa.array([], pa.large_string())
-        offsets, texts = np.memmap(self._offsets, np.int64, "r"), np.memmap(self._texts, np.uint8, "r")
+        offsets = np.memmap(self._offsets, np.int64, "r", shape=(count + 1,))
+        texts = np.memmap(self._texts, np.uint8, "r", shape=(int(offsets[-1]),))
         return pa.LargeStringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(texts))
 
     def matrix(self) -> np.ndarray:
@@ -115,7 +116,7 @@ class Spool:
 
 
 class SeenDocnos:
-    """Which docnos came before, at 8 bytes each: sorted runs of hashes, with the spool to tell a repeat from a collision.
+    """Which docnos came before, at 8 bytes each: sorted runs of hashes; the spool tells a repeat from a collision.
 
     Runs are merged like the digits of a binary counter, so n documents cost O(n log n) and a few dozen runs at most.
     """

@@ -1,0 +1,96 @@
+"""The end of an indexing pipeline: checks what may be written, then builds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyterrier as pt
+
+from . import index_build as layout
+from .spool import Spool
+
+if TYPE_CHECKING:
+    from .index import FaissIndex
+
+Mode = Literal["create", "overwrite", "resume"]
+
+
+class FaissIndexer(pt.Indexer):
+    """Consumes `{"docno", "doc_vec"}` records into a `FaissIndex`; made by `FaissIndex.indexer`.
+
+    Raises:
+        ValueError: an unknown mode.
+    """
+
+    def __init__(self, faiss_index: FaissIndex, *, mode: Mode = "create") -> None:
+        if mode not in ("create", "overwrite", "resume"):
+            raise ValueError(f'mode must be "create", "overwrite" or "resume", got {mode!r}')
+        self.faiss_index, self.mode = faiss_index, mode
+
+    def index_inputs(self) -> list[list[str]]:
+        """The columns that indexing reads."""
+        return self.faiss_index.index_inputs()
+
+    def index(self, iter: Iterable[dict[str, Any]], **kwargs: Any) -> FaissIndex:
+        """Build the index and return it.
+
+        Raises:
+            FileExistsError: the folder exists ("create"), or holds anything that is not such an index ("overwrite").
+            ValueError: no documents; a docno that is missing, no string or repeated; vectors with NaN or of unequal
+                size; a factory that does not suit them. What was committed before stays and can be resumed.
+            ImportError: no FAISS.
+        """
+        target = self.faiss_index
+        layout.import_faiss()
+        spool = Spool(target.folder)
+        self._check_target(target.folder, spool)
+        if self.mode == "resume" and target.built() and not spool.exists():
+            return target
+        factory, metric = target.factory or "Flat", target.metric or "ip"
+        layout.build(target.folder, iter, factory=factory, metric=metric, resume=self.mode == "resume")
+        target._forget()
+        return target
+
+    def _check_target(self, folder: Path, spool: Spool) -> None:
+        if folder.exists() and (foreign := _foreign(folder)) is not None:
+            raise FileExistsError(f"{str(folder)!r} {foreign}: choose another path")
+        if self.mode == "create" and folder.exists():
+            raise FileExistsError(f"{str(folder)!r} holds an index: open it, or replace it with mode='overwrite'")
+        if self.mode == "create" and spool.exists():
+            raise FileExistsError(
+                f"an interrupted build of {str(folder)!r} lies in {str(spool.folder)!r}: continue it with "
+                "mode='resume', or start anew with mode='overwrite'"
+            )
+
+    def _key(self) -> tuple[Any, ...]:
+        return (self.faiss_index, self.mode)
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, FaissIndexer) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return f"{self.faiss_index!r}.indexer(mode={self.mode!r})"
+
+    def subtransformers(self) -> dict[str, pt.Transformer]:
+        """None: the index is where this writes, no part of it."""
+        return {}
+
+    def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
+        """The node that PyTerrier draws."""
+        return self.faiss_index.schematic(input_columns=input_columns)
+
+
+def _foreign(folder: Path) -> str | None:
+    """Why `folder` must not be replaced, or None where it is an index of this package and nothing else."""
+    if not folder.is_dir():
+        return "is a file"
+    names = {path.name for path in folder.iterdir()}
+    ours = {layout.METADATA, layout.PT_METADATA, layout.VECTORS, layout.DOCNOS}
+    if layout.METADATA not in names:
+        return "exists and is no index of this package"
+    return f"holds more than an index ({sorted(names - ours)[:3]})" if names - ours else None
