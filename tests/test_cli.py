@@ -1,0 +1,79 @@
+import json
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pyterrier as pt
+import pytest
+
+from pyterrier_expandr.collections import pocket
+
+
+def expandr(*arguments, status=0):
+    command = [sys.executable, "-c", "from pyterrier_expandr.cli import main; main()", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == status, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+@pytest.mark.parametrize("command", ["demo", "expand", "index", "search"])
+def test_help_shows_an_example(command):
+    assert f"Example: expandr {command}" in expandr(command, "--help")
+
+
+def test_demo(tmp_path, minilm):
+    pytest.importorskip("faiss")
+    out = expandr("demo", "--folder", tmp_path / "demo")
+    assert "recorded with the collection" in out and str(tmp_path / "demo") in out
+    rows = {cells[0]: cells for line in out.splitlines() if len(cells := line.split()) == 9}
+    assert float(rows["dense"][2]) < float(rows["ExpandR"][2])
+    assert "wins" in out and "losses" in out
+    assert "info]" not in out  # PISA's own chatter
+    again = expandr("demo", "--folder", tmp_path / "demo")
+    assert again.splitlines()[-20:] == out.splitlines()[-20:]
+
+
+def test_demo_with_a_live_model(tmp_path, minilm, tiny_llama):
+    out = expandr("demo", "--folder", tmp_path / "demo", "--llm", tiny_llama)
+    assert f"written now by {tiny_llama}" in out and (tmp_path / "demo" / "expansions.sqlite").is_file()
+
+
+def test_expand_index_search(tmp_path, minilm, tiny_llama):
+    expansions, index, run = tmp_path / "e.jsonl", tmp_path / "i", tmp_path / "run.trec"
+    arguments = ["--collection", "irds:expandr-pocket/test", "--llm", tiny_llama, "--out", expansions]
+    arguments += ["--n", 2, "--max-new-tokens", 8, "--limit", 3]
+    assert "3 queries, 6 expansions" in expandr("expand", *arguments)
+    lines = [json.loads(line) for line in expansions.read_text().splitlines()]
+    assert [sorted(line) for line in lines] == [["passages", "query", "query_id"]] * 3
+    assert "242 documents" in expandr("index", "--collection", "pocket", "--encoder", minilm, "--index", index)
+    assert "holds an index" in expandr("index", "--collection", "pocket", "--encoder", minilm, "--index", index, status=2)
+
+    printed = expandr("search", "the fruit that kept sailors healthy", "--index", index, "--num-results", 3)
+    assert len(printed.splitlines()) == 4 and "med01" in printed.splitlines()[1]
+
+    recorded = ["--collection", "pocket", "--expansions", pocket().expansions_path, "--index", index]
+    assert "3700 rows" in expandr("search", *recorded, "--num-results", 100, "--out", run)
+    ranking = pt.io.read_results(str(run))
+    evaluated = pt.Evaluate(ranking, pocket().get_qrels(), ["ndcg_cut_10"])
+    assert evaluated["ndcg_cut_10"] > 0.9
+    assert isinstance(ranking, pd.DataFrame) and ranking["qid"].nunique() == 37
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["search", "--index", "i"], "name either queries"),
+        (["search", "x", "--index", "nowhere"], "there is no index"),
+        (["index", "--collection", "nowhere", "--encoder", "e", "--index", "i"], "no folder in BEIR format"),
+        (["index", "--collection", "irds:nothing", "--encoder", "e", "--index", "i"], "ir-datasets knows no"),
+        (["expand", "--collection", "pocket", "--llm", "no/such-model", "--out", "o.jsonl"], "cannot open the language model"),
+        (["expand", "--collection", "pocket", "--llm", "./nowhere", "--out", "o.jsonl"], "there is no folder"),
+        (["demo", "--folder", "d", "--llm", "./nowhere"], "there is no folder"),
+        (["search", "x", "--num-results", "0"], "num-results"),
+    ],
+)
+def test_what_went_wrong_is_one_line(arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert said in expandr(*arguments, status=2)

@@ -1,0 +1,81 @@
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import pyterrier_expandr
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_all_is_sorted_and_every_name_resolves():
+    assert pyterrier_expandr.__all__ == sorted(pyterrier_expandr.__all__)
+    for name in pyterrier_expandr.__all__:
+        assert getattr(pyterrier_expandr, name).__name__ == name
+    assert set(pyterrier_expandr.__all__) <= set(dir(pyterrier_expandr))
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = pyterrier_expandr.Nothing
+
+
+def test_importing_pulls_in_nothing_heavy():
+    code = (
+        "import sys, pyterrier_expandr\n"
+        "heavy = {'torch', 'transformers', 'faiss', 'vllm', 'sentence_transformers', 'pyterrier_dr'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_faiss_names_the_extra(tmp_path):
+    code = (
+        "import sys; sys.modules['faiss'] = None\n"
+        "from pyterrier_expandr import FaissIndex\n"
+        f"index = FaissIndex({str(tmp_path / 'i')!r})\n"
+        "try: index.index([{'docno': 'a', 'doc_vec': [1.0]}])\n"
+        "except ImportError as error: assert 'pyterrier_expandr[cpu]' in str(error) and '[gpu]' in str(error); print('said')"
+    )
+    assert "said" in subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    # Built from a copy of what git would ship, so that no stale build folder or untracked file gets in.
+    source = tmp_path_factory.mktemp("source")
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.split("\n")
+    for name in filter(None, files):
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    return zipfile.ZipFile(next(out.glob("*.whl")))
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel):
+    names = wheel.namelist()
+    outside = [n for n in names if not n.startswith("pyterrier_expandr/") and ".dist-info/" not in n]
+    assert not outside
+    for needed in (
+        "training/__init__.py",
+        "py.typed",
+        "collections/pocket/corpus.jsonl",
+        "collections/pocket/qrels/test.tsv",
+        "collections/pocket/expansions.jsonl",
+        "backends/huggingface.py",
+    ):
+        assert f"pyterrier_expandr/{needed}" in names, needed
+    assert not [n for n in names if "test" in n and n.endswith(".py")]
+
+
+def test_the_wheel_s_metadata(wheel):
+    metadata = next(wheel.read(n).decode() for n in wheel.namelist() if n.endswith("METADATA"))
+    for extra in ("cpu", "gpu", "bm25", "train", "vllm", "viz", "demo", "dev"):
+        assert f"Provides-Extra: {extra}" in metadata
+    assert f"Version: {pyterrier_expandr.__version__}" in metadata
+    entry_points = next(wheel.read(n).decode() for n in wheel.namelist() if n.endswith("entry_points.txt"))
+    assert "dense_index.expandr_faiss = pyterrier_expandr.index:FaissIndex" in entry_points
