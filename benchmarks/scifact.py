@@ -64,7 +64,7 @@ def run(data: Path, folder: Path) -> pd.DataFrame:
 
 
 def judge(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """One row for each system and measure with the expected value, the difference and OK, FAIL or - (nothing expected)."""
+    """One row for each system and measure with the expected value and OK, FAIL or - (nothing expected)."""
     expected = json.loads(EXPECTED.read_text())
     rows = []
     for line in expected["lines"]:

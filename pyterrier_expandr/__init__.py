@@ -22,13 +22,14 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from .backends.huggingface import HuggingFaceBackend
-    from .cache import GenerationCache
-    from .cleaning import strip_preamble
-    from .encoder import ExpandREncoder
-    from .expander import LLMExpander, RecordedExpander
-    from .index import FaissIndex
-    from .retriever import FaissRetriever
+    from .backends.huggingface import HuggingFaceBackend as HuggingFaceBackend
+    from .cache import GenerationCache as GenerationCache
+    from .cleaning import strip_preamble as strip_preamble
+    from .encoder import ExpandREncoder as ExpandREncoder
+    from .expander import LLMExpander as LLMExpander
+    from .expander import RecordedExpander as RecordedExpander
+    from .index import FaissIndex as FaissIndex
+    from .retriever import FaissRetriever as FaissRetriever
 
 
 def __getattr__(name: str) -> Any:

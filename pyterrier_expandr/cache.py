@@ -45,8 +45,8 @@ _COLUMNS = (
 class GenerationCache:
     """Raw generations by model fingerprint, messages, sampling, seed and sample number.
 
-    Every `put` is one transaction: a process that is killed loses at most what it had not put yet. Several processes may
-    share a file on a local disk. The file can be read without the model, see `records`.
+    Every `put` is one transaction: a process that is killed loses at most what it had not put yet. Several processes
+    may share a file on a local disk. The file can be read without the model, see `records`.
 
     Args:
         path: the SQLite file, made if missing; ":memory:" keeps everything in this process.
@@ -102,7 +102,10 @@ class GenerationCache:
     def get(self, fingerprint: dict[str, Any], request: Request) -> dict[int, Generation]:
         """The stored generations among `request.samples`, by sample number."""
         wanted = set(request.samples)
-        query = "SELECT sample, text, truncated FROM generation JOIN request ON request.id = generation.request WHERE key = ?"
+        query = (
+            "SELECT sample, text, truncated FROM generation JOIN request ON request.id = generation.request "
+            "WHERE request.key = ?"
+        )
         with self._lock:
             rows = self._connection.execute(query, (_key(fingerprint, request),)).fetchall()
         return {sample: Generation(text, bool(truncated)) for sample, text, truncated in rows if sample in wanted}

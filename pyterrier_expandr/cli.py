@@ -100,7 +100,9 @@ def expand(
     from .expander import LLMExpander
     from .recorded import write_expansions
 
-    topics = topics_of(open_collection(collection, split)).head(limit)
+    topics = topics_of(open_collection(collection, split))
+    if limit is not None:
+        topics = topics.head(limit)
     expander = LLMExpander(
         HuggingFaceBackend(llm, device=device),
         prompt=prompt,
@@ -112,7 +114,7 @@ def expand(
         cache=cache or out.with_suffix(".sqlite"),
         verbose=True,
     )
-    expanded = expander(topics)
+    expanded = expander.transform(topics)
     write_expansions(out, expanded)
     typer.echo(f"{len(expanded)} queries, {sum(map(len, expanded['query_expansions']))} expansions in {out}")
 
@@ -139,7 +141,7 @@ def index(
     corpus = open_collection(collection, split).get_corpus_iter(verbose=True)
     if mode == "resume":
         corpus = target.remaining(corpus)
-    (model.doc_encoder() >> target.indexer(mode=mode)).index(corpus)
+    (model.doc_encoder() >> target.indexer(mode=mode)).index(corpus)  # type: ignore[attr-defined, arg-type]
     typer.echo(f"{len(target)} documents in {index}")
 
 

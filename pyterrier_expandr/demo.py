@@ -47,7 +47,7 @@ def run_demo(
     say("Encoder: all-MiniLM-L6-v2")
     index = FaissIndex(folder / "pocket.faiss")
     if not index.built():
-        (encoder.doc_encoder(verbose=True) >> index).index(collection.get_corpus_iter())
+        (encoder.doc_encoder(verbose=True) >> index).index(collection.get_corpus_iter())  # type: ignore[attr-defined]
     dense = encoder.query_encoder() >> index.retriever()
     systems: dict[str, pt.Transformer] = {"dense": dense, "ExpandR": expander >> dense}
     systems = _bm25(folder, collection, say) | systems
@@ -111,11 +111,11 @@ def wins_and_losses(per_query: pd.DataFrame, topics: pd.DataFrame, *, top: int =
     """
     values = per_query.pivot(index="qid", columns="name", values="value")
     change = (values["ExpandR"] - values["dense"]).sort_values(ascending=False)
-    text = topics.set_index("qid")["query"]
+    text = dict(zip(topics["qid"], topics["query"], strict=True))
     wins, losses = change[change > 0], change[change < 0]
     same = len(change) - len(wins) - len(losses)
     lines = [f"\nExpandR against dense, nDCG@10: {len(wins)} wins, {len(losses)} losses, {same} equal"]
     for title, part in (("wins", wins.head(top)), ("losses", losses.iloc[::-1].head(top))):
         lines.append(f"  largest {title}:" if len(part) else f"  no {title}")
-        lines += [f"    {gain:+.3f}  {text[qid]}" for qid, gain in part.items()]
+        lines += [f"    {gain:+.3f}  {text[str(qid)]}" for qid, gain in part.items()]
     return lines

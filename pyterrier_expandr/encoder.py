@@ -61,7 +61,7 @@ class ExpandREncoder(BiEncoder):
         verbose: show progress bars.
 
     Raises:
-        ValueError: a folder that holds no model, a fusion weight outside [0, 1], a `batch_size` or `max_length` below 1.
+        ValueError: a folder that holds no model; a fusion weight outside [0, 1]; `batch_size` or `max_length` below 1.
 
     Example:
         >>> encoder = ExpandREncoder("facebook/contriever", pooling="mean", fusion=0.5)
@@ -164,7 +164,7 @@ class ExpandREncoder(BiEncoder):
         settings = {name: spec[name] for name in names}
         recorded = spec["fingerprint"]
         if "weights_sha256" in recorded:
-            raise ValueError(f"these vectors come from a model built in memory ({spec['model']}): give that model again")
+            raise ValueError(f"these vectors come from a model built in memory ({spec['model']}): give it again")
         if "commit" in recorded:  # a hub model: that commit, whatever the name points to by now
             settings["revision"] = recorded["commit"]
         encoder = cls(spec["model"], **settings, **options)

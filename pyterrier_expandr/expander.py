@@ -112,7 +112,7 @@ class LLMExpander(_Expander):
     ) -> None:
         if not isinstance(backend, Backend):
             raise TypeError(
-                f"backend must be a pyterrier_expandr Backend such as HuggingFaceBackend, got {type(backend).__name__}: "
+                f"backend must be a Backend of this package such as HuggingFaceBackend, got {type(backend).__name__}: "
                 "an engine of another package takes no seed for each request, so its texts could not be repeated; "
                 "name its model to HuggingFaceBackend, or subclass pyterrier_expandr.backends.base.Backend"
             )
@@ -198,8 +198,8 @@ class RecordedExpander(_Expander):
     """Adds `query_expansions` that were recorded before, from a JSONL file.
 
     Columns: `[qid, query]` -> adds `query_expansions` (list of str). A line of the file has `query_id` and/or `query`,
-    and `passage` or `passages`; lines of one query add up in their order. Rows are joined by qid where the line has one,
-    else by the exact query text, never by position.
+    and `passage` or `passages`; lines of one query add up in their order. Rows are joined by qid where the line has
+    one, else by the exact query text, never by position.
 
     Args:
         records: the file, or dicts like its lines.

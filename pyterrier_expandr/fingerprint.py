@@ -17,8 +17,8 @@ def model_fingerprint(name_or_folder: str | Path, revision: str | None = None) -
     """The identity of a model as JSON values, without loading it.
 
     A folder gives a hash over its files (`sha256`): small files whole, of large ones the size and 64 evenly spaced
-    blocks, so that another training run is noticed and 16 GB need not be read. The folder's name and place do not count.
-    A hub name gives the commit of the snapshot in the local cache, or before any download the asked revision.
+    blocks, so that another training run is noticed and 16 GB need not be read. The folder's name and place do not
+    count. A hub name gives the commit of the snapshot in the local cache, or before any download the asked revision.
 
     Example:
         >>> model_fingerprint("no/such-model")

@@ -35,7 +35,7 @@ def fuse(query: Any, expansions: Any, fusion: Fusion = "average") -> Any:
 
     Args:
         query: (..., d), floating point.
-        expansions: (..., m, d) with m >= 1; a query without expansions is its own embedding, which is the caller's case.
+        expansions: (..., m, d) with m >= 1; a query without any is its own embedding, which is the caller's case.
         fusion: see `query_weight`, or a callable of (query, expansions).
 
     Returns:

@@ -1,4 +1,4 @@
-"""Opens any encoder that sentence-transformers can host, with pooling and normalisation as its files say or as asked."""
+"""Opens any encoder that sentence-transformers can host, pooled and normalised as its files say or as asked."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def apply_overrides(
     modules = list(model.children())
     if pooling is not None:
         first = modules[0]
-        replaced = Pooling(first.get_embedding_dimension(), pooling_mode=pooling)
+        replaced = Pooling(first.get_embedding_dimension(), pooling_mode=pooling)  # type: ignore[operator]
         modules = [first, replaced, *(m for m in modules[1:] if not isinstance(m, Pooling))]
     if normalize is not None:
         modules = [m for m in modules if not isinstance(m, Normalize)]
@@ -142,10 +142,10 @@ def prompt_of(model: SentenceTransformer, side: str, given: str | None) -> str:
     """The text put before each input of `side` ("query" or "document"): the given one, else the model's own."""
     if given is not None:
         return given
-    for name in (side, "passage", "corpus") if side == "document" else (side,):
-        if model.prompts.get(name):
-            return model.prompts[name]
-    return model.prompts.get(model.default_prompt_name) or "" if model.default_prompt_name else ""
+    names = [side, "passage", "corpus"] if side == "document" else [side]
+    if model.default_prompt_name:
+        names.append(model.default_prompt_name)
+    return next((prompt for name in names if (prompt := model.prompts.get(name))), "")
 
 
 def name_of(model: SentenceTransformer) -> str:

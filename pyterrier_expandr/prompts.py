@@ -14,7 +14,7 @@ PROMPTS: dict[str, str] = {
     "q2a": (
         "Please answer the question with the help of the document.\nDocument: {document}\nQuestion: {query}\nAnswer:"
     ),
-    "q2q": "Please rewrite the question so that a search engine finds its answer.\nQuestion: {query}\nRewritten question:",
+    "q2q": "Please rewrite the question for a search engine.\nQuestion: {query}\nRewritten question:",
     "q2e": "Please write a list of keywords for the question.\nQuestion: {query}\nKeywords:",
     "q2c": "Please answer the question. Give the reasoning before the answer.\nQuestion: {query}\nReasoning:",
 }

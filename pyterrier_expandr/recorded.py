@@ -71,7 +71,7 @@ def _fields(where: str, row: Any) -> tuple[str | None, str | None, list[str]]:
 
 
 def write_expansions(path: str | Path, frame: pd.DataFrame) -> None:
-    """Write `[qid, query, query_expansions]` in the format that `RecordedExpander` reads; the file appears when complete."""
+    """Write `[qid, query, query_expansions]` as `RecordedExpander` reads it; the file appears when it is complete."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")

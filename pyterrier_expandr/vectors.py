@@ -48,7 +48,7 @@ def stack_vectors(column: pd.Series | Sequence[Any], ids: Sequence[str], *, name
         >>> stack_vectors([[1, 2], [3, 4]], ["a", "b"], name="doc_vec").shape
         (2, 2)
     """
-    rows = []
+    rows: list[np.ndarray] = []
     for vector, row_id in zip(column, ids, strict=True):
         row = np.asarray(vector)
         if row.ndim != 1 or row.dtype.kind not in "fiu":

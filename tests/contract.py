@@ -39,7 +39,7 @@ def check_contract(make: Callable[[], pt.Transformer], frame: pd.DataFrame, *, r
         if pd.api.types.is_numeric_dtype(full[column]):
             assert empty[column].dtype == full[column].dtype, column
 
-    extra = transformer.transform(frame.assign(query_note="kept" if "query" in frame else "kept"))
+    extra = transformer.transform(frame.assign(query_note="kept"))
     if "query" in frame:
         assert set(extra["query_note"]) <= {"kept"} and "query_note" in extra
     shuffled = frame.set_index(pd.Index([f"row{i}" for i in range(len(frame))]))

@@ -48,7 +48,9 @@ def test_expand_index_search(tmp_path, minilm, tiny_llama):
     lines = [json.loads(line) for line in expansions.read_text().splitlines()]
     assert [sorted(line) for line in lines] == [["passages", "query", "query_id"]] * 3
     assert "242 documents" in expandr("index", "--collection", "pocket", "--encoder", minilm, "--index", index)
-    assert "holds an index" in expandr("index", "--collection", "pocket", "--encoder", minilm, "--index", index, status=2)
+    assert "holds an index" in expandr(
+        "index", "--collection", "pocket", "--encoder", minilm, "--index", index, status=2
+    )
 
     printed = expandr("search", "the fruit that kept sailors healthy", "--index", index, "--num-results", 3)
     assert len(printed.splitlines()) == 4 and "med01" in printed.splitlines()[1]
@@ -68,7 +70,10 @@ def test_expand_index_search(tmp_path, minilm, tiny_llama):
         (["search", "x", "--index", "nowhere"], "there is no index"),
         (["index", "--collection", "nowhere", "--encoder", "e", "--index", "i"], "no folder in BEIR format"),
         (["index", "--collection", "irds:nothing", "--encoder", "e", "--index", "i"], "ir-datasets knows no"),
-        (["expand", "--collection", "pocket", "--llm", "no/such-model", "--out", "o.jsonl"], "cannot open the language model"),
+        (
+            ["expand", "--collection", "pocket", "--llm", "no/such-model", "--out", "o.jsonl"],
+            "cannot open the language model",
+        ),
         (["expand", "--collection", "pocket", "--llm", "./nowhere", "--out", "o.jsonl"], "there is no folder"),
         (["demo", "--folder", "d", "--llm", "./nowhere"], "there is no folder"),
         (["search", "x", "--num-results", "0"], "num-results"),

@@ -10,7 +10,9 @@ import pytest
 from pyterrier_expandr import RecordedExpander
 from pyterrier_expandr.collections import beir_folder, pocket
 
-STOP = set("a an and are as at be by do does for from how in is it of on or that the their to what when which who why with you".split())
+STOP = set(
+    "a an and are as at be by do does for from how in is it of on or that the their to what when which who why with you".split()
+)
 
 
 def words(text):
@@ -59,7 +61,9 @@ def test_ir_datasets_gives_the_same():
         qrels = theirs.get_qrels()[["qid", "docno", "label"]]
         assert qrels.values.tolist() == mine.get_qrels().values.tolist()
     corpus = list(pt.get_dataset("irds:expandr-pocket").get_corpus_iter(verbose=False))
-    assert [(d["docno"], d["title"], d["text"]) for d in corpus] == [tuple(d.values()) for d in pocket().get_corpus_iter()]
+    assert [(d["docno"], d["title"], d["text"]) for d in corpus] == [
+        tuple(d.values()) for d in pocket().get_corpus_iter()
+    ]
     store = ir_datasets.load("expandr-pocket/test").docs_store()
     assert store.get("med01").title == "Scurvy"
     assert store.get_many(["med01", "none"]).keys() == {"med01"}

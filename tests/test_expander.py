@@ -71,7 +71,10 @@ def test_each_distinct_query_is_asked_once_and_never_again(backend):
     assert list(first["query"]) == list(TOPICS["query"])
     pd.testing.assert_frame_equal(expander(TOPICS), first)
     assert len(backend._asked) == 4
-    assert backend._asked[0][0] == "Please write a passage to answer the question.\nQuestion: why is the sky blue\nPassage:"
+    assert (
+        backend._asked[0][0]
+        == "Please write a passage to answer the question.\nQuestion: why is the sky blue\nPassage:"
+    )
 
 
 def test_more_samples_keep_the_first_ones(backend, tmp_path):
@@ -94,7 +97,9 @@ def test_texts_are_cleaned_on_reading_and_stored_raw(backend):
 
     cache = GenerationCache()
     asked = Request(render(PROMPTS["q2d"], query="sea"), Sampling(), (0, 1))
-    cache.put(backend.fingerprint(), asked, {0: Generation("Sure! Here is a passage:\n\nSalt water."), 1: Generation(" \n")})
+    cache.put(
+        backend.fingerprint(), asked, {0: Generation("Sure! Here is a passage:\n\nSalt water."), 1: Generation(" \n")}
+    )
     with pytest.warns(UserWarning, match=r"of 2 expansions: 1 expansions came back empty$"):
         cleaned = LLMExpander(backend, n=2, cache=cache).search("sea")
     assert cleaned["query_expansions"][0] == ["Salt water."]
@@ -195,7 +200,10 @@ def test_recorded_expansions_are_joined_by_id_then_by_text():
 def test_what_is_written_is_what_is_read(tmp_path):
     frame = TOPICS.iloc[:2].assign(query_expansions=[["a\n\u2028é", "b"], []])
     write_expansions(tmp_path / "sub" / "e.jsonl", frame)
-    assert list(RecordedExpander(tmp_path / "sub" / "e.jsonl")(TOPICS.iloc[:2])["query_expansions"]) == [["a\n\u2028é", "b"], []]
+    assert list(RecordedExpander(tmp_path / "sub" / "e.jsonl")(TOPICS.iloc[:2])["query_expansions"]) == [
+        ["a\n\u2028é", "b"],
+        [],
+    ]
 
 
 def test_real_recordings(expandr_data):
@@ -255,7 +263,11 @@ class TestBadInput:
 
     @pytest.mark.parametrize(
         ("line", "said"),
-        [("{broken", ":2 is no JSON"), ('{"query_id": "1"}', r":2 needs .* it has \['query_id'\]"), ('{"query": "x", "passage": 3}', ":2: passage must be")],
+        [
+            ("{broken", ":2 is no JSON"),
+            ('{"query_id": "1"}', r":2 needs .* it has \['query_id'\]"),
+            ('{"query": "x", "passage": 3}', ":2: passage must be"),
+        ],
     )
     def test_broken_lines(self, tmp_path, line, said):
         path = tmp_path / "e.jsonl"
@@ -272,14 +284,20 @@ def test_fused_retrieval_uses_the_expansion(encoder, tmp_path):
     from pyterrier_expandr import FaissIndex
 
     index = FaissIndex(tmp_path / "i")
-    docs = [{"docno": "a", "text": "Rayleigh scattering of light by air"}, {"docno": "b", "text": "a blue whale in the sky"}]
+    docs = [
+        {"docno": "a", "text": "Rayleigh scattering of light by air"},
+        {"docno": "b", "text": "a blue whale in the sky"},
+    ]
     (encoder.doc_encoder() >> index).index(docs)
     dense = encoder.query_encoder() >> index.retriever()
     query = TOPICS.iloc[[0]]
     expander = RecordedExpander([{"query_id": "1", "passage": "Rayleigh scattering: air molecules scatter light."}])
     alone, fused = dense(query).set_index("docno"), (expander >> dense)(query).set_index("docno")
     assert fused.score["a"] > alone.score["a"] and fused["rank"]["a"] == 0
-    both = encoder.encode_queries([query["query"].iloc[0]])[0], encoder.encode_expansions(["Rayleigh scattering: air molecules scatter light."])[0]
-    np.testing.assert_allclose(fused.score["a"], float(encoder.encode_docs([docs[0]["text"]])[0] @ (both[0] + both[1]) / 2), atol=1e-5)
-
-
+    both = (
+        encoder.encode_queries([query["query"].iloc[0]])[0],
+        encoder.encode_expansions(["Rayleigh scattering: air molecules scatter light."])[0],
+    )
+    np.testing.assert_allclose(
+        fused.score["a"], float(encoder.encode_docs([docs[0]["text"]])[0] @ (both[0] + both[1]) / 2), atol=1e-5
+    )

@@ -11,9 +11,7 @@ from tests.tiny import build_tiny_llama
 
 
 def ask(text, samples=(0,), **sampling):
-    return Request(
-        ({"role": "user", "content": text},), Sampling(**{"max_new_tokens": 16, **sampling}), tuple(samples)
-    )
+    return Request(({"role": "user", "content": text},), Sampling(**{"max_new_tokens": 16, **sampling}), tuple(samples))
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +174,8 @@ class TestBadInput:
             backend.generate([ask("word " * 3000)])
 
     @pytest.mark.parametrize(
-        "wrong", [{"temperature": -1}, {"temperature": float("nan")}, {"top_p": 0}, {"top_p": 1.1}, {"max_new_tokens": 0}]
+        "wrong",
+        [{"temperature": -1}, {"temperature": float("nan")}, {"top_p": 0}, {"top_p": 1.1}, {"max_new_tokens": 0}],
     )
     def test_sampling_out_of_range(self, wrong):
         with pytest.raises(ValueError, match=next(iter(wrong))):

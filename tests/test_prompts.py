@@ -37,10 +37,17 @@ def test_only_the_named_field_is_cut(tiny_llama):
     assert cut and backend.prompt_tokens(messages) <= 2048 - 512
     text = messages[0]["content"]
     assert text.startswith("Please answer") and text.endswith("Question: why is the sky blue\nAnswer:")
-    longer = {**fields, "document": text[len("Please answer the question with the help of the document.\nDocument: ") :]}
+    longer = {
+        **fields,
+        "document": text[len("Please answer the question with the help of the document.\nDocument: ") :],
+    }
     kept = longer["document"].split("\nQuestion:")[0]
     one_more, _ = fit(
-        template, {**fields, "document": fields["document"][: len(kept) + 60]}, cut="document", backend=backend, max_new_tokens=512
+        template,
+        {**fields, "document": fields["document"][: len(kept) + 60]},
+        cut="document",
+        backend=backend,
+        max_new_tokens=512,
     )
     assert len(one_more[0]["content"]) <= len(text) + 1  # what was kept is as long as possible
     short, cut = fit(template, {**fields, "document": "short"}, cut="document", backend=backend, max_new_tokens=512)
@@ -49,7 +56,13 @@ def test_only_the_named_field_is_cut(tiny_llama):
 
 def test_no_room_at_all(tiny_llama):
     with pytest.raises(ValueError, match="lower max_new_tokens"):
-        fit("{query}", {"query": "a long query"}, cut="query", backend=HuggingFaceBackend(tiny_llama), max_new_tokens=2048)
+        fit(
+            "{query}",
+            {"query": "a long query"},
+            cut="query",
+            backend=HuggingFaceBackend(tiny_llama),
+            max_new_tokens=2048,
+        )
 
 
 def test_control_tokens_become_plain():

@@ -24,8 +24,8 @@ class HuggingFaceBackend(Backend):
 
     Prompts are rendered with the model's own chat template and begin with exactly one begin-of-sequence token. A model
     without a template reads the messages' plain text, which is logged once. A control token that a message spells out
-    reaches the model as ordinary text. Samples are drawn from the model's distribution as `Sampling` says and by nothing
-    else: defaults that come with the model (repetition penalty, top_k) are not used.
+    reaches the model as ordinary text. Samples are drawn from the model's distribution as `Sampling` says and by
+    nothing else: defaults that come with the model (repetition penalty, top_k) are not used.
 
     The same request gives the same text whatever else is in the batch. That rests on logits which do not depend on the
     batch: in float32 they agree to rounding, and a text changes only where two tokens are closer than that; bfloat16 on
@@ -143,11 +143,11 @@ class HuggingFaceBackend(Backend):
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The prompt's tokens, with exactly one begin-of-sequence token if the model uses one."""
         tokenizer = self.tokenizer
-        safe = [{**m, "content": self._safe(m["content"])} for m in messages]
+        safe = [{"role": str(m["role"]), "content": self._safe(m["content"])} for m in messages]
         if tokenizer.chat_template is None:
             text = "\n".join(m["content"] for m in safe)
         else:
-            text = tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=True)
+            text = str(tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=True))
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
         bos = tokenizer.bos_token_id
         starts_with_bos = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
@@ -226,7 +226,7 @@ class HuggingFaceBackend(Backend):
         )
         with torch.inference_mode():
             cache = _prefill(model, ids, mask, place)
-            output = model.generate(
+            output = model.generate(  # type: ignore[operator]
                 input_ids=ids[place],
                 attention_mask=mask[place],
                 past_key_values=cache,
@@ -239,7 +239,7 @@ class HuggingFaceBackend(Backend):
     def _generation(self, ids: list[int], ends: set[int], new_tokens: int) -> Generation:
         """Tokens up to the end of turn, as text."""
         stop = next((place for place, token in enumerate(ids) if token in ends), None)
-        text = self.tokenizer.decode(ids[:stop], skip_special_tokens=True)
+        text = str(self.tokenizer.decode(ids[:stop], skip_special_tokens=True))
         return Generation(text, truncated=stop is None and len(ids) >= new_tokens)
 
     def __repr__(self) -> str:

@@ -12,9 +12,9 @@ class NucleusByRow(LogitsProcessor):
     """Leaves one token per row: drawn by temperature and top_p with the row's own noise (the Gumbel-max trick).
 
     For `generate(do_sample=False)`, whose argmax then picks that token. The noise of a token depends on the row's seed,
-    the step and the token's id alone, so neighbours in the batch have no influence. Gumbel-max and not the inverse of the
-    cumulative distribution: there a rounding difference in any probability moves the borders of all tokens that follow,
-    here it matters only if the two best tokens are closer than the difference.
+    the step and the token's id alone, so neighbours in the batch have no influence. Gumbel-max and not the inverse of
+    the cumulative distribution: there a rounding difference in any probability moves the borders of all tokens that
+    follow, here it matters only if the two best tokens are closer than the difference.
 
     Args:
         samplings: settings of each row.
@@ -29,7 +29,7 @@ class NucleusByRow(LogitsProcessor):
         self.top_p = torch.tensor([s.top_p for s in samplings], device=device)[:, None]
         self.prompt_length = prompt_length
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Scores (rows, vocabulary): 0 at the drawn token, minus infinity elsewhere."""
         greedy = scores.argmax(-1, keepdim=True)
         heated = scores.float() / self.temperature.clamp(min=1e-6)
@@ -57,7 +57,7 @@ def nucleus(probabilities: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
 def gumbel(seeds: torch.Tensor, step: int, vocabulary: int) -> torch.Tensor:
     """Standard Gumbel noise (rows, vocabulary), float32, a pure function of seed (rows, 1), step and token id.
 
-    The 64-bit mixer is splitmix64's: whole-number arithmetic, hence the same on every device and with no state to carry.
+    The 64-bit mixer is splitmix64's: whole-number arithmetic, hence the same on every device, with no state to carry.
     """
     tokens = torch.arange(vocabulary, device=seeds.device)
     x = seeds + _signed(0x9E3779B97F4A7C15) * (step + 1) + _signed(0xD1342543DE82EF95) * (tokens + 1)
