@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import struct
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from itertools import chain, islice
@@ -225,7 +224,7 @@ def _stream_flat(path: Path, matrix: np.ndarray, empty: bytes) -> bool:
     """
     import faiss
 
-    header = empty[:8] + struct.pack("<q", len(matrix)) + empty[16:-8] + struct.pack("<Q", matrix.size)
+    header = _with_counts(empty, len(matrix), matrix.size)
     with open(path, "wb") as file:
         file.write(header)
         for start in range(0, len(matrix), CHUNK):
@@ -239,6 +238,10 @@ def _stream_flat(path: Path, matrix: np.ndarray, empty: bytes) -> bool:
         pass
     logger.warning("FAISS %s writes flat indexes in another layout; building in memory", faiss.__version__)
     return False
+
+
+def _with_counts(empty: bytes, vectors: int, floats: int) -> bytes:
+    return empty[:8] + vectors.to_bytes(8, "little") + empty[16:-8] + floats.to_bytes(8, "little")
 
 
 def import_faiss() -> Any:
