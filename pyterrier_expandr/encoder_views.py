@@ -142,7 +142,7 @@ class DocEncoder(_View, BiDocEncoder):
         PyTerrier reads this to cut a corpus into frames. Many model batches at a time let texts of like length share a
         batch, which is where the speed of a bare `SentenceTransformer.encode` comes from.
         """
-        return max(4096, 32 * self._batch_size)
+        return max(1024, 32 * self._batch_size)
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """`[docno, text]` (+ `title`) -> the same rows with `doc_vec`, float32 arrays of shape (d,).

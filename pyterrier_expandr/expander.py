@@ -90,7 +90,7 @@ class LLMExpander(_Expander):
 
     Example:
         >>> from pyterrier_expandr import HuggingFaceBackend
-        >>> expander = LLMExpander(HuggingFaceBackend("Qwen/Qwen2.5-0.5B-Instruct"), n=2, cache="expansions.sqlite")
+        >>> expander = LLMExpander(HuggingFaceBackend("Qwen/Qwen2.5-0.5B-Instruct"), n=2)
         >>> expander.search("why is the sky blue")  # doctest: +SKIP
     """
 

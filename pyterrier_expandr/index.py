@@ -27,7 +27,7 @@ Metric = Literal["ip", "l2"]
 class FaissIndex(pt.Artifact, pt.Indexer):
     """A folder with a FAISS index, its docnos, and a record of the encoder that filled it.
 
-    Indexing reads `docno` (str, any Unicode) and `doc_vec` (float array (d,)) as a stream. Every 4,096 documents are
+    Indexing reads `docno` (str, any Unicode) and `doc_vec` (float array (d,)) as a stream. Every 1,024 documents are
     committed to a working folder beside `path`; the finished index is put in place by a rename, so that what opens is
     always whole. An interrupted build is continued by `indexer(mode="resume")`. Memory is bounded: a chunk of vectors
     and 8 bytes a document, and for factories other than "Flat" the training sample and the FAISS index itself.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 #: documents that one commit holds
-CHUNK = 4096
+CHUNK = 1024
 
 
 class Spool:

@@ -44,6 +44,7 @@ class HuggingFaceBackend(Backend):
             use); a prompt that with `max_new_tokens` exceeds the model's context.
 
     Example:
+        >>> from pyterrier_expandr.backends.base import Sampling
         >>> backend = HuggingFaceBackend("Qwen/Qwen2.5-0.5B-Instruct")
         >>> request = Request(({"role": "user", "content": "Why is the sky blue?"},), Sampling(), samples=(0, 1))
         >>> first, second = backend.generate([request])[0]  # doctest: +SKIP
