@@ -121,10 +121,23 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r":1 needs the fields \['_id', 'text'\], found \['contents', 'id'\]"):
             list(beir_folder(folder, "dev").get_corpus_iter())
 
-    def test_broken_qrels(self, folder):
-        (folder / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\thigh\n")
-        with pytest.raises(ValueError, match=r"dev.tsv:2"):
+    @pytest.mark.parametrize(
+        ("lines", "number"),
+        [
+            ("query-id\tcorpus-id\tscore\nq\t1\thigh\n", 2),
+            ("q\t1\thigh\n", 1),
+            ("q\t1\t--5\n", 1),
+            ("q\t1\t1\nq\t2\n", 2),
+        ],
+    )
+    def test_broken_qrels(self, folder, lines, number):
+        (folder / "qrels" / "dev.tsv").write_text(lines)
+        with pytest.raises(ValueError, match=rf"dev.tsv:{number} must be"):
             beir_folder(folder, "dev").get_qrels()
+
+    def test_qrels_without_a_header_and_of_unknown_queries(self, folder):
+        (folder / "qrels" / "dev.tsv").write_text("q\t1\t1\n")
+        assert beir_folder(folder, "dev").get_qrels().values.tolist() == [["q", "1", 1]]
         (folder / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nghost\t1\t1\n")
         with pytest.raises(ValueError, match="ghost"):
             beir_folder(folder, "dev").get_topics()

@@ -11,6 +11,10 @@ import pandas as pd
 import pyterrier as pt
 
 
+#: how the last column of a qrels file is headed, where it has a header
+HEADINGS = ("score", "label", "relevance", "rel")
+
+
 class BeirFolder(pt.datasets.Dataset):
     """One split of a folder in BEIR format; the corpus is streamed.
 
@@ -67,13 +71,15 @@ class BeirFolder(pt.datasets.Dataset):
         with open(self._qrels_file, encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 cells = line.rstrip("\r\n").split("\t")
-                if not line.strip() or (number == 1 and not cells[-1].lstrip("-").isdigit()):
+                if not line.strip() or (number == 1 and cells[-1].lower() in HEADINGS):
                     continue
-                if len(cells) != 3 or not cells[2].lstrip("-").isdigit():
+                try:
+                    qid, docno, label = cells
+                    rows.append((qid, docno, int(label)))
+                except ValueError as error:
                     raise ValueError(
                         f"{self._qrels_file}:{number} must be query-id, corpus-id and a whole number, got {cells}"
-                    )
-                rows.append((cells[0], cells[1], int(cells[2])))
+                    ) from error
         return pd.DataFrame(rows, columns=["qid", "docno", "label"])
 
     def __repr__(self) -> str:
