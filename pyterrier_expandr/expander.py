@@ -199,7 +199,8 @@ class RecordedExpander(_Expander):
 
     Columns: `[qid, query]` -> adds `query_expansions` (list of str). A line of the file has `query_id` and/or `query`,
     and `passage` or `passages`; lines of one query add up in their order. Rows are joined by qid where the line has
-    one, else by the exact query text, never by position.
+    one, else by the exact query text, never by position. Where a line has both, its query must be the frame's, apart
+    from white space and letter case: so qids of another collection are noticed.
 
     Args:
         records: the file, or dicts like its lines.
@@ -239,7 +240,7 @@ class RecordedExpander(_Expander):
 
     def _find(self, qid: str, query: str) -> Record | None:
         record = self._by_qid.get(qid)
-        if record is not None and record.query is not None and record.query != query:
+        if record is not None and record.query is not None and _folded(record.query) != _folded(query):
             raise ValueError(
                 f"qid {qid!r} is recorded for the query {record.query!r}, but the frame has {query!r}: "
                 "these expansions belong to another set of queries"
@@ -256,3 +257,8 @@ class RecordedExpander(_Expander):
     def __repr__(self) -> str:
         where = repr(str(self.records)) if isinstance(self.records, (str, Path)) else f"<{len(self.records)} records>"
         return f"RecordedExpander({where})"
+
+
+def _folded(query: str) -> str:
+    """A query less what copies of one collection differ in: white space and letter case."""
+    return " ".join(query.split()).casefold()

@@ -197,6 +197,11 @@ def test_recorded_expansions_are_joined_by_id_then_by_text():
     assert len(other_id["query_expansions"][0]) == 2
 
 
+def test_white_space_and_case_of_a_query_may_differ_from_the_recorded_one():
+    frame = pd.DataFrame({"qid": ["1"], "query": ["Why is  the sky\tBLUE"]})
+    assert len(RecordedExpander(RECORDS)(frame)["query_expansions"][0]) == 2
+
+
 def test_what_is_written_is_what_is_read(tmp_path):
     frame = TOPICS.iloc[:2].assign(query_expansions=[["a\n\u2028é", "b"], []])
     write_expansions(tmp_path / "sub" / "e.jsonl", frame)

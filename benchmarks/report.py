@@ -1,0 +1,51 @@
+"""Writes the README's results from the files in docs/results, so that no figure is typed by hand.
+
+    python -m benchmarks.report [--check]
+
+`--check` changes nothing and fails where the README is not what the files say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+RESULTS, README = ROOT / "docs" / "results", ROOT / "README.md"
+BEGIN, END = "<!-- results: written by benchmarks.report -->", "<!-- end of results -->"
+
+
+def scifact_table() -> str:
+    """The measured scores, one line for each system."""
+    rows = json.loads((RESULTS / "scifact.json").read_text())["rows"]
+    systems = list(dict.fromkeys(row["system"] for row in rows))
+    measures = list(dict.fromkeys(row["measure"] for row in rows))
+    cells = {(row["system"], row["measure"]): row for row in rows}
+    lines = [f"| system | {' | '.join(measures)} |", "|---|" + "---|" * len(measures)]
+    for system in systems:
+        values = [f"{cells[system, measure]['measured']:.4f}" for measure in measures]
+        lines.append(f"| {system} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def readme() -> str:
+    """The README with its results replaced by what the files say."""
+    text = README.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{scifact_table()}\n\n{END}{rest.split(END)[1]}"
+
+
+def main() -> int:
+    """Write or check; 1 if a check fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    if parser.parse_args().check:
+        return int(readme() != README.read_text(encoding="utf-8"))
+    README.write_text(readme(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
