@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
-
 #: how the last column of a qrels file is headed, where it has a header
 HEADINGS = ("score", "label", "relevance", "rel")
 
