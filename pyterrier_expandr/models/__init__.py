@@ -1,0 +1,1 @@
+"""Encoders and language models by name, and the one architecture that no maintained library has."""

@@ -1,0 +1,202 @@
+"""AnchorDR, and the retrievers fine-tuned from it, as a module of sentence-transformers.
+
+The architecture is in `anchordr_model.py`, the tokenizer in `anchordr_tokenizer.py`; neither needs a fork of
+transformers or fairseq.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sentence_transformers.base.modules import InputModule
+from torch import Tensor
+
+from .anchordr_checkpoint import find_file, is_anchordr
+from .anchordr_layers import MAX_POSITIONS
+from .anchordr_model import AnchorDRConfig, AnchorDRModel
+from .anchordr_tokenizer import AnchorDRTokenizer
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+__all__ = ["AnchorDR", "AnchorDRConfig", "AnchorDRModel", "AnchorDRTokenizer", "is_anchordr", "open_anchordr"]
+
+#: what a folder's modules.json calls the module below
+CLASS_NAME = f"{__name__}.AnchorDR"
+#: other modules that such a folder may have: none of them brings code of its own
+PLAIN_MODULES = ("Normalize", "Dense", "Dropout", "LayerNorm")
+
+
+class AnchorDR(InputModule):
+    """Texts -> `sentence_embedding` (n, d_model): the decoder's state at its first position, not normalised.
+
+    Args:
+        model: the encoder-decoder.
+        tokenizer: its tokenizer.
+        max_seq_length: tokens read of each text, `<s>` and `</s>` counted; 1,024 at most.
+
+    Raises:
+        ValueError: a tokenizer with more ids than the model has embeddings, or a length that the positions forbid.
+
+    Example:
+        >>> from sentence_transformers import SentenceTransformer
+        >>> model = SentenceTransformer(modules=[AnchorDR.from_pretrained("yiqingx/AnchorDR")])  # doctest: +SKIP
+    """
+
+    config_file_name = "sentence_anchordr_config.json"
+    config_keys = ["max_seq_length"]  # noqa: RUF012  sentence-transformers reads a list
+    save_in_root = True
+
+    def __init__(self, model: AnchorDRModel, tokenizer: AnchorDRTokenizer, max_seq_length: int = 512) -> None:
+        super().__init__()
+        if len(tokenizer) > model.config.vocab_size or tokenizer.pad_token_id != model.config.pad_token_id:
+            raise ValueError(
+                f"the tokenizer has {len(tokenizer)} ids and pads with {tokenizer.pad_token_id}, the model has "
+                f"{model.config.vocab_size} embeddings and pads with {model.config.pad_token_id}: they do not belong "
+                "together"
+            )
+        self.model = model
+        for parameter in model.unused_parameters().values():
+            parameter.requires_grad_(
+                False
+            )  # it would never get a gradient, which data-parallel training takes for an error
+        self.tokenizer: Any = tokenizer  # a tokenizer in all but its base class
+        self.max_seq_length = max_seq_length
+
+    @property
+    def max_seq_length(self) -> int:
+        """Tokens read of each text."""
+        return self._max_seq_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        if not 3 <= value <= MAX_POSITIONS:
+            raise ValueError(f"max_seq_length must lie in 3..{MAX_POSITIONS}, got {value}")
+        self._max_seq_length = value
+
+    @property
+    def auto_model(self) -> AnchorDRModel:
+        """The encoder-decoder, under the name that sentence-transformers' own modules give theirs."""
+        return self.model
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | Path,
+        *,
+        tokenizer: AnchorDRTokenizer | None = None,
+        max_seq_length: int | None = None,
+        revision: str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> AnchorDR:
+        """The module of a folder (the reference's layout, or one written by `save_pretrained`) or hub name.
+
+        Args:
+            name_or_folder: where config.json, the weights and the tokenizer's files are.
+            tokenizer: takes the place of the folder's own.
+            max_seq_length: None takes what the folder says, or 512.
+            revision: the revision on the hub.
+            dtype: the weights' type; None keeps the file's.
+
+        Raises:
+            ValueError: files that are missing or damaged, weights that are not exactly AnchorDR's (all names are
+                listed), a stock T5 checkpoint, a checkpoint saved without its decoder.
+        """
+        name = str(name_or_folder)
+        tokenizer = tokenizer or AnchorDRTokenizer.from_pretrained(name, revision=revision)
+        model = AnchorDRModel.from_pretrained(name, revision=revision, dtype=dtype)
+        settings = find_file(name, cls.config_file_name, revision)
+        saved = json.loads(settings.read_text(encoding="utf-8")) if settings else {}
+        return cls(model, tokenizer, max_seq_length or saved.get("max_seq_length", 512))
+
+    @classmethod
+    def load(  # type: ignore[override]  # the loading options that this module has no use for are in `options`
+        cls, model_name_or_path: str, subfolder: str = "", **options: Any
+    ) -> AnchorDR:
+        """The module of a sentence-transformers folder; called by `SentenceTransformer`."""
+        folder = Path(model_name_or_path)
+        name = str(folder / subfolder) if subfolder and folder.is_dir() else model_name_or_path
+        model_options = options.get("model_kwargs") or {}
+        dtype = model_options.get("dtype", model_options.get("torch_dtype"))
+        if isinstance(dtype, str):
+            dtype = None if dtype == "auto" else getattr(torch, dtype)
+        length = (options.get("processor_kwargs") or {}).get("model_max_length")
+        return cls.from_pretrained(name, revision=options.get("revision"), dtype=dtype, max_seq_length=length)
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write weights (safetensors always), configuration and tokenizer; called by `SentenceTransformer`."""
+        self.model.save_pretrained(output_path)
+        self.tokenizer.save_pretrained(output_path)
+        self.save_config(output_path)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the module to a folder that `from_pretrained` reads."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.save(str(folder))
+
+    def get_embedding_dimension(self) -> int:
+        """Numbers in an embedding."""
+        return self.model.config.d_model
+
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Tensor | Any]:
+        """`input_ids` and `attention_mask` (n, length) of texts or of pairs of texts, `prompt` put before each."""
+        pairs = [item if isinstance(item, (list, tuple)) else (item,) for item in inputs]
+        first = [(prompt or "") + pair[0] for pair in pairs]
+        second = [pair[1] for pair in pairs] if all(len(pair) == 2 for pair in pairs) else None
+        options: dict[str, Any] = {"padding": True, "truncation": True, "max_length": self.max_seq_length}
+        return dict(self.tokenizer(first, second, return_tensors="pt", **options))
+
+    def forward(self, features: dict[str, Tensor | Any], **kwargs: Any) -> dict[str, Tensor | Any]:
+        """`features` with `sentence_embedding` (n, d_model)."""
+        return {**features, "sentence_embedding": self.model.embed(features["input_ids"], features["attention_mask"])}
+
+
+def open_anchordr(
+    name: str, *, revision: str | None = None, device: str | None = None, normalize: bool | None = None
+) -> SentenceTransformer:
+    """A `SentenceTransformer` of an AnchorDR checkpoint: the reference's layout, or a folder that was saved from one.
+
+    Args:
+        name: a folder or hub name.
+        revision: the revision on the hub.
+        device: "cuda", "cpu" ...
+        normalize: L2-normalise embeddings; None takes what a saved folder says, and True for the reference's layout
+            (as in its evaluation).
+
+    Raises:
+        ValueError: not an AnchorDR checkpoint, or a folder whose modules bring code of their own.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    from ..hosting import apply_overrides
+
+    if _is_saved_by_us(name, revision):
+        # Trusted: every module class is this file's or a plain one of sentence-transformers.
+        model = SentenceTransformer(name, revision=revision, device=device, trust_remote_code=True)
+    else:
+        # modules.json of the reference's script names T5 and mean pooling, which it did not train: it is not read.
+        module = AnchorDR.from_pretrained(name, revision=revision)
+        model = SentenceTransformer(modules=[module], device=device, similarity_fn_name="dot")
+        normalize = True if normalize is None else normalize
+    apply_overrides(model, pooling=None, normalize=normalize, max_length=None)
+    return model.eval()
+
+
+def _is_saved_by_us(name: str, revision: str | None) -> bool:
+    """Whether modules.json says that a folder holds `AnchorDR` and modules without code of their own."""
+    path = find_file(name, "modules.json", revision)
+    types = [module.get("type", "") for module in json.loads(path.read_text(encoding="utf-8"))] if path else []
+    if CLASS_NAME not in types:
+        return False
+    others = [kind for kind in types if kind != CLASS_NAME]
+    if foreign := [
+        kind
+        for kind in others
+        if not (kind.startswith("sentence_transformers.") and kind.rpartition(".")[2] in PLAIN_MODULES)
+    ]:
+        raise ValueError(f"{name!r} has modules that are not expected beside AnchorDR: {foreign}")
+    return True

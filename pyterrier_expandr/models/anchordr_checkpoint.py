@@ -1,0 +1,167 @@
+"""Reads AnchorDR checkpoints, and refuses whatever only looks like one."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+#: what a T5 configuration says that decides the numbers; the rest of the file is about generation
+FIELDS = (
+    "vocab_size d_model d_kv d_ff num_layers num_decoder_layers num_heads relative_attention_num_buckets dropout_rate "
+    "layer_norm_epsilon feed_forward_proj pad_token_id eos_token_id decoder_start_token_id initializer_factor"
+).split()
+#: tied to `shared.weight`, or of a language-model head: checkpoints may have them, nothing here reads them
+COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")
+
+Kind = Literal["anchordr", "t5", "encoder-only"]
+
+
+def find_file(name: str, filename: str, revision: str | None = None) -> Path | None:
+    """The local path of a file of a folder or of a hub model (downloaded if need be), or None where it has none.
+
+    Raises:
+        ValueError: there is no such folder or hub model.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder / filename if (folder / filename).is_file() else None
+    from transformers.utils.hub import cached_file
+
+    try:
+        found = cached_file(name, filename, revision=revision, _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"cannot open {name!r}: {error}\nName a folder that holds a model, or a model of the hub "
+            "(offline only those that were downloaded before)."
+        ) from error
+    return Path(found) if found else None
+
+
+def read_config(name: str, revision: str | None = None) -> dict[str, Any]:
+    """The fields of config.json that decide the numbers. Raises ValueError where it is missing or of another model."""
+    path = find_file(name, "config.json", revision)
+    if path is None:
+        raise ValueError(f"{name!r} has no config.json: it is no model folder")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if config.get("model_type") not in ("t5", "anchordr"):
+        raise ValueError(
+            f"{name!r} is a {config.get('model_type')!r} model, not AnchorDR, whose config.json says 't5' "
+            "(as the reference writes it) or 'anchordr'"
+        )
+    return {field: config[field] for field in FIELDS if field in config}
+
+
+def weights_file(name: str, revision: str | None = None) -> Path:
+    """The path of the weights, safetensors first. Raises ValueError where there are none."""
+    for filename in WEIGHTS:
+        if path := find_file(name, filename, revision):
+            return path
+    raise ValueError(f"{name!r} has no weights: neither {' nor '.join(WEIGHTS)}")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or of a PyTorch zip, on the CPU.
+
+    Raises:
+        ValueError: the file is damaged, or it is a pickle that holds more than tensors (it is not executed).
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds Python objects beside its tensors, which could run code, or it is damaged: "
+            f"it was not opened. Save the weights as model.safetensors. ({str(error).splitlines()[0]})"
+        ) from error
+    except Exception as error:  # safetensors and the zip reader raise types of their own on damaged files
+        raise ValueError(f"{path} cannot be read as weights: {error}") from error
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"{path} holds no state dict but a {type(weights).__name__}: save model.state_dict() alone")
+    return dict(weights)
+
+
+def weight_names(path: Path) -> list[str]:
+    """The names in a weights file; of a safetensors file only the header is read."""
+    if path.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                return list(file.keys())
+        except Exception as error:
+            raise ValueError(f"{path} cannot be read as weights: {error}") from error
+    return list(read_weights(path))
+
+
+def kind_of(names: list[str] | Mapping[str, Any]) -> Kind:
+    """What the names of a T5-like state dict say: AnchorDR, stock T5, or AnchorDR's encoder without its decoder."""
+    known = set(names)
+    if "encoder.pos_embed.weight" not in known:
+        return "t5"
+    return "anchordr" if "decoder.pos_embed.weight" in known else "encoder-only"
+
+
+def is_anchordr(name: str, revision: str | None = None) -> bool:
+    """Whether a folder or hub model has AnchorDR's weights (its encoder alone included), which T5 classes open wrongly.
+
+    Only config.json is read unless it says "t5". False where there is no such file.
+    """
+    path = find_file(name, "config.json", revision)
+    if path is None:
+        return False
+    try:
+        model_type = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError):
+        return False
+    if model_type != "t5":
+        return model_type == "anchordr"
+    files = (find_file(name, filename, revision) for filename in WEIGHTS)
+    weights = next(filter(None, files), None)
+    return weights is not None and kind_of(weight_names(weights)) != "t5"
+
+
+def check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: object) -> None:
+    """Nothing, if `weights` has exactly the names and shapes of `expected`, tied copies aside.
+
+    Raises:
+        ValueError: with all missing and unknown names and wrong shapes, and what the checkpoint seems to be.
+    """
+    missing = [name for name in expected if name not in weights and name not in COPIES]
+    unknown = [name for name in weights if name not in expected and name not in COPIES]
+    wrong = [
+        f"{name} {tuple(weights[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    if not (missing or unknown or wrong):
+        return
+    lines = [f"{source} is not a complete AnchorDR checkpoint."]
+    kind = kind_of(weights)
+    if kind == "t5":
+        lines.append(
+            "It has T5's own weights, without AnchorDR's position tables: open it with ExpandREncoder or "
+            "SentenceTransformer."
+        )
+    elif kind == "encoder-only":
+        lines.append(
+            "Its decoder is missing: the reference training script saves the encoder alone over the full model when it "
+            "re-saves the folder through sentence-transformers. The embedding is a decoder state, so nothing can "
+            "stand in for it: use a checkpoint written before that."
+        )
+    for title, names in (("Missing", missing), ("Unknown", unknown), ("Wrong shape", wrong)):
+        if names:
+            lines.append(f"{title} ({len(names)}): {', '.join(names)}")
+    raise ValueError("\n".join(lines))

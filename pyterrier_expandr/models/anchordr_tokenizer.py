@@ -1,0 +1,294 @@
+"""AnchorDR's tokenizer: sentencepiece pieces under the ids of a fairseq dictionary."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import BatchEncoding
+
+from ..frames import without_surrogates
+from .anchordr_checkpoint import find_file
+from .anchordr_text import SPECIAL_TOKENS, pretokenize, split_specials
+
+logger = logging.getLogger(__name__)
+
+#: files that a tokenizer folder must have; special_tokens_map.json may be there and says nothing new
+FILES = ("sp.model", "dict.txt", "tokenizer_config.json")
+BOS, PAD, EOS, UNK = range(4)
+_OVERWRITE = "#fairseq:overwrite"
+_FILLER = re.compile(r"madeupword\d+")  # fairseq pads its dictionaries with such symbols
+
+
+def read_dictionary(text: str, source: object = "dict.txt") -> list[str]:
+    """The symbols in id order: the four special ones, then those of the lines "symbol count".
+
+    Raises:
+        ValueError: a line without a count, or a symbol twice without fairseq's mark for it.
+    """
+    symbols, known = list(SPECIAL_TOKENS), set(SPECIAL_TOKENS)
+    for number, line in enumerate(text.split("\n"), 1):
+        if not (line := line.rstrip()):
+            continue
+        symbol, _, count = line.rpartition(" ")
+        overwrite = count == _OVERWRITE
+        if overwrite:
+            symbol, _, count = symbol.rpartition(" ")
+        if not symbol or not count.isdecimal():
+            raise ValueError(f'{source}, line {number}: {line!r} is no "symbol count": the count is missing')
+        if symbol in known and not overwrite:
+            raise ValueError(f"{source}, line {number}: {symbol!r} is there twice, so that its id is not known")
+        known.add(symbol)
+        symbols.append(symbol)
+    return symbols
+
+
+class AnchorDRTokenizer:
+    """Text -> ids as the reference tokenizer makes them, in batches; called like a tokenizer of transformers.
+
+    Args:
+        sp_model: the bytes of sp.model.
+        dictionary: the text of dict.txt.
+        lower: lower-case texts before sentencepiece.
+        n_sentinel_tokens: symbols `<sen000>` ... that follow the dictionary's.
+
+    Raises:
+        ValueError: a dictionary that cannot be read, or that belongs to another sentencepiece model.
+
+    Source: the description of the reference tokenizer; no fairseq is needed.
+    """
+
+    model_input_names = ("input_ids", "attention_mask")
+    padding_side = truncation_side = "right"
+    bos_token, pad_token, eos_token, unk_token = SPECIAL_TOKENS
+    cls_token, sep_token, mask_token = bos_token, eos_token, None
+    bos_token_id, pad_token_id, eos_token_id, unk_token_id = BOS, PAD, EOS, UNK
+    cls_token_id, sep_token_id = BOS, EOS
+
+    def __init__(self, sp_model: bytes, dictionary: str, *, lower: bool, n_sentinel_tokens: int = 0) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self.lower, self.n_sentinel_tokens = lower, n_sentinel_tokens
+        self._sp_model, self._dictionary = sp_model, dictionary
+        try:
+            self._pieces = SentencePieceProcessor(model_proto=sp_model)
+        except Exception as error:
+            raise ValueError(f"sp.model is no sentencepiece model: {error}") from error
+        self._symbols = read_dictionary(dictionary)
+        self._check_agreement()
+        known = set(self._symbols)
+        self._symbols += [name for i in range(n_sentinel_tokens) if (name := f"<sen{i:03d}>") not in known]
+        self._index = {symbol: number for number, symbol in enumerate(self._symbols)}  # of a repeated symbol the last
+        names = [self._pieces.id_to_piece(number) for number in range(len(self._pieces))]
+        self._id_of_piece = [self._index.get(name, UNK) for name in names]
+        self._id_of_piece[self._pieces.unk_id()] = UNK
+
+    def _check_agreement(self) -> None:
+        """Raises ValueError where dictionary and sentencepiece model cannot belong together."""
+        ordinary = {
+            self._pieces.id_to_piece(i)
+            for i in range(len(self._pieces))
+            if not (self._pieces.is_control(i) or self._pieces.is_unknown(i))
+        }
+        named = {symbol for symbol in self._symbols[4:] if not _FILLER.fullmatch(symbol)} - set(SPECIAL_TOKENS)
+        if foreign := sorted(named - ordinary):
+            raise ValueError(
+                f"dict.txt and sp.model do not belong together: sp.model has no piece for {len(foreign)} of "
+                f"{len(named)} symbols, e.g. {foreign[:5]}. Take both files from the same checkpoint."
+            )
+        if 2 * len(named) < len(ordinary):
+            raise ValueError(
+                f"dict.txt and sp.model do not belong together: dict.txt lists {len(named)} of {len(ordinary)} pieces. "
+                "Take both files from the same checkpoint."
+            )
+        if missing := len(ordinary) - len(named):
+            logger.warning("%d of sp.model's %d pieces are not in dict.txt: they become <unk>", missing, len(ordinary))
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path, *, revision: str | None = None) -> AnchorDRTokenizer:
+        """The tokenizer of a folder or hub model. Raises ValueError where files are missing or cannot be read."""
+        name = str(name_or_folder)
+        paths = {file: find_file(name, file, revision) for file in FILES}
+        if absent := [file for file, path in paths.items() if path is None]:
+            raise ValueError(
+                f"{name!r} has no AnchorDR tokenizer: {', '.join(absent)} missing. Copy the tokenizer's files "
+                f"({', '.join(FILES)}) beside the weights, or give a tokenizer."
+            )
+        sp_model, dictionary, settings = (path for path in paths.values() if path is not None)
+        try:
+            config = json.loads(settings.read_text(encoding="utf-8"))
+            text = dictionary.read_text(encoding="utf-8")
+        except ValueError as error:
+            raise ValueError(f"the tokenizer files of {name!r} cannot be read: {error}") from error
+        sentinels = config.get("n_sentinel_tokens", 0)
+        if not isinstance(config.get("lower"), bool) or not isinstance(sentinels, int) or sentinels < 0:
+            raise ValueError(f"{settings} must say lower (true or false) and, if at all, n_sentinel_tokens (0 or more)")
+        for role, token in zip(("bos", "pad", "eos", "unk"), SPECIAL_TOKENS, strict=True):
+            given = config.get(f"{role}_token", token)
+            if (given.get("content") if isinstance(given, dict) else given) != token:
+                raise ValueError(f"{settings}: {role}_token is {given!r}, AnchorDR's is {token!r}")
+        return cls(sp_model.read_bytes(), text, lower=config["lower"], n_sentinel_tokens=sentinels)
+
+    def save_pretrained(self, folder: str | Path, **_: Any) -> tuple[str, ...]:
+        """Write the tokenizer's files and return their paths; `from_pretrained` reads them, the reference too."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        specials = {
+            f"{role}_token": getattr(self, f"{role}_token") for role in ("bos", "cls", "eos", "pad", "sep", "unk")
+        }
+        config = {
+            **specials,
+            "lower": self.lower,
+            "n_sentinel_tokens": self.n_sentinel_tokens,
+            "tokenizer_class": "FairseqT5Tokenizer",
+        }
+        (folder / "sp.model").write_bytes(self._sp_model)
+        (folder / "dict.txt").write_bytes(self._dictionary.encode("utf-8"))
+        for file, content in (("tokenizer_config.json", config), ("special_tokens_map.json", specials)):
+            (folder / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        return tuple(str(folder / file) for file in (*FILES, "special_tokens_map.json"))
+
+    def __len__(self) -> int:
+        return len(self._symbols)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+        return len(self._symbols)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Id of each symbol."""
+        return dict(self._index)
+
+    def _parts(self, text: str) -> list[str]:
+        if not isinstance(text, str):
+            raise TypeError(f"a text must be a string, got {type(text).__name__}: {text!r:.80}")
+        return split_specials(text if text.isascii() else without_surrogates(text))
+
+    def tokenize(self, text: str) -> list[str]:
+        """The pieces of a text; pieces that the dictionary lacks as they are written."""
+        pieces: list[str] = []
+        for part in self._parts(text):
+            if part in SPECIAL_TOKENS:
+                pieces.append(part)
+            else:
+                pieces += self._pieces.encode(pretokenize(part, self.lower), out_type=str) or [""]
+        return pieces
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, without special tokens around them and without truncation; one call for the whole batch."""
+        parts = [self._parts(text) for text in texts]
+        plain = [pretokenize(part, self.lower) for own in parts for part in own if part not in SPECIAL_TOKENS]
+        encoded = iter(self._pieces.encode(plain, out_type=int) if plain else [])
+        of_piece, rows = self._id_of_piece, []
+        for own in parts:
+            row: list[int] = []
+            for part in own:
+                if part in SPECIAL_TOKENS:
+                    row.append(SPECIAL_TOKENS.index(part))
+                else:  # a text of characters that the normaliser drops is unknown rather than nothing
+                    row += [of_piece[piece] for piece in next(encoded)] or [UNK]
+            rows.append(row)
+        return rows
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        text_pair: str | Sequence[str] | None = None,
+        *,
+        add_special_tokens: bool = True,
+        padding: bool | Literal["longest", "max_length"] = False,
+        truncation: bool = False,
+        max_length: int | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchEncoding:
+        """`input_ids` and `attention_mask` of one text or a batch: `<s> A </s>`, or `<s> A </s></s> B </s>` for a pair.
+
+        Args:
+            text: a text, or a list of them (then lists come back).
+            text_pair: the second text of each pair.
+            add_special_tokens: put `<s>` and `</s>` around.
+            padding: to the longest text of the batch (True), or to `max_length`, on the right.
+            truncation: keep the first `max_length` tokens, the special ones counted.
+            max_length: 3 or more, 5 or more for pairs.
+            return_tensors: "pt" or "np"; lists where it is None.
+
+        Raises:
+            TypeError: a text is no string. ValueError: a `max_length` that leaves no token of the text.
+
+        Example:
+            >>> tokenizer = AnchorDRTokenizer.from_pretrained(folder)  # doctest: +SKIP
+            >>> tokenizer(["a text", "another"], padding=True, return_tensors="pt")["input_ids"]  # doctest: +SKIP
+        """
+        single = isinstance(text, str)
+        first = self.token_ids([text] if isinstance(text, str) else text)
+        second: list[list[int]] | None = None
+        if text_pair is not None:
+            second = self.token_ids([text_pair] if isinstance(text_pair, str) else text_pair)
+            if len(second) != len(first):
+                raise ValueError(f"there are {len(first)} texts and {len(second)} second texts")
+        around = len(self._around([], None if second is None else [], add_special_tokens))
+        if truncation:
+            if max_length is None or max_length < around + 1:
+                raise ValueError(f"truncation needs a max_length of {around + 1} or more, got {max_length}")
+            first, second = _truncate(first, second, max_length - around)
+        others: Sequence[list[int] | None] = second if second is not None else [None] * len(first)
+        pairs = zip(first, others, strict=True)
+        rows = [self._around(*pair, add_special_tokens) for pair in pairs]
+        width = max(map(len, rows), default=0) if padding in (True, "longest") else 0
+        if padding == "max_length":
+            if max_length is None:
+                raise ValueError('padding="max_length" needs a max_length')
+            width = max_length
+        masks = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
+        rows = [row + [PAD] * (width - len(row)) for row in rows]
+        if single and return_tensors is None:
+            return BatchEncoding({"input_ids": rows[0], "attention_mask": masks[0]})
+        return BatchEncoding({"input_ids": rows, "attention_mask": masks}, tensor_type=return_tensors)
+
+    @staticmethod
+    def _around(first: list[int], second: list[int] | None, add_special_tokens: bool) -> list[int]:
+        if not add_special_tokens:
+            return first + (second or [])
+        return [BOS, *first, EOS] if second is None else [BOS, *first, EOS, EOS, *second, EOS]
+
+    def encode(self, text: str, text_pair: str | None = None, **options: Any) -> list[int]:
+        """The ids alone of one text or pair; options as for a call."""
+        return self(text, text_pair, **options)["input_ids"]
+
+    def convert_tokens_to_ids(self, tokens: str | list[str]) -> Any:
+        """The id of a symbol, or a list of ids; `<unk>`'s for what the dictionary lacks."""
+        return self._index.get(tokens, UNK) if isinstance(tokens, str) else [self._index.get(t, UNK) for t in tokens]
+
+    def convert_ids_to_tokens(self, ids: int | Sequence[int]) -> Any:
+        """The symbol of an id, or a list of symbols."""
+        return self._symbols[ids] if isinstance(ids, int) else [self._symbols[int(number)] for number in ids]
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """The text of ids; the special tokens stand in it as they are written unless they are skipped."""
+        kept = [int(number) for number in ids if not (skip_special_tokens and int(number) <= UNK)]
+        return "".join(self.convert_ids_to_tokens(kept)).replace("\u2581", " ").strip()
+
+    def batch_decode(self, rows: Sequence[Sequence[int]], skip_special_tokens: bool = False) -> list[str]:
+        """The text of each row of ids."""
+        return [self.decode(row, skip_special_tokens) for row in rows]
+
+    def __repr__(self) -> str:
+        return f"AnchorDRTokenizer({len(self)} symbols, lower={self.lower})"
+
+
+def _truncate(
+    first: list[list[int]], second: list[list[int]] | None, room: int
+) -> tuple[list[list[int]], list[list[int]] | None]:
+    """Both sides cut to `room` tokens in all; of a pair the longer side loses first, the second one at a tie."""
+    if second is None:
+        return [row[:room] for row in first], None
+    cut = [([*a], [*b]) for a, b in zip(first, second, strict=True)]
+    for a, b in cut:
+        while len(a) + len(b) > room:
+            (a if len(a) > len(b) else b).pop()
+    return [a for a, _ in cut], [b for _, b in cut]
