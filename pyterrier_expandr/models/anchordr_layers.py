@@ -105,9 +105,10 @@ class Attention(nn.Module):
         shape = (self.heads, self.head_size)
         query = self.q(hidden).squeeze(1).unflatten(-1, shape) * self.scale  # (B, H, k)
         probe = torch.einsum("bhk,hkd->bhd", query, self.k.weight.unflatten(0, shape))
-        scores = (probe @ source.transpose(1, 2)).float()  # (B, H, S)
+        scores = probe @ source.transpose(1, 2)  # (B, H, S)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         if masked is not None:
-            scores = scores.masked_fill(masked.squeeze(1), torch.finfo(torch.float32).min)
+            scores = scores.masked_fill(masked.squeeze(1), torch.finfo(scores.dtype).min)
         weights = F.dropout(scores.softmax(-1), self.dropout, self.training).type_as(source)
         context = torch.einsum("bhd,hkd->bhk", weights @ source, self.v.weight.unflatten(0, shape))
         context = context + weights.sum(-1, keepdim=True) * self.v.bias.view(shape)
