@@ -88,7 +88,11 @@ def documents(limit: int) -> tuple[str, list[dict[str, str]]]:
 
 
 def measure_encoding(limit: int, batch_size: int, repeats: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Documents per second through an indexing pipeline, against the model's own `encode` on a list of texts."""
+    """Documents per second through an indexing pipeline, against the model's own `encode` on a list of texts.
+
+    Once with the batch size that each side takes by itself, and once with the same for both: then the same model does
+    the same work, and all that can be asked of the pipeline is that it costs nothing beyond the noise of the clock.
+    """
     from pyterrier_dr import SBertBiEncoder
     from sentence_transformers import SentenceTransformer
 
@@ -97,23 +101,36 @@ def measure_encoding(limit: int, batch_size: int, repeats: int) -> tuple[list[di
 
     folder, (name, docs) = demo_encoder_folder(), documents(limit)
     model, texts = SentenceTransformer(folder, device="cpu"), [doc["text"] for doc in docs]
-    ours = ExpandREncoder(folder, device="cpu", batch_size=batch_size).doc_encoder() >> Sink()
-    sbert = SBertBiEncoder(folder, device="cpu", batch_size=batch_size).doc_encoder() >> Sink()
-    times = take_turns(
-        {
-            "ours": lambda: ours.index(docs),
-            "bare": lambda: model.encode(texts, batch_size=batch_size, show_progress_bar=False),
-            "sbert": lambda: sbert.index(docs),
-        },
-        repeats,
-    )
+    default = ExpandREncoder(folder, device="cpu")
+    same = ExpandREncoder(folder, device="cpu", batch_size=batch_size)
+    pipelines = {
+        "ours": default.doc_encoder() >> Sink(),
+        "ours, same batch": same.doc_encoder() >> Sink(),
+        "sbert": SBertBiEncoder(folder, device="cpu").doc_encoder() >> Sink(),
+    }
+    systems: dict[str, Callable[[], Any]] = {
+        system: (lambda pipeline=pipeline: pipeline.index(docs)) for system, pipeline in pipelines.items()
+    }
+    systems["bare"] = lambda: model.encode(texts, show_progress_bar=False)
+    systems["bare, same batch"] = lambda: model.encode(texts, batch_size=batch_size, show_progress_bar=False)
+    times = take_turns(systems, repeats)
     speed = {system: len(docs) / statistics.median(seconds) for system, seconds in times.items()}
-    against_bare, against_sbert = ratio(times, "bare", "ours"), ratio(times, "sbert", "ours")
-    rows = [
-        line("encode / SentenceTransformer.encode", "docs/s", speed["ours"], speed["bare"], against_bare, ">= 1.0"),
-        line("encode / pyterrier_dr.SBertBiEncoder", "docs/s", speed["ours"], speed["sbert"], against_sbert, ">= 1.0"),
-    ]
-    return rows, {"collection": name, "documents": len(docs), "batch_size": batch_size, "seconds": times}
+    rows = []
+    for what, ours, theirs, target in (
+        ("encode / SentenceTransformer.encode", "ours", "bare", ">= 1.0"),
+        (f"the same, {batch_size} a batch on both sides", "ours, same batch", "bare, same batch", ">= 0.97"),
+        ("encode / pyterrier_dr.SBertBiEncoder", "ours", "sbert", ">= 1.0"),
+    ):
+        rows.append(line(what, "docs/s", speed[ours], speed[theirs], ratio(times, theirs, ours), target))
+    batches = {"default_batch_size": default.batch_size, "same_batch_size": batch_size}
+    return rows, {"collection": name, "documents": len(docs), "threads": torch_threads(), "seconds": times} | batches
+
+
+def torch_threads() -> int:
+    """Threads that PyTorch computes with."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def measure_retrieval(folder: Path, repeats: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -186,8 +203,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--only", choices=["encode", "retrieve", "import"], help="one part alone")
-    parser.add_argument("--docs", type=int, default=1000, help="documents to encode at most")
-    parser.add_argument("--batch-size", type=int, default=32, help="texts per model call, for all encoders")
+    parser.add_argument("--docs", type=int, default=256, help="documents to encode at most")
+    parser.add_argument("--batch-size", type=int, default=32, help="texts per model call, where it is the same")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--threads", type=int, help="threads of torch and FAISS")
     args = parser.parse_args()
