@@ -127,7 +127,9 @@ def index(
     split: Split = "test",
     pooling: Annotated[str | None, typer.Option(help="mean, cls ...; for checkpoints that do not say.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens read of each document.")] = None,
-    factory: Annotated[str, typer.Option(help="FAISS factory string.")] = "Flat",
+    factory: Annotated[
+        str | None, typer.Option(help="FAISS factory string; Flat for a new index if not given.")
+    ] = None,
     mode: Annotated[str, typer.Option(help="create, overwrite or resume.")] = "create",
     batch_size: Annotated[int | None, typer.Option(help="Texts per model call.", min=1)] = None,
     device: Device = None,
