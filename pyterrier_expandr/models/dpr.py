@@ -1,0 +1,95 @@
+"""DPR's two encoders as one sentence-transformers model: questions by one, passages by the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sentence_transformers.base.modules import InputModule
+from torch import Tensor, nn
+from transformers import AutoTokenizer, DPRContextEncoder, DPRQuestionEncoder
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+Tower = Literal["question", "context"]
+_CLASSES: dict[str, Any] = {"question": DPRQuestionEncoder, "context": DPRContextEncoder}
+
+
+class DPRTower(InputModule):
+    """Texts -> `sentence_embedding` (n, d): the first token's state of one of DPR's two encoders.
+
+    `AutoModel` opens a context encoder as a question encoder, and fills it with random numbers; this names the class.
+    """
+
+    config_keys = ["tower", "max_seq_length"]  # noqa: RUF012  sentence-transformers reads a list
+    config_file_name = "sentence_dpr_config.json"
+
+    def __init__(self, model: nn.Module, tokenizer: Any, tower: Tower, max_seq_length: int = 512) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer: Any = tokenizer
+        self.tower, self.max_seq_length = tower, max_seq_length
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path, tower: Tower, max_seq_length: int = 512) -> DPRTower:
+        """One encoder of a folder or hub model. Raises ValueError where it is the other one, or no DPR at all."""
+        name = str(name_or_folder)
+        model, report = _CLASSES[tower].from_pretrained(name, output_loading_info=True)
+        # DPR keeps BERT's pooler in some checkpoints only, and never uses it.
+        missing = sorted(key for key in report["missing_keys"] if ".pooler." not in key)
+        if missing:
+            raise ValueError(
+                f"{name!r} is no DPR {tower} encoder: {len(missing)} of its weights are missing, e.g. {missing[:3]}. "
+                "DPR has a question and a context encoder: name both, in that order."
+            )
+        return cls(model.eval(), AutoTokenizer.from_pretrained(name), tower, max_seq_length)
+
+    @classmethod
+    def load(  # type: ignore[override]  # the loading options that this module has no use for are in `options`
+        cls, model_name_or_path: str, subfolder: str = "", **options: Any
+    ) -> DPRTower:
+        """The module of a sentence-transformers folder; called by `SentenceTransformer`."""
+        config = cls.load_config(model_name_or_path, subfolder=subfolder)
+        folder = Path(model_name_or_path) / subfolder
+        return cls.from_pretrained(folder, config["tower"], config["max_seq_length"])
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write weights, tokenizer and settings; called by `SentenceTransformer`."""
+        self.model.save_pretrained(output_path)  # type: ignore[operator]
+        self.tokenizer.save_pretrained(output_path)
+        self.save_config(output_path)
+
+    def get_embedding_dimension(self) -> int:
+        """Numbers in an embedding."""
+        config: Any = self.model.config
+        return config.projection_dim or config.hidden_size
+
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Tensor | Any]:
+        """Token ids (n, length) of texts, `prompt` put before each."""
+        texts = [(prompt or "") + text for text in inputs]
+        options: dict[str, Any] = {"padding": True, "truncation": True, "max_length": self.max_seq_length}
+        return dict(self.tokenizer(texts, return_tensors="pt", **options))
+
+    def forward(self, features: dict[str, Tensor | Any], **kwargs: Any) -> dict[str, Tensor | Any]:
+        """`features` with `sentence_embedding` (n, d)."""
+        output = self.model(input_ids=features["input_ids"], attention_mask=features["attention_mask"])
+        return {**features, "sentence_embedding": output.pooler_output}
+
+
+def open_dpr(question: str | Path, context: str | Path, *, device: str | None = None) -> SentenceTransformer:
+    """A `SentenceTransformer` whose `encode_query` is DPR's question and whose `encode_document` its context encoder.
+
+    Example:
+        >>> model = open_dpr("facebook/dpr-question_encoder-multiset-base",
+        ...                  "facebook/dpr-ctx_encoder-multiset-base")  # doctest: +SKIP
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Router
+
+    router = Router.for_query_document(
+        query_modules=[DPRTower.from_pretrained(question, "question")],
+        document_modules=[DPRTower.from_pretrained(context, "context")],
+    )
+    return SentenceTransformer(modules=[router], device=device, similarity_fn_name="dot")
