@@ -1,6 +1,7 @@
 """AnchorDR inside sentence-transformers, and checkpoints that must not be opened as if all were well."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -281,3 +282,23 @@ def test_foreign_modules_beside_it_are_refused(reference, tmp_path):
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(ValueError, match=r"not expected beside AnchorDR: \['evil.Module'\]"):
         open_anchordr(str(tmp_path))
+
+
+def test_a_downloaded_hub_model_opens_offline(tmp_path):
+    commit = "a" * 40
+    repository = tmp_path / "hub" / "models--owner--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    build_tiny_anchordr(repository / "snapshots" / commit)
+    script = """
+from pyterrier_expandr.models.anchordr import AnchorDR, open_anchordr
+assert open_anchordr("owner/tiny", device="cpu").encode("a text").shape == (32,)
+try:
+    AnchorDR.from_pretrained("owner/absent")
+except ValueError as error:
+    assert "was never downloaded" in str(error)
+else:
+    raise SystemExit("an absent model was opened")
+"""
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)

@@ -15,7 +15,7 @@ import torch
 from sentence_transformers.base.modules import InputModule
 from torch import Tensor
 
-from .anchordr_checkpoint import find_file, is_anchordr
+from .anchordr_checkpoint import find_file, is_anchordr, read_config
 from .anchordr_layers import MAX_POSITIONS
 from .anchordr_model import AnchorDRConfig, AnchorDRModel
 from .anchordr_tokenizer import AnchorDRTokenizer
@@ -107,6 +107,7 @@ class AnchorDR(InputModule):
                 listed), a stock T5 checkpoint, a checkpoint saved without its decoder.
         """
         name = str(name_or_folder)
+        read_config(name, revision)  # first, so that a name that means nothing is not called a missing tokenizer
         tokenizer = tokenizer or AnchorDRTokenizer.from_pretrained(name, revision=revision)
         model = AnchorDRModel.from_pretrained(name, revision=revision, dtype=dtype)
         settings = find_file(name, cls.config_file_name, revision)

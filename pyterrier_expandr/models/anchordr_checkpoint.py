@@ -48,7 +48,10 @@ def read_config(name: str, revision: str | None = None) -> dict[str, Any]:
     """The fields of config.json that decide the numbers. Raises ValueError where it is missing or of another model."""
     path = find_file(name, "config.json", revision)
     if path is None:
-        raise ValueError(f"{name!r} has no config.json: it is no model folder")
+        raise ValueError(
+            f"{name!r} has no config.json: it is no model folder, or a model of the hub that is not there (or "
+            "offline, was never downloaded)"
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
