@@ -184,6 +184,14 @@ def search(
             typer.echo(f"  {row.rank + 1:>4}  {row.score:8.4f}  {row.docno}")
 
 
+@app.command(epilog="Example: expandr models")
+def models() -> None:
+    """List the encoders and language models that can be opened by a short name."""
+    from .models.registry import models_table
+
+    typer.echo(models_table())
+
+
 def _expander(expansions: Path | None, llm: str | None, device: str | None) -> Any:
     import pyterrier as pt
 

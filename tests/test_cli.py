@@ -18,9 +18,14 @@ def expandr(*arguments, status=0):
     return done.stdout if status == 0 else done.stderr
 
 
-@pytest.mark.parametrize("command", ["demo", "expand", "index", "search"])
+@pytest.mark.parametrize("command", ["demo", "expand", "index", "search", "models"])
 def test_help_shows_an_example(command):
     assert f"Example: expandr {command}" in expandr(command, "--help")
+
+
+def test_models_lists_encoders_and_language_models():
+    out = expandr("models")
+    assert "facebook/contriever" in out and "Qwen/Qwen2.5-7B-Instruct" in out
 
 
 def test_demo(tmp_path, minilm):
