@@ -30,11 +30,21 @@ def scifact_table() -> str:
     return "\n".join(lines)
 
 
+def speed_table() -> str:
+    """The speed of the package as a ratio to a named peer, both measured in one run."""
+    measured = json.loads((RESULTS / "speed.json").read_text())
+    lines = ["| compared, and in what unit | ours | theirs | ratio |", "|---|---|---|---|"]
+    for row in measured["rows"]:
+        lines.append(f"| {row['what']} ({row['unit']}) | {row['ours']:.3f} | {row['theirs']:.3f} | {row['ratio']:.2f} |")
+    machine = measured["machine"]
+    return "\n".join([*lines, "", f"({machine['cpus']} cores, {machine['processor']}, no GPU.)"])
+
+
 def readme() -> str:
     """The README with its results replaced by what the files say."""
     text = README.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{scifact_table()}\n\n{END}{rest.split(END)[1]}"
+    return f"{before}{BEGIN}\n\n{scifact_table()}\n\n{speed_table()}\n\n{END}{rest.split(END)[1]}"
 
 
 def main() -> int:
