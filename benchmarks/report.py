@@ -35,7 +35,8 @@ def speed_table() -> str:
     measured = json.loads((RESULTS / "speed.json").read_text())
     lines = ["| compared, and in what unit | ours | theirs | ratio |", "|---|---|---|---|"]
     for row in measured["rows"]:
-        lines.append(f"| {row['what']} ({row['unit']}) | {row['ours']:.3f} | {row['theirs']:.3f} | {row['ratio']:.2f} |")
+        values = f"{row['ours']:.3f} | {row['theirs']:.3f} | {row['ratio']:.2f}"
+        lines.append(f"| {row['what']} ({row['unit']}) | {values} |")
     machine = measured["machine"]
     return "\n".join([*lines, "", f"({machine['cpus']} cores, {machine['processor']}, no GPU.)"])
 
