@@ -114,7 +114,8 @@ def test_weights_types(reference, tmp_path):
 
 
 def test_training_changes_every_trainable_parameter(reference, tmp_path):
-    from datasets import Dataset
+    pytest.importorskip("accelerate", reason="needs the extra: train")
+    Dataset = pytest.importorskip("datasets", reason="needs the extra: train").Dataset
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
