@@ -37,10 +37,18 @@ def load_sentence_transformer(
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Transformer
 
+    from .models.anchordr_checkpoint import is_anchordr
+
     check_folder(name)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        if has_modules(name, revision):
+        if is_anchordr(name, revision):  # T5's classes would open it without an error and compute something else
+            from .models.anchordr import open_anchordr
+
+            if pooling is not None:
+                raise ValueError(f"AnchorDR embeds by its first decoder position: leave pooling={pooling!r} out")
+            model = open_anchordr(name, revision=revision, device=device)
+        elif has_modules(name, revision):
             model = SentenceTransformer(name, device=device, **options)
         else:
             if pooling is None:

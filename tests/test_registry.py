@@ -1,5 +1,8 @@
 """Encoders by name, on small random checkpoints with the files and the architecture of the real ones."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pyterrier_dr
 import pytest
@@ -175,6 +178,16 @@ def test_anchordr(name, tmp_path):
     by_name = load_encoder(name, checkpoint=folder, device="cpu").encode_docs(TEXTS)
     np.testing.assert_allclose(np.linalg.norm(by_name, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(load_encoder(folder, device="cpu").encode_docs(TEXTS), by_name, atol=1e-6)
+    source = load_encoder(name, checkpoint=folder, device="cpu").source  # an index can bring the encoder back
+    np.testing.assert_allclose(ExpandREncoder.from_spec(source, device="cpu").encode_docs(TEXTS), by_name, atol=1e-6)
+    weights = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    encoder_only = Path(shutil.copytree(folder, tmp_path / "encoder_only"))
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith("decoder.")}
+    torch.save(kept, encoder_only / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="Its decoder is missing"):
+        ExpandREncoder(encoder_only).encode_docs(TEXTS)
+    with pytest.raises(ValueError, match="first decoder position"):
+        ExpandREncoder(folder, pooling="mean").encode_docs(TEXTS)
     frame = load_encoder(folder, device="cpu", fusion=0.5).query_encoder()
     assert "query_encoder" in repr(frame)
 

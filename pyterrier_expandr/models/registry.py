@@ -69,13 +69,8 @@ def _load_entry(entry: EncoderEntry, checkpoint: Any, options: dict[str, Any]) -
     # Prefixes are given even where they are empty: a checkpoint saved with others would be used otherwise than listed.
     settings |= {"query_prompt": entry.query_prefix, "doc_prompt": entry.doc_prefix}
     model = str(checkpoint or entry.model)
-    if entry.pooling == "first decoder position":
-        from .anchordr import open_anchordr
-
-        revision = options.pop("revision", None)
-        return ExpandREncoder(open_anchordr(model, revision=revision), **{**settings, "normalize": True, **options})
     settings |= {"normalize": entry.normalize}
-    if not _says_its_pooling(model):
+    if entry.pooling != "first decoder position" and not _says_its_pooling(model):
         settings["pooling"] = entry.pooling
     return ExpandREncoder(model, **{**settings, **options})
 
@@ -97,15 +92,7 @@ def _load_unlisted(name: str, checkpoint: Any, fuse: bool | None, options: dict[
     if checkpoint is not None or fuse is False:
         raise ValueError(f"{name!r} is no name of the table: checkpoint= and fuse=False are for those")
     from ..encoder import ExpandREncoder
-    from .anchordr_checkpoint import is_anchordr
 
-    if folder.is_dir() and is_anchordr(str(folder)):
-        from .anchordr import open_anchordr
-
-        revision = options.pop("revision", None)
-        return ExpandREncoder(
-            open_anchordr(str(folder), revision=revision, normalize=options.get("normalize")), **options
-        )
     return ExpandREncoder(name, **options)
 
 
