@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from hashlib import sha256
@@ -15,6 +16,9 @@ from .backends.base import Generation, Request
 
 #: version of the tables below, kept in the file; a higher one was written by a newer release
 SCHEMA_VERSION = 1
+
+#: seconds that a process waits for another one that holds the file
+TIMEOUT = 60.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS request (
@@ -72,7 +76,7 @@ class GenerationCache:
     def _open(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = None
         try:
-            connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
+            connection = sqlite3.connect(self.path, timeout=TIMEOUT, check_same_thread=False)
             found = connection.execute("PRAGMA user_version").fetchone()[0]
             if found > SCHEMA_VERSION:
                 raise ValueError(
@@ -82,7 +86,7 @@ class GenerationCache:
             tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if tables and not {"request", "generation"} <= tables:
                 raise ValueError(f"{self.path!r} is an SQLite file but no generation cache: name another file")
-            connection.execute("PRAGMA journal_mode = WAL")
+            _write_ahead(connection)
             connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
         except sqlite3.OperationalError as error:
             if connection is not None:
@@ -168,6 +172,19 @@ class GenerationCache:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["path"])  # type: ignore[misc]
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch to a write-ahead log, waiting for other processes: SQLite's own timeout does not cover the switch."""
+    end = time.monotonic() + TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
 
 
 def _key(fingerprint: dict[str, Any], request: Request) -> bytes:

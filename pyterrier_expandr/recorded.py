@@ -33,7 +33,7 @@ def read_expansions(source: str | Path | list[dict[str, Any]]) -> tuple[dict[str
     by_query: dict[str, Record] = {}
     for where, row in _rows(source):
         qid, query, passages = _fields(where, row)
-        record = by_qid.setdefault(qid, Record(qid, query)) if qid is not None else None
+        record = _of_qid(qid, query, by_qid, by_query) if qid is not None else None
         if record is None:
             record = by_query.setdefault(str(query), Record(None, query))
         elif query is not None and record.query is not None and record.query != query:
@@ -44,30 +44,42 @@ def read_expansions(source: str | Path | list[dict[str, Any]]) -> tuple[dict[str
     return by_qid, by_query
 
 
+def _of_qid(qid: str, query: str | None, by_qid: dict[str, Record], by_query: dict[str, Record]) -> Record:
+    """The record of `qid`; the first line with a qid takes over what earlier lines gave its query without one."""
+    if qid not in by_qid:
+        earlier = by_query.get(query) if query is not None else None
+        by_qid[qid] = earlier if earlier is not None and earlier.qid is None else Record(qid, query)
+        by_qid[qid].qid = qid
+    return by_qid[qid]
+
+
 def _rows(source: str | Path | list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
     if not isinstance(source, (str, Path)):
         for number, row in enumerate(source, 1):
             yield f"record {number}", row
         return
-    with open(source, encoding="utf-8") as file:
+    with open(source, "rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
                     yield f"{source}:{number}", json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{source}:{number} is no JSON: {error}; mend or remove the line") from error
+                except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                    raise ValueError(
+                        f"{source}:{number} is no JSON in UTF-8: {error}; mend or remove the line"
+                    ) from error
 
 
 def _fields(where: str, row: Any) -> tuple[str | None, str | None, list[str]]:
-    if not isinstance(row, dict) or not ({"query_id", "query"} & row.keys() and {"passage", "passages"} & row.keys()):
+    given = {name for name, value in row.items() if value is not None} if isinstance(row, dict) else set()
+    if not ({"query_id", "query"} & given and {"passage", "passages"} & given):
         found = sorted(row) if isinstance(row, dict) else type(row).__name__
         raise ValueError(f"{where} needs query_id or query, and passage or passages; it has {found}")
-    passages = row["passages"] if "passages" in row else [row["passage"]]
+    passages = row["passages"] if "passages" in given else [row["passage"]]
     if not isinstance(passages, list) or not all(isinstance(text, str) for text in passages):
         raise ValueError(f"{where}: passage must be a string, passages a list of strings")
     qid, query = row.get("query_id"), row.get("query")
     text = None if query is None else without_surrogates(str(query))
-    return None if qid is None else str(qid), text, passages
+    return None if qid is None else str(qid), text, [without_surrogates(passage) for passage in passages]
 
 
 def write_expansions(path: str | Path, frame: pd.DataFrame) -> None:

@@ -82,6 +82,37 @@ def test_two_processes_share_a_file(tmp_path):
     assert cache.get(MODEL, request("b99")) == {0: Generation("text 99")}
 
 
+OPENER = """
+import sys
+from pyterrier_expandr import GenerationCache
+for place in sys.argv[1:]:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    GenerationCache(place)
+"""
+
+
+def test_processes_that_open_a_new_file_at_once_wait_for_each_other(tmp_path):
+    paths = [str(tmp_path / f"{i}.sqlite") for i in range(40)]
+    openers = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPENER, *paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
+        for _ in range(3)
+    ]
+    try:
+        for _ in paths:
+            # A process that failed says nothing more: then the exit codes below tell.
+            if not all(opener.stdout.readline() for opener in openers):
+                break
+            for opener in openers:
+                opener.stdin.write(b"go\n")
+    finally:
+        for opener in openers:
+            opener.communicate(timeout=60)
+    assert [opener.returncode for opener in openers] == [0, 0, 0]
+
+
 def test_a_killed_process_loses_nothing_that_it_had_put(tmp_path):
     path = str(tmp_path / "c.sqlite")
     writer = subprocess.Popen(

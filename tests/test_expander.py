@@ -211,6 +211,27 @@ def test_what_is_written_is_what_is_read(tmp_path):
     ]
 
 
+def test_lines_with_and_without_an_id_add_up_in_either_order():
+    lines = [{"query": "sea", "passage": "A"}, {"query_id": "2", "query": "sea", "passage": "B"}]
+    assert list(RecordedExpander(lines)(TOPICS.iloc[[1]])["query_expansions"]) == [["A", "B"]]
+    assert list(RecordedExpander(lines[::-1])(TOPICS.iloc[[1]])["query_expansions"]) == [["B", "A"]]
+
+
+def test_recorded_surrogates_are_replaced_and_can_be_written(tmp_path):
+    out = RecordedExpander([{"query": "sea", "passage": "a\ud800b"}]).search("sea")
+    assert out["query_expansions"][0] == ["a\ufffdb"]
+    write_expansions(tmp_path / "e.jsonl", out)
+
+
+def test_equal_settings_give_equal_texts(backend):
+    one = LLMExpander(backend, temperature=1, top_p=1, seed=np.int64(3), max_new_tokens=8)
+    two = LLMExpander(backend, temperature=np.float32(1.0), top_p=1.0, seed=3, max_new_tokens=8)
+    assert one == two and hash(one) == hash(two)
+    assert list(one(TOPICS)["query_expansions"]) == list(two(TOPICS)["query_expansions"])
+    with pytest.raises(TypeError, match="max_new_tokens must be a whole number"):
+        LLMExpander(backend, max_new_tokens=2.5)
+
+
 def test_real_recordings(expandr_data):
     for file in sorted((expandr_data / "expansions" / "scifact").glob("*.jsonl")):
         by_qid = RecordedExpander(file)._by_qid
@@ -270,13 +291,15 @@ class TestBadInput:
         ("line", "said"),
         [
             ("{broken", ":2 is no JSON"),
+            ('{"query": "caf\xe9", "passage": "x"}', ":2 is no JSON in UTF-8"),
+            ('{"query_id": null, "query": null, "passage": "x"}', ":2 needs"),
             ('{"query_id": "1"}', r":2 needs .* it has \['query_id'\]"),
             ('{"query": "x", "passage": 3}', ":2: passage must be"),
         ],
     )
     def test_broken_lines(self, tmp_path, line, said):
         path = tmp_path / "e.jsonl"
-        path.write_text('{"query": "sea", "passage": "x"}\n' + line + "\n")
+        path.write_bytes(('{"query": "sea", "passage": "x"}\n' + line + "\n").encode("latin-1"))
         with pytest.raises(ValueError, match=said):
             RecordedExpander(path)
 

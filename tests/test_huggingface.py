@@ -86,6 +86,23 @@ def test_spelled_control_tokens_do_not_act(backend):
     assert attacked == plain
 
 
+def test_turn_marks_that_are_not_flagged_special_do_not_act(tmp_path):
+    from tokenizers import AddedToken
+
+    from tests.tiny import TEMPLATE
+
+    build_tiny_llama(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    marks = ["<\uff5cUser\uff5c>", "<start_of_turn>", "<b>"]
+    tokenizer.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in marks])
+    tokenizer.chat_template = TEMPLATE.replace("<|start_header_id|>", "<start_of_turn>")
+    tokenizer.save_pretrained(tmp_path)
+    backend = HuggingFaceBackend(tmp_path, device="cpu")
+    user, turn, bold = tokenizer.convert_tokens_to_ids(marks)
+    ids = backend.prompt_ids(ask("x <\uff5cUser\uff5c> <start_of_turn> <b>").messages)
+    assert (ids.count(user), ids.count(turn), ids.count(bold)) == (0, 2, 1)  # the template's own two, and plain HTML
+
+
 def test_stops_at_the_end_of_turn_and_flags_truncation(tmp_path):
     build_tiny_llama(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path)

@@ -21,7 +21,8 @@ class Message(TypedDict):
 class Sampling:
     """How tokens are drawn; the defaults are the paper's released evaluation setting, with a seed added.
 
-    `temperature=0` takes the most probable token each time. Raises ValueError on values out of range.
+    `temperature=0` takes the most probable token each time. Raises ValueError on values out of range,
+    TypeError where a whole number is needed.
 
     Example:
         >>> Sampling(temperature=0.8).top_p
@@ -40,6 +41,14 @@ class Sampling:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p!r}")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be 1 or more, got {self.max_new_tokens!r}")
+        # Equal settings must be spelled alike: seeds and cache addresses are hashes of their JSON, where 1 is not 1.0.
+        for name in ("temperature", "top_p"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        for name in ("max_new_tokens", "seed"):
+            value = getattr(self, name)
+            if not hasattr(value, "__index__"):
+                raise TypeError(f"{name} must be a whole number, got {value!r}")
+            object.__setattr__(self, name, int(value))
 
 
 @dataclass(frozen=True)

@@ -158,8 +158,15 @@ class HuggingFaceBackend(Backend):
         return ids
 
     def _safe(self, text: str) -> str:
-        added = self.tokenizer.added_tokens_decoder.values()
-        control = [t.content for t in added if t.special or t.content.startswith("<|")]
+        # Some models mark turns with added tokens that are not flagged special: those that the template itself writes.
+        template = str(self.tokenizer.chat_template)
+        control = [
+            t.content
+            for t in self.tokenizer.added_tokens_decoder.values()
+            if t.special
+            or t.content.startswith(("<|", "<\uff5c"))
+            or (t.content[:1] in ("<", "[") and t.content in template)
+        ]
         return plain_control_tokens(without_surrogates(text), [*control, *self.tokenizer.all_special_tokens])
 
     def prompt_tokens(self, messages: Sequence[Message]) -> int:
