@@ -1,64 +1,14 @@
-"""The command `expandr`: thin commands over the package's own classes."""
+"""Expanding, indexing and searching from the command line."""
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-app = typer.Typer(
-    name="expandr",
-    help="LLM-expanded dense retrieval with PyTerrier.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-
-Collection = Annotated[str, typer.Option(help="pocket, irds:NAME, or a folder in BEIR format.")]
-Split = Annotated[str, typer.Option(help="Which queries of the collection.")]
-Device = Annotated[str | None, typer.Option(help="cuda, cpu ...; the GPU where there is one if not given.")]
-
-
-def open_collection(name: str, split: str) -> Any:
-    """The collection that a name on the command line means. Raises ValueError or FileNotFoundError if there is none."""
-    if name == "pocket":
-        from .collections import pocket
-
-        return pocket(split)
-    if name.startswith("irds:"):
-        import pyterrier as pt
-
-        from . import collections  # noqa: F401  registers this package's own ir-datasets
-
-        try:
-            return pt.get_dataset(name)
-        except KeyError as error:
-            raise ValueError(
-                f"ir-datasets knows no {name.removeprefix('irds:')!r}; its catalogue: ir-datasets.com"
-            ) from error
-    from .collections import beir_folder
-
-    return beir_folder(name, split)
-
-
-def topics_of(collection: Any) -> pd.DataFrame:
-    """`[qid, query]` of a collection; ir-datasets with several query fields give their `text` or `title`."""
-    import pyterrier as pt
-
-    topics = collection.get_topics()
-    if "query" in topics:
-        return topics[["qid", "query"]]
-    for field in ("text", "title"):
-        if field in topics:
-            return pt.model.push_queries(topics.rename(columns={field: "query"}), inplace=True)[["qid", "query"]]
-    raise ValueError(f"the collection's topics have no query, text or title column, but {list(topics.columns)}")
+from .common import Collection, Device, Split, app, open_collection, topics_of
 
 
 @app.command(epilog="Example: expandr demo --folder /tmp/demo")
@@ -72,7 +22,7 @@ def demo(
     device: Device = None,
 ) -> None:
     """Compare BM25, a dense retriever and ExpandR on the collection that comes with the package."""
-    from .demo import run_demo
+    from ..demo import run_demo
 
     run_demo(folder or Path(tempfile.mkdtemp(prefix="expandr-demo-")), llm=llm, device=device, say=typer.echo)
 
@@ -96,9 +46,9 @@ def expand(
     device: Device = None,
 ) -> None:
     """Write an LLM's expansions of a collection's queries; a rerun goes on where it was interrupted."""
-    from .backends.huggingface import HuggingFaceBackend
-    from .expander import LLMExpander
-    from .recorded import write_expansions
+    from ..backends.huggingface import HuggingFaceBackend
+    from ..expander import LLMExpander
+    from ..recorded import write_expansions
 
     topics = topics_of(open_collection(collection, split))
     if limit is not None:
@@ -135,8 +85,8 @@ def index(
     device: Device = None,
 ) -> None:
     """Encode a collection's documents into a FAISS index."""
-    from .encoder import ExpandREncoder
-    from .index import FaissIndex
+    from ..encoder import ExpandREncoder
+    from ..index import FaissIndex
 
     model = ExpandREncoder(encoder, pooling=pooling, max_length=max_length, batch_size=batch_size, device=device)
     target = FaissIndex(index, factory=factory)
@@ -164,7 +114,7 @@ def search(
     """Search an index with queries, fused with their expansions where some are given."""
     import pyterrier as pt
 
-    from .index import FaissIndex
+    from ..index import FaissIndex
 
     if bool(queries) == bool(collection):
         raise ValueError('name either queries ("why is the sky blue") or a --collection')
@@ -187,7 +137,7 @@ def search(
 @app.command(epilog="Example: expandr models")
 def models() -> None:
     """List the encoders and language models that can be opened by a short name."""
-    from .models.registry import models_table
+    from ..models.registry import models_table
 
     typer.echo(models_table())
 
@@ -196,21 +146,12 @@ def _expander(expansions: Path | None, llm: str | None, device: str | None) -> A
     import pyterrier as pt
 
     if expansions is not None:
-        from .expander import RecordedExpander
+        from ..expander import RecordedExpander
 
         return RecordedExpander(expansions)
     if llm is not None:
-        from .backends.huggingface import HuggingFaceBackend
-        from .expander import LLMExpander
+        from ..backends.huggingface import HuggingFaceBackend
+        from ..expander import LLMExpander
 
         return LLMExpander(HuggingFaceBackend(llm, device=device), verbose=True)
     return pt.Transformer.identity()
-
-
-def main() -> None:
-    """Run the command line; an error that the user can mend is one line and exit status 2, without a traceback."""
-    try:
-        app()
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        typer.echo(f"expandr: error: {error}", err=True)
-        sys.exit(2)
