@@ -13,7 +13,7 @@ class CandidateSet:
     `answer` is "" where the model gave none.
 
     Example:
-        >>> CandidateSet("1", "why is the sky blue", "d7", "Air scatters.", "Scattering.", ("A.", "B."), (0.8, 1.0)).answer
+        >>> CandidateSet("1", "why is the sky blue", "d7", "Air.", "Scattering.", ("A.", "B."), (0.8, 1.0)).answer
         'Scattering.'
     """
 
