@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from pyterrier_expandr.training.rewards import combined_reward, ranks, retriever_reward, self_reward
 
 

@@ -1,0 +1,144 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pyterrier_expandr import HuggingFaceBackend, LLMExpander
+from pyterrier_expandr.collections import pocket
+from pyterrier_expandr.prompts import PROMPTS
+from pyterrier_expandr.training.smalllm import SmallLMConfig, train_small_lm
+from pyterrier_expandr.training.smalllm_text import IGNORED, build_tokenizer, pair_row, text_blocks
+
+TINY = SmallLMConfig(
+    vocab_size=400,
+    hidden_size=32,
+    layers=2,
+    heads=2,
+    context=192,
+    block=64,
+    passage_tokens=48,
+    text_epochs=2,
+    pair_epochs=2,
+    batch_size=8,
+    save_steps=5,
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    collection = pocket("train")
+    texts = {d["docno"]: d["text"] for d in collection.get_corpus_iter()}
+    query = dict(zip(collection.get_topics()["qid"], collection.get_topics()["query"], strict=True))
+    relevant = collection.get_qrels().query("label > 0")
+    pairs = [(query[qid], texts[docno]) for qid, docno in zip(relevant["qid"], relevant["docno"], strict=True)]
+    return list(texts.values())[:60], pairs
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    return train_small_lm(*data, tmp_path_factory.mktemp("small") / "lm", TINY)
+
+
+def test_pair_row_learns_the_passage_and_the_end_of_turn_only(data):
+    tokenizer = build_tokenizer(data[0], vocab_size=400, context=192)
+    row = pair_row(tokenizer, PROMPTS["q2d"], "why is the sky blue", "Air scatters light. It does.", 48)
+    taught = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != IGNORED]
+    assert tokenizer.decode(taught) == "Air scatters light. It does.<|end|>"
+    prompt = tokenizer.decode(row["input_ids"][: -len(taught)])
+    assert prompt == (
+        "<|begin|><|user|>Please write a passage to answer the question.\nQuestion: why is the sky blue\n"
+        "Passage:<|end|><|assistant|>"
+    )
+
+
+def test_long_texts_are_cut_but_never_the_prompts_words(data):
+    tokenizer = build_tokenizer(data[0], vocab_size=400, context=192)
+    row = pair_row(tokenizer, PROMPTS["q2d"], "blue sky " * 200, "One sentence. " * 50, 48)
+    assert len(row["input_ids"]) <= 192
+    text = tokenizer.decode(row["input_ids"])
+    assert "Passage:<|end|><|assistant|>One sentence." in text and "Question: blue sky" in text
+    assert text.endswith("One sentence.<|end|>")
+
+
+def test_a_text_cannot_spell_control_tokens(data):
+    tokenizer = build_tokenizer(data[0], vocab_size=400, context=192)
+    row = pair_row(tokenizer, PROMPTS["q2d"], "what is <|end|>?", "It is <|end|> of a turn.", 48)
+    assert row["input_ids"].count(tokenizer.eos_token_id) == 2  # the template's and the target's
+    blocks = text_blocks(["a <|end|> b", "c"], tokenizer, 64)
+    assert tokenizer.decode(blocks[0]["input_ids"]) == "<|begin|>a < |end|> b<|begin|>c"
+
+
+def test_every_weight_moves_and_the_loss_falls(trained, data):
+    report = json.loads((trained / "smalllm.json").read_text())
+    assert report["parameters"] == sum(p.numel() for p in load_file(trained / "model.safetensors").values())
+    longer = SmallLMConfig(**{**report["config"], "text_epochs": 8})
+    more = train_small_lm(*data, trained.parent / "longer", longer)
+    assert json.loads((more / "smalllm.json").read_text())["loss"]["text"] < report["loss"]["text"] - 0.2
+    for name, weight in load_file(more / "model.safetensors").items():
+        assert not torch.equal(weight, load_file(trained / "model.safetensors")[name]), name
+
+
+def test_the_backend_opens_it_and_no_checkpoints_are_left(trained):
+    assert [path.name for path in trained.parent.glob("lm*")] == ["lm"]
+    expander = LLMExpander(HuggingFaceBackend(trained, device="cpu"), max_new_tokens=8)
+    with pytest.warns(UserWarning, match="truncated"):
+        assert expander.search("why is the sky blue")["query_expansions"][0]
+
+
+def test_a_killed_run_ends_in_the_same_weights(trained, data, tmp_path):
+    out, inputs = tmp_path / "lm", tmp_path / "data.json"
+    inputs.write_text(json.dumps([data, TINY.__dict__]))
+    code = (
+        "import json, sys\n"
+        "from pyterrier_expandr.training.smalllm import SmallLMConfig, train_small_lm\n"
+        "(texts, pairs), config = json.load(open(sys.argv[1]))\n"
+        "train_small_lm(texts, [tuple(p) for p in pairs], sys.argv[2], SmallLMConfig(**config))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(inputs), str(out)], stderr=subprocess.DEVNULL)
+    pairs_checkpoint = tmp_path / "lm.work" / "pairs" / "checkpoint-5" / "trainer_state.json"
+    while process.poll() is None and not pairs_checkpoint.exists():
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not out.exists(), "killed too late to show anything"
+    train_small_lm(*data, out, TINY)
+    expected, found = (load_file(folder / "model.safetensors") for folder in (trained, out))
+    for name in expected:
+        assert torch.equal(expected[name], found[name]), name
+    assert (out / "smalllm.json").read_bytes() == (trained / "smalllm.json").read_bytes()
+
+
+def test_other_settings_are_refused_by_name(trained, data):
+    with pytest.raises(ValueError, match=r"seed: 42 there, 7 here.*name another folder"):
+        train_small_lm(*data, trained, SmallLMConfig(**{**TINY.__dict__, "seed": 7}))
+    with pytest.raises(ValueError, match="the texts or pairs"):
+        train_small_lm(data[0][1:], data[1], trained, TINY)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"layers": 0}, "layers must be 1 or more"),
+        ({"vocab_size": 100}, "vocab_size must hold"),
+        ({"heads": 3}, "must be heads 3 times"),
+        ({"passage_tokens": 500}, "context 512 must hold"),
+        ({"prompt": "no field"}, "must contain {query}"),
+    ],
+)
+def test_settings_that_make_no_model_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        SmallLMConfig(**values)
+
+
+def test_nothing_to_learn_from(tmp_path):
+    with pytest.raises(ValueError, match="got 0 and 1"):
+        train_small_lm([], [("q", "d")], tmp_path / "lm")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ValueError, match="no small language model"):
+        train_small_lm(["d"], [("q", "d")], tmp_path / "other")

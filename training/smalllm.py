@@ -1,0 +1,256 @@
+"""A language model of a few million parameters, trained from scratch, for machines that reach no model hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..prompts import resolve_prompt
+from .checkpoints import last_checkpoint
+from .smalllm_text import IGNORED, SPECIAL_TOKENS, build_tokenizer, pair_row, text_blocks
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class SmallLMConfig:
+    """Size and schedule of the small model; the defaults give 5.3 million parameters.
+
+    Raises ValueError where a value makes no model: sizes below 1, heads that do not divide `hidden_size`, passages that
+    leave no room for a prompt.
+
+    Example:
+        >>> SmallLMConfig(hidden_size=64, heads=4).context
+        512
+    """
+
+    vocab_size: int = 8192
+    hidden_size: int = 256
+    layers: int = 4
+    heads: int = 4
+    context: int = 512
+    block: int = 256
+    passage_tokens: int = 128
+    text_epochs: float = 3.0
+    pair_epochs: float = 3.0
+    text_learning_rate: float = 1e-3
+    pair_learning_rate: float = 5e-4
+    batch_size: int = 16
+    save_steps: int = 200
+    prompt: str = "q2d"
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "layers", "heads", "block", "batch_size", "save_steps", "passage_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.vocab_size < 256 + len(SPECIAL_TOKENS):
+            raise ValueError(f"vocab_size must hold all bytes and special tokens, {256 + len(SPECIAL_TOKENS)} at least")
+        if self.hidden_size % self.heads or (self.hidden_size // self.heads) % 2:
+            raise ValueError(f"hidden_size {self.hidden_size} must be heads {self.heads} times an even number")
+        if self.passage_tokens + 64 > self.context or self.block > self.context:
+            raise ValueError(
+                f"context {self.context} must hold a block of {self.block} tokens, and a passage of "
+                f"{self.passage_tokens} beside 64 tokens of prompt: raise context or lower them"
+            )
+        resolve_prompt(self.prompt)
+
+
+def train_small_lm(
+    texts: Iterable[str],
+    pairs: Iterable[tuple[str, str]],
+    out: str | Path,
+    config: SmallLMConfig | None = None,
+    *,
+    verbose: bool = False,
+) -> Path:
+    """The folder of a chat model trained on `texts`, and then on writing each pair's document for its query.
+
+    A Llama architecture with a byte-level BPE tokenizer of its own and a chat template; `HuggingFaceBackend` opens the
+    folder. **What it is not:** it imitates the collection's vocabulary and form, it knows nothing, and its passages are
+    noise to a retriever. It lets every stage of ExpandR run, and be tested, where no real model can be had.
+
+    Everything is held in memory: meant for collections of some tens of thousands of documents. A run that was killed
+    goes on from its last checkpoint when called again, and ends in the same weights.
+
+    Args:
+        texts: the collection's documents.
+        pairs: (query, relevant document), of training queries only.
+        out: the folder to make; beside it `OUT.work` holds checkpoints until the model is finished.
+        config: sizes and schedule.
+        verbose: show progress bars.
+
+    Returns:
+        `out`, with `smalllm.json` saying what made it: configuration, data, losses, versions.
+
+    Raises:
+        ValueError: no texts or no pairs, or `out` was made from other data or with another configuration.
+
+    Example:
+        >>> texts = ["Air scatters short waves of light more than long ones."] * 4
+        >>> train_small_lm(texts, [("why is the sky blue", texts[0])], "small-lm")  # doctest: +SKIP
+    """
+    config = config or SmallLMConfig()
+    out = Path(out)
+    texts, pairs = list(texts), list(pairs)
+    if not texts or not pairs:
+        raise ValueError(f"a language model needs texts and pairs to learn from, got {len(texts)} and {len(pairs)}")
+    settings = {"config": asdict(config), "data_sha256": _digest(texts, pairs)}
+    if _is_finished(out, settings):
+        return out
+    work = out.with_name(out.name + ".work")
+    _claim(work, settings)
+    tokenizer = build_tokenizer(texts, vocab_size=config.vocab_size, context=config.context)
+    blocks = text_blocks(texts, tokenizer, config.block)
+    template = resolve_prompt(config.prompt)
+    rows = [pair_row(tokenizer, template, query, document, config.passage_tokens) for query, document in pairs]
+    model = _new_model(tokenizer, config)
+    losses = {}
+    for stage, data, epochs, rate in (
+        ("text", blocks, config.text_epochs, config.text_learning_rate),
+        ("pairs", rows, config.pair_epochs, config.pair_learning_rate),
+    ):
+        losses[stage] = _train(model, tokenizer, data, work / stage, epochs, rate, config, verbose)
+    report = settings | {
+        "parameters": model.num_parameters(),
+        "text_tokens": sum(len(block["input_ids"]) for block in blocks),
+        "pairs": len(rows),
+        "loss": losses,
+        "versions": {name: version(name) for name in ("pyterrier_expandr", "torch", "transformers", "tokenizers")},
+    }
+    _publish(model, tokenizer, report, work, out)
+    return out
+
+
+def _new_model(tokenizer: PreTrainedTokenizerFast, config: SmallLMConfig) -> LlamaForCausalLM:
+    from transformers import LlamaConfig, LlamaForCausalLM, set_seed
+
+    set_seed(config.seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            intermediate_size=8 * config.hidden_size // 3,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            max_position_embeddings=config.context,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def _train(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    rows: Sequence[dict[str, list[int]]],
+    folder: Path,
+    epochs: float,
+    learning_rate: float,
+    config: SmallLMConfig,
+    verbose: bool,
+) -> float:
+    """Train `model` in place from the last checkpoint in `folder`; the mean loss of its last 10 steps."""
+    import torch
+    from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
+
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=epochs,
+        learning_rate=learning_rate,
+        per_device_train_batch_size=config.batch_size,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.05,
+        weight_decay=0.1,
+        adam_beta2=0.95,
+        train_sampling_strategy="group_by_length",
+        logging_steps=1,
+        save_steps=config.save_steps,
+        save_total_limit=2,
+        seed=config.seed,
+        use_cpu=not torch.cuda.is_available(),
+        bf16=torch.cuda.is_available(),
+        report_to="none",
+        disable_tqdm=not verbose,
+        dataloader_pin_memory=False,
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=list(rows),
+        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
+    )
+    trainer.remove_callback(PrinterCallback)
+    checkpoint = last_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    last = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry][-10:]
+    return sum(last) / len(last)
+
+
+def _digest(texts: Sequence[str], pairs: Sequence[tuple[str, str]]) -> str:
+    digest = hashlib.sha256()
+    for part in (*texts, *(json.dumps(pair) for pair in pairs)):
+        digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()
+
+
+def _is_finished(out: Path, settings: dict[str, Any]) -> bool:
+    """Whether `out` is the model of these settings. Raises ValueError where it is anything else."""
+    if not out.exists():
+        return False
+    record = out / "smalllm.json"
+    if not record.is_file():
+        raise ValueError(f"{out} exists and is no small language model: name another folder")
+    _compare(json.loads(record.read_text(encoding="utf-8")), settings, out)
+    return True
+
+
+def _claim(work: Path, settings: dict[str, Any]) -> None:
+    """Make the working folder, or see that the one there belongs to these settings."""
+    work.mkdir(parents=True, exist_ok=True)
+    record = work / "settings.json"
+    if record.is_file():
+        _compare(json.loads(record.read_text(encoding="utf-8")), settings, work)
+    else:
+        _write(record, settings)
+
+
+def _compare(found: dict[str, Any], settings: dict[str, Any], where: Path) -> None:
+    differ = [
+        f"{name}: {found['config'].get(name)!r} there, {value!r} here"
+        for name, value in settings["config"].items()
+        if found["config"].get(name) != value
+    ]
+    if found["data_sha256"] != settings["data_sha256"]:
+        differ.append("the texts or pairs")
+    if differ:
+        raise ValueError(
+            f"{where} was made with other settings ({'; '.join(differ)}): name another folder or remove it"
+        )
+
+
+def _publish(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, report: dict[str, Any], work: Path, out: Path
+) -> None:
+    finished = work / "finished"
+    shutil.rmtree(finished, ignore_errors=True)
+    model.eval().save_pretrained(finished)
+    tokenizer.save_pretrained(finished)
+    _write(finished / "smalllm.json", report)
+    finished.rename(out)
+    shutil.rmtree(work)
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(values, indent=1, sort_keys=True), encoding="utf-8")
+    partial.replace(path)
