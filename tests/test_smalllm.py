@@ -136,6 +136,12 @@ def test_settings_that_make_no_model_are_refused(values, message):
         SmallLMConfig(**values)
 
 
+def test_progress_is_shown_when_asked_for(data, tmp_path, capfd):
+    train_small_lm(*data, tmp_path / "lm", TINY, verbose=True)
+    shown = capfd.readouterr().err
+    assert "Training on text: 100%" in shown and "Training on pairs: 100%" in shown and "loss=" in shown
+
+
 def test_nothing_to_learn_from(tmp_path):
     with pytest.raises(ValueError, match="got 0 and 1"):
         train_small_lm([], [("q", "d")], tmp_path / "lm")

@@ -163,6 +163,8 @@ def _train(
     import torch
     from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
 
+    from .progress import ProgressBar
+
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=epochs,
@@ -180,7 +182,7 @@ def _train(
         use_cpu=not torch.cuda.is_available(),
         bf16=torch.cuda.is_available(),
         report_to="none",
-        disable_tqdm=not verbose,
+        disable_tqdm=True,
         dataloader_pin_memory=False,
     )
     trainer = Trainer(
@@ -190,6 +192,8 @@ def _train(
         data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
     )
     trainer.remove_callback(PrinterCallback)
+    if verbose:
+        trainer.add_callback(ProgressBar(f"Training on {folder.name}"))
     checkpoint = last_checkpoint(folder)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     last = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry][-10:]
