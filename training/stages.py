@@ -1,0 +1,130 @@
+"""A chain of long steps, each in a folder that is named by what went into it.
+
+A stage that was finished is never run again; one that was interrupted is called again on its own folder and goes on
+there. A changed setting changes the fingerprint of its stage and of all behind it, so that exactly those run anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+#: `run(folder, *folders of the inputs) -> counts`: fills `folder`, or goes on filling it, and says what is in it
+Run = Callable[..., dict[str, Any]]
+
+RECORD = "stage.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step: what it is called, what decides its result, what it builds on, and how it is done.
+
+    `settings` are JSON values and hold everything that decides the result beside `inputs`, for instance the fingerprint
+    of a model that is read from elsewhere.
+
+    Example:
+        >>> one, other = (Stage("first", {"n": n}, (), lambda folder: {}) for n in (1, 2))
+        >>> run = lambda folder, first: {}
+        >>> Stage("second", {}, (one,), run).fingerprint == Stage("second", {}, (other,), run).fingerprint
+        False
+    """
+
+    name: str
+    settings: dict[str, Any]
+    inputs: tuple[Stage, ...]
+    run: Run
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """12 hexadecimal digits of a hash over the name, the settings and the inputs' fingerprints."""
+        content = [self.name, self.settings, [stage.fingerprint for stage in self.inputs]]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+    def folder(self, root: Path) -> Path:
+        """Where its result is, or will be."""
+        return root / f"{self.name}-{self.fingerprint}"
+
+    def record(self, root: Path) -> dict[str, Any] | None:
+        """What was written down when it was finished; None as long as it is not."""
+        path = self.folder(root) / RECORD
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def in_order(stages: Iterable[Stage]) -> list[Stage]:
+    """`stages` and all they build on, each once, inputs first; equal fingerprints are one stage."""
+    found: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.fingerprint not in found:
+            for before in stage.inputs:
+                visit(before)
+            found[stage.fingerprint] = stage
+
+    for stage in stages:
+        visit(stage)
+    return list(found.values())
+
+
+def build(stages: Iterable[Stage], root: Path, say: Callable[[str], None] = logger.info) -> None:
+    """Run what is not finished of `stages` and of all they build on, in order, each in its folder below `root`."""
+    todo = in_order(stages)
+    for place, stage in enumerate(todo, 1):
+        heading = f"[{place}/{len(todo)}] {stage.name} {stage.fingerprint}"
+        if stage.record(root) is not None:
+            say(f"{heading}: finished before")
+            continue
+        folder = stage.folder(root)
+        say(f"{heading}: {'goes on' if folder.exists() else 'starts'}")
+        folder.mkdir(parents=True, exist_ok=True)
+        start = time.monotonic()
+        counts = stage.run(folder, *(before.folder(root) for before in stage.inputs))
+        _write_record(stage, folder, counts, time.monotonic() - start)
+        say(f"{heading}: {_listed(counts)}")
+
+
+def status(stages: Iterable[Stage], root: Path) -> pd.DataFrame:
+    """`[stage, fingerprint, state, seconds, bytes, counts]` of `stages` and all they build on, in order.
+
+    `state` is "finished", "interrupted" or "missing"; `seconds` are those of the last start, NaN before the end;
+    `bytes` is what the folder holds now.
+    """
+    return pd.DataFrame(_rows(stages, root), columns=["stage", "fingerprint", "state", "seconds", "bytes", "counts"])
+
+
+def _rows(stages: Iterable[Stage], root: Path) -> Iterator[tuple[str, str, str, float, int, str]]:
+    for stage in in_order(stages):
+        record, folder = stage.record(root), stage.folder(root)
+        state = "finished" if record is not None else "interrupted" if folder.exists() else "missing"
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        seconds = record["seconds"] if record else float("nan")
+        yield stage.name, stage.fingerprint, state, seconds, size, _listed(record["counts"]) if record else ""
+
+
+def _listed(counts: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in counts.items()) or "done"
+
+
+def _write_record(stage: Stage, folder: Path, counts: dict[str, Any], seconds: float) -> None:
+    record = {
+        "stage": stage.name,
+        "settings": stage.settings,
+        "inputs": [f"{before.name}-{before.fingerprint}" for before in stage.inputs],
+        "counts": counts,
+        "seconds": round(seconds, 1),
+        "versions": {name: version(name) for name in ("pyterrier_expandr", "torch", "transformers")},
+    }
+    partial = folder / f"{RECORD}.partial"
+    partial.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
+    partial.replace(folder / RECORD)
