@@ -211,16 +211,17 @@ class ExpandREncoder(BiEncoder):
 
     def encode_docs(self, texts: Sequence[str], batch_size: int | None = None) -> SourcedArray:
         """Embeddings (n, d), float32, of document texts; not remembered, since a corpus is large."""
-        return self._encode("document", list(texts), batch_size)
+        return self.encode(texts, "document", batch_size)
 
     def encode_queries_torch(self, texts: list[str], batch_size: int | None = None) -> torch.Tensor:
         """Embeddings (n, d) of queries as a tensor with gradients."""
         return hosting.forward(self.model, texts, self.source["query_prompt"], batch_size or self.batch_size)
 
-    def _encode(self, side: Side, texts: list[str], batch_size: int | None) -> SourcedArray:
+    def encode(self, texts: Sequence[str], side: Side, batch_size: int | None = None) -> SourcedArray:
+        """Embeddings (n, d), float32, of texts as the "query" or the "document" side reads them; none is remembered."""
         encode = self.model.encode_query if side == "query" else self.model.encode_document
         vectors = encode(
-            texts,
+            list(texts),
             prompt=self.source["query_prompt" if side == "query" else "doc_prompt"],
             batch_size=batch_size or self.batch_size,
             show_progress_bar=False,
@@ -232,14 +233,14 @@ class ExpandREncoder(BiEncoder):
         known = {text: self._memo[side, text] for text in dict.fromkeys(texts) if (side, text) in self._memo}
         fresh = [text for text in dict.fromkeys(texts) if text not in known]
         if fresh:
-            known.update(zip(fresh, self._encode(side, fresh, batch_size), strict=True))
+            known.update(zip(fresh, self.encode(fresh, side, batch_size), strict=True))
         for text, vector in known.items():
             self._memo[side, text] = vector
             self._memo.move_to_end((side, text))
         while len(self._memo) > MEMO_SIZE:
             self._memo.popitem(last=False)
         if not texts:
-            return self._encode(side, [], batch_size)
+            return self.encode([], side, batch_size)
         return with_source(np.stack([known[text] for text in texts]), self.source)
 
     def _key(self) -> str:

@@ -1,14 +1,45 @@
-"""How well an expansion serves retrieval: rewards over the candidates of a query, as pure functions on arrays.
+"""How well an expansion serves retrieval: rewards over the candidates of queries.
 
-A reward takes a similarity matrix of shape (n_queries, n_candidates) and gives a reward of the same shape; larger is
-better. Your own is any such function.
+The formulas are pure functions on arrays of shape (n_queries, n_candidates). A `Reward` is a callable that takes what
+is known of some queries' candidates (`Candidates`) and gives such an array, larger is better; your own is any such
+function, and `REWARDS` names the ones that need no more than similarities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+
+from ..fusion import Fusion, fuse
+
+if TYPE_CHECKING:
+    import pyterrier as pt
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a reward may look at: n queries with m candidates each, their embeddings (d) and similarities.
+
+    `to_query`, `to_answer` and `to_gold` are (n, m) dot products of each candidate's embedding with that of its query,
+    of the LLM's own answer and of the relevant document.
+    """
+
+    query_ids: Sequence[str]
+    queries: Sequence[str]
+    texts: Sequence[Sequence[str]]
+    query_vectors: np.ndarray
+    vectors: np.ndarray
+    to_query: np.ndarray
+    to_answer: np.ndarray
+    to_gold: np.ndarray
+
+
+#: larger is better; float (n_queries, n_candidates)
+Reward = Callable[[Candidates], np.ndarray]
 
 
 def ranks(similarity: np.ndarray) -> np.ndarray:
@@ -60,3 +91,106 @@ def combined_reward(rewards: Sequence[np.ndarray], weights: Sequence[float] | No
             f"combine rewards of one shape with one weight each, got shapes {sorted(shapes)} and {len(weights)} weights"
         )
     return np.sum([weight * reward for weight, reward in zip(weights, rewards, strict=True)], axis=0)
+
+
+def cosine_margin(similarity: np.ndarray) -> np.ndarray:
+    """How far each similarity lies above its row's mean, float64 (n, m): unlike a rank it tells near ties from leads.
+
+    Example:
+        >>> cosine_margin(np.array([[0.75, 0.5, 0.25]]))
+        array([[ 0.25,  0.  , -0.25]])
+    """
+    similarity = np.asarray(similarity, dtype=np.float64)
+    return similarity - similarity.mean(axis=1, keepdims=True)
+
+
+def length_penalty(lengths: np.ndarray, limit: int) -> np.ndarray:
+    """0 up to `limit`, and beyond it minus the excess as a share of `limit`; float64, of the shape of `lengths`.
+
+    Raises:
+        ValueError: `limit` is below 1.
+
+    Example:
+        >>> length_penalty(np.array([[50, 150]]), limit=100)
+        array([[-0. , -0.5]])
+    """
+    if limit < 1:
+        raise ValueError(f"limit must be 1 or more, got {limit}")
+    return -np.maximum(np.asarray(lengths, dtype=np.float64) - limit, 0) / limit
+
+
+@dataclass(frozen=True)
+class LengthPenalty:
+    """A reward: `length_penalty` of the candidates' lengths in words.
+
+    Example:
+        >>> LengthPenalty(limit=100).limit
+        100
+    """
+
+    limit: int
+
+    def __call__(self, candidates: Candidates) -> np.ndarray:
+        """Float64 (n, m), 0 or below."""
+        return length_penalty(np.array([[len(text.split()) for text in row] for row in candidates.texts]), self.limit)
+
+
+@dataclass(frozen=True)
+class MeasureGain:
+    """A reward: what fusing the query with a candidate gains in a measure, such as nDCG@10, on an index of the user's.
+
+    It is what the rank rewards stand for, at the price of one search for each candidate.
+
+    Args:
+        retriever: `[qid, query, query_vec]` -> R, such as `FaissIndex.retriever()`, over the reward encoder's vectors.
+        qrels: `[qid, docno, label]`.
+        measure: in the notation of ir-measures.
+        fusion: how query and candidate become one vector.
+
+    Example:
+        >>> from pyterrier_expandr import FaissIndex
+        >>> retriever = FaissIndex("pocket.faiss").retriever(num_results=10)
+        >>> MeasureGain(retriever, pd.DataFrame({"qid": [], "docno": [], "label": []})).measure
+        'nDCG@10'
+    """
+
+    retriever: pt.Transformer
+    qrels: pd.DataFrame
+    measure: str = "nDCG@10"
+    fusion: Fusion = "average"
+
+    def __call__(self, candidates: Candidates) -> np.ndarray:
+        """Float64 (n, m): the measure with the candidate less that of the query alone."""
+        n, m, d = candidates.vectors.shape
+        alone = self._values(candidates, candidates.query_vectors, 1)
+        queries = np.broadcast_to(candidates.query_vectors[:, None, :], (n, m, d))
+        fused = fuse(queries, candidates.vectors[:, :, None, :], self.fusion)
+        return self._values(candidates, fused.reshape(n * m, d), m) - alone
+
+    def _values(self, candidates: Candidates, vectors: np.ndarray, per_query: int) -> np.ndarray:
+        import ir_measures
+
+        names = [f"{place}/{number}" for place in range(len(candidates.query_ids)) for number in range(per_query)]
+        texts = [query for query in candidates.queries for _ in range(per_query)]
+        queries = pd.DataFrame({"qid": names, "query": texts, "query_vec": list(vectors)})
+        found = self.retriever.transform(queries)
+        judged = {str(qid): rows for qid, rows in self.qrels.groupby("qid")}
+        nothing = self.qrels.iloc[:0]
+        of_name = {name: judged.get(str(candidates.query_ids[int(name.split("/")[0])]), nothing) for name in names}
+        qrels = pd.concat([rows.assign(qid=name) for name, rows in of_name.items()])
+        measured = ir_measures.iter_calc(
+            [ir_measures.parse_measure(self.measure)],
+            qrels.rename(columns={"qid": "query_id", "docno": "doc_id", "label": "relevance"}),
+            found.rename(columns={"qid": "query_id", "docno": "doc_id"})[["query_id", "doc_id", "score"]],
+        )
+        values = {metric.query_id: metric.value for metric in measured}
+        return np.array([values.get(name, 0.0) for name in names]).reshape(-1, per_query)
+
+
+#: the rewards that need similarities only; "self" and "retriever" together are the paper's (Eq. 11)
+REWARDS: Mapping[str, Reward] = {
+    "self": lambda candidates: self_reward(candidates.to_answer),
+    "retriever": lambda candidates: retriever_reward(candidates.to_gold),
+    "self-margin": lambda candidates: cosine_margin(candidates.to_answer),
+    "retriever-margin": lambda candidates: cosine_margin(candidates.to_gold),
+}

@@ -1,0 +1,136 @@
+"""Preference pairs as files: TRL's conversational rows, and the rows of the released training data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..prompts import render, resolve_prompt
+from .preferences import Decision
+
+
+def trl_row(decision: Decision, prompt: str = "q2d") -> dict[str, Any]:
+    """A pair as TRL reads it: `prompt`, `chosen` and `rejected` are lists of chat messages.
+
+    Beside them: `query_id`, `chosen_reward`, `rejected_reward`, `chosen_candidate` and `rejected_candidate` (their
+    numbers among the query's candidates, from 0).
+
+    Raises:
+        ValueError: the query was dropped, so that there is no pair.
+    """
+    if decision.chosen is None or decision.rejected is None:
+        raise ValueError(f"query {decision.of.query_id!r} gives no pair: {decision.dropped}")
+    texts = decision.of.candidates
+    return {
+        "query_id": decision.of.query_id,
+        "prompt": list(render(resolve_prompt(prompt), query=decision.of.query)),
+        "chosen": [{"role": "assistant", "content": texts[decision.chosen]}],
+        "rejected": [{"role": "assistant", "content": texts[decision.rejected]}],
+        "chosen_reward": decision.rewards[decision.chosen],
+        "rejected_reward": decision.rewards[decision.rejected],
+        "chosen_candidate": decision.chosen,
+        "rejected_candidate": decision.rejected,
+    }
+
+
+def released_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A TRL row in the format of the released training data; rewards and numbers have no place there.
+
+    Example:
+        >>> row = {side: [{"role": "assistant", "content": side}] for side in ("prompt", "chosen", "rejected")}
+        >>> released_row(row)["chosen"]
+        {'from': 'gpt', 'value': 'chosen'}
+    """
+    return {
+        "conversations": [{"from": "human", "value": row["prompt"][-1]["content"]}],
+        "chosen": {"from": "gpt", "value": row["chosen"][-1]["content"]},
+        "rejected": {"from": "gpt", "value": row["rejected"][-1]["content"]},
+    }
+
+
+def _from_released(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "prompt": [{"role": "user", "content": row["conversations"][0]["value"]}],
+        "chosen": [{"role": "assistant", "content": row["chosen"]["value"]}],
+        "rejected": [{"role": "assistant", "content": row["rejected"]["value"]}],
+    }
+
+
+def write_pairs(path: str | Path, rows: Iterable[dict[str, Any]], *, released: bool = False) -> int:
+    """Write TRL rows to a JSONL or Parquet file (by its ending) and give their number; the file appears when whole.
+
+    Args:
+        path: ends in .jsonl or .parquet.
+        rows: as `trl_row` gives them.
+        released: write the format of the released training data.
+
+    Raises:
+        ValueError: another ending. OSError: the disk is full; no file is left then.
+    """
+    path = Path(path)
+    if path.suffix not in (".jsonl", ".parquet"):
+        raise ValueError(f"pairs are written as .jsonl or .parquet, got {path.name!r}")
+    rows = map(released_row, rows) if released else rows
+    partial = path.with_name(path.name + ".partial")
+    try:
+        count = _write_jsonl(partial, rows) if path.suffix == ".jsonl" else _write_parquet(partial, rows)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return count
+
+
+def _write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    count = 0
+    with open(path, "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def _write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist(list(rows))
+    pq.write_table(table, path)
+    return table.num_rows
+
+
+def read_pairs(path: str | Path) -> Iterator[dict[str, Any]]:
+    """TRL rows of a file in either format, JSONL or Parquet.
+
+    Raises:
+        ValueError: a broken line, or a row of neither format (file, line and the fields found are named).
+        FileNotFoundError: there is no such file.
+    """
+    path = Path(path)
+    for number, row in enumerate(_rows(path), 1):
+        if "conversations" in row:
+            yield _from_released(row)
+        elif {"prompt", "chosen", "rejected"} <= row.keys():
+            yield row
+        else:
+            raise ValueError(
+                f"{path}:{number} is no preference pair: it needs prompt, chosen and rejected (or conversations), "
+                f"and has {sorted(row)}"
+            )
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        for batch in pq.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
+        return
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}:{number} is no JSON: {error}") from error
