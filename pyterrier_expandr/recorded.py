@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from .frames import without_surrogates
+from .jsonl import read_jsonl, write_jsonl
 
 
 @dataclass
@@ -58,15 +57,7 @@ def _rows(source: str | Path | list[dict[str, Any]]) -> Iterator[tuple[str, Any]
         for number, row in enumerate(source, 1):
             yield f"record {number}", row
         return
-    with open(source, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    yield f"{source}:{number}", json.loads(line)
-                except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                    raise ValueError(
-                        f"{source}:{number} is no JSON in UTF-8: {error}; mend or remove the line"
-                    ) from error
+    yield from read_jsonl(source)
 
 
 def _fields(where: str, row: Any) -> tuple[str | None, str | None, list[str]]:
@@ -84,13 +75,11 @@ def _fields(where: str, row: Any) -> tuple[str | None, str | None, list[str]]:
 
 def write_expansions(path: str | Path, frame: pd.DataFrame) -> None:
     """Write `[qid, query, query_expansions]` as `RecordedExpander` reads it; the file appears when it is complete."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    with open(part, "w", encoding="utf-8") as file:
-        for qid, query, texts in zip(frame["qid"], frame["query"], frame["query_expansions"], strict=True):
-            row = {"query_id": str(qid), "query": without_surrogates(query), "passages": list(texts)}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, target)
+    rows = zip(frame["qid"], frame["query"], frame["query_expansions"], strict=True)
+    write_jsonl(
+        path,
+        (
+            {"query_id": str(qid), "query": without_surrogates(query), "passages": list(texts)}
+            for qid, query, texts in rows
+        ),
+    )

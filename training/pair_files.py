@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..jsonl import read_jsonl, write_jsonl
 from ..prompts import render, resolve_prompt
 from .preferences import Decision
 
@@ -73,23 +73,7 @@ def write_pairs(path: str | Path, rows: Iterable[dict[str, Any]], *, released: b
     if path.suffix not in (".jsonl", ".parquet"):
         raise ValueError(f"pairs are written as .jsonl or .parquet, got {path.name!r}")
     rows = map(released_row, rows) if released else rows
-    partial = path.with_name(path.name + ".partial")
-    try:
-        count = _write_jsonl(partial, rows) if path.suffix == ".jsonl" else _write_parquet(partial, rows)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    return count
-
-
-def _write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
-    count = 0
-    with open(path, "w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            count += 1
-    return count
+    return write_jsonl(path, rows) if path.suffix == ".jsonl" else _write_parquet(path, rows)
 
 
 def _write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> int:
@@ -97,8 +81,14 @@ def _write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     import pyarrow.parquet as pq
 
     table = pa.Table.from_pylist(list(rows))
-    pq.write_table(table, path)
-    return table.num_rows
+    part = path.with_name(path.name + ".part")
+    try:
+        pq.write_table(table, part)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return int(table.num_rows)
 
 
 def read_pairs(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -109,28 +99,24 @@ def read_pairs(path: str | Path) -> Iterator[dict[str, Any]]:
         FileNotFoundError: there is no such file.
     """
     path = Path(path)
-    for number, row in enumerate(_rows(path), 1):
+    for where, row in _rows(path):
         if "conversations" in row:
             yield _from_released(row)
         elif {"prompt", "chosen", "rejected"} <= row.keys():
             yield row
         else:
             raise ValueError(
-                f"{path}:{number} is no preference pair: it needs prompt, chosen and rejected (or conversations), "
+                f"{where} is no preference pair: it needs prompt, chosen and rejected (or conversations), "
                 f"and has {sorted(row)}"
             )
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        for batch in pq.ParquetFile(path).iter_batches():
-            yield from batch.to_pylist()
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    if path.suffix != ".parquet":
+        yield from read_jsonl(path)
         return
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}:{number} is no JSON: {error}") from error
+    import pyarrow.parquet as pq
+
+    rows = (row for batch in pq.ParquetFile(path).iter_batches() for row in batch.to_pylist())
+    for number, row in enumerate(rows, 1):
+        yield f"{path}:{number}", row

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyterrier as pt
+
+from ..jsonl import read_jsonl
 
 #: how the last column of a qrels file is headed, where it has a header
 HEADINGS = ("score", "label", "relevance", "rel")
@@ -42,7 +43,7 @@ class BeirFolder(pt.datasets.Dataset):
     def get_corpus_iter(self, verbose: bool = False) -> Iterator[dict[str, Any]]:
         """Yield `{"docno", "title", "text"}` of each document, in file order."""
         rows = read_jsonl(self.path / "corpus.jsonl", ("_id", "text"))
-        for row in pt.tqdm(rows, desc=self.path.name, unit="doc", disable=not verbose):
+        for _, row in pt.tqdm(rows, desc=self.path.name, unit="doc", disable=not verbose):
             yield {"docno": str(row["_id"]), "title": row.get("title") or "", "text": row["text"]}
 
     def get_topics(self, variant: str | None = None) -> pd.DataFrame:
@@ -54,7 +55,7 @@ class BeirFolder(pt.datasets.Dataset):
         rows = read_jsonl(self.path / "queries.jsonl", ("_id", "text"))
         judged = set(self.get_qrels()["qid"])
         topics = pd.DataFrame(
-            [(str(row["_id"]), row["text"]) for row in rows if str(row["_id"]) in judged], columns=["qid", "query"]
+            [(str(row["_id"]), row["text"]) for _, row in rows if str(row["_id"]) in judged], columns=["qid", "query"]
         )
         if unknown := sorted(judged - set(topics["qid"])):
             raise ValueError(f"{self._qrels_file} judges queries that queries.jsonl lacks: {unknown[:5]}")
@@ -83,23 +84,3 @@ class BeirFolder(pt.datasets.Dataset):
 
     def __repr__(self) -> str:
         return f"beir_folder({str(self.path)!r}, {self.split!r})"
-
-
-def read_jsonl(path: Path, fields: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSONL file.
-
-    Raises:
-        ValueError: a line is no JSON object or lacks one of `fields`; file, line and what was found are named.
-    """
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number} is no JSON: {error}; mend or remove the line") from error
-            if not isinstance(row, dict) or not set(fields) <= row.keys():
-                found = sorted(row) if isinstance(row, dict) else type(row).__name__
-                raise ValueError(f"{path}:{number} needs the fields {list(fields)}, found {found}")
-            yield row

@@ -10,7 +10,8 @@ import ir_datasets
 from ir_datasets.formats import BaseDocs, BaseQrels, BaseQueries, GenericQuery, TrecQrel
 from ir_datasets.indices import Docstore
 
-from .beir_format import BeirFolder, read_jsonl
+from ..jsonl import read_jsonl
+from .beir_format import BeirFolder
 
 NAME = "expandr-pocket"
 GRADES = {2: "answers the query", 1: "related to the query", 0: "not relevant"}
@@ -49,7 +50,7 @@ class PocketDocs(BaseDocs):
     def docs_iter(self) -> Iterator[PocketDoc]:
         """All passages, in file order."""
         rows = read_jsonl(self._folder / "corpus.jsonl", ("_id", "title", "text"))
-        return (PocketDoc(row["_id"], row["text"], row["title"]) for row in rows)
+        return (PocketDoc(row["_id"], row["text"], row["title"]) for _, row in rows)
 
     def docs_store(self, field: str = "doc_id") -> PocketDocstore:
         """The passages by id."""

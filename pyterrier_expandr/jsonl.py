@@ -1,0 +1,73 @@
+"""Files with one JSON object a line: read with errors that name the line, written so that they appear when whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+def read_jsonl(
+    path: str | Path, fields: Iterable[str] = (), *, skipped: Counter[str] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield `("FILE:LINE", object)` of each line of a JSONL file that is not blank.
+
+    Args:
+        path: the file, in UTF-8.
+        fields: what each object must have.
+        skipped: given a counter, broken lines are counted there under "broken line" and passed over.
+
+    Raises:
+        ValueError: a line is no JSON object or lacks one of `fields`; file, line and what was found are named.
+        FileNotFoundError: there is no such file.
+    """
+    wanted = list(fields)
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                yield where, _object(line, where, wanted)
+            except ValueError:
+                if skipped is None:
+                    raise
+                skipped["broken line"] += 1
+
+
+def _object(line: bytes, where: str, wanted: list[str]) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where} is no JSON in UTF-8: {error}; mend or remove the line") from error
+    if not isinstance(row, dict) or not row.keys() >= set(wanted):
+        found = sorted(row) if isinstance(row, dict) else type(row).__name__
+        raise ValueError(f"{where} needs the fields {wanted}, found {found}")
+    return row
+
+
+def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Write `rows` and give their number; the file appears when it is complete, and nothing is left if it cannot be.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    count = 0
+    try:
+        with open(part, "w", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                count += 1
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return count
