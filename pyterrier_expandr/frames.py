@@ -68,6 +68,16 @@ def expansion_lists(frame: pd.DataFrame) -> list[list[str]]:
     return lists
 
 
+def document_text(title: str | None, text: str) -> str:
+    """`title + " " + text`, or the text alone where there is no title: a document as encoders read it.
+
+    Example:
+        >>> document_text("Scurvy", "Sailors lacked fruit.")
+        'Scurvy Sailors lacked fruit.'
+    """
+    return without_surrogates(f"{title} {text}" if title else text)
+
+
 def document_texts(frame: pd.DataFrame, text_field: str) -> list[str]:
     """`title + " " + text` of each row, or the text alone where the title is missing or empty.
 
@@ -86,5 +96,5 @@ def document_texts(frame: pd.DataFrame, text_field: str) -> list[str]:
             raise TypeError(
                 f"title and {text_field} of document {docno!r} must be strings, got {title!r}, {text!r:.80}"
             )
-        texts.append(without_surrogates(f"{title} {text}" if title else text))
+        texts.append(document_text(title, text))
     return texts

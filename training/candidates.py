@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyterrier as pt
+
+from ..backends.base import Backend, Generation, Request, Sampling
+from ..cache import GenerationCache
+from ..cleaning import strip_preamble
+from ..expander import generate_cached
+from ..jsonl import read_jsonl, write_jsonl
+from ..prompts import fit, resolve_prompt
+from .examples import TrainingExample
+from .streams import in_chunks
+
+#: queries whose texts are asked for together
+CHUNK = 32
 
 
 @dataclass(frozen=True)
@@ -10,7 +27,7 @@ class CandidateSet:
     """The candidates of one query, cleaned, ordered by temperature and then by sample.
 
     `temperatures` says at which temperature each candidate was drawn, in the same order; empty where it is not known.
-    `answer` is "" where the model gave none.
+    `answer` is "" where the model gave none, and so is a candidate.
 
     Example:
         >>> CandidateSet("1", "why is the sky blue", "d7", "Air.", "Scattering.", ("A.", "B."), (0.8, 1.0)).answer
@@ -24,3 +41,178 @@ class CandidateSet:
     answer: str
     candidates: tuple[str, ...]
     temperatures: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class CandidateSettings:
+    """What is drawn for each query; the defaults are the paper's, 4 temperatures of 8 samples.
+
+    Args:
+        temperatures: of the candidates.
+        samples: at each temperature.
+        top_p, max_new_tokens, seed: see `Sampling`.
+        prompt: of the candidates, a named prompt or a template with `{query}`.
+        answer_prompt: of the answer, a named prompt or a template with `{query}` and `{document}`.
+        answer_temperature: of the answer.
+
+    Raises:
+        ValueError: no or equal temperatures, no samples, values out of range, or a template with other fields.
+
+    Example:
+        >>> CandidateSettings().count
+        32
+    """
+
+    temperatures: tuple[float, ...] = (0.8, 0.9, 1.0, 1.1)
+    samples: int = 8
+    top_p: float = 0.9
+    max_new_tokens: int = 512
+    seed: int = 42
+    prompt: str = "q2d"
+    answer_prompt: str = "q2a"
+    answer_temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "temperatures", tuple(float(value) for value in self.temperatures))
+        if not self.temperatures or len(set(self.temperatures)) < len(self.temperatures):
+            raise ValueError(f"temperatures must be one or more different values, got {self.temperatures}")
+        if self.samples < 1:
+            raise ValueError(f"samples must be 1 or more, got {self.samples}")
+        for temperature in (*self.temperatures, self.answer_temperature):
+            self.sampling(temperature)
+        resolve_prompt(self.prompt)
+        resolve_prompt(self.answer_prompt, fields=("document", "query"))
+
+    @property
+    def count(self) -> int:
+        """Candidates of each query."""
+        return len(self.temperatures) * self.samples
+
+    def sampling(self, temperature: float) -> Sampling:
+        """How texts are drawn at a temperature."""
+        return Sampling(temperature, self.top_p, self.max_new_tokens, self.seed)
+
+
+def generate_candidates(
+    examples: Iterable[TrainingExample],
+    backend: Backend,
+    settings: CandidateSettings | None = None,
+    *,
+    cache: str | Path | GenerationCache | None = None,
+    verbose: bool = False,
+) -> Iterator[CandidateSet]:
+    """A `CandidateSet` for each example, in order, as a stream.
+
+    The answer is written for the query and its first positive. A document that is too long for the model's context is
+    cut at its end, a query too; the prompt's own words never are. An answer that comes back empty is asked for once
+    more, with the next seed. What the cache holds is not generated again, and each batch is stored as it is finished: a
+    run that was killed goes on there and ends in the same texts.
+
+    Args:
+        examples: queries with a positive.
+        backend: the engine, e.g. `HuggingFaceBackend`.
+        settings: temperatures, samples, prompts.
+        cache: a path or a `GenerationCache`; None keeps the texts in memory only.
+        verbose: show progress bars.
+
+    Raises:
+        ValueError: an example without a positive, or a prompt that leaves no room in the model's context.
+
+    Example:
+        >>> from pyterrier_expandr import HuggingFaceBackend
+        >>> from pyterrier_expandr.training.examples import open_examples
+        >>> backend = HuggingFaceBackend("Qwen/Qwen2.5-0.5B-Instruct")
+        >>> next(generate_candidates(open_examples("pocket"), backend, cache="c.sqlite"))  # doctest: +SKIP
+    """
+    settings = settings or CandidateSettings()
+    store = cache if isinstance(cache, GenerationCache) else GenerationCache(cache) if cache else GenerationCache()
+    with pt.tqdm(desc="Candidates", unit="query", disable=not verbose) as progress:
+        for chunk in in_chunks(examples, CHUNK):
+            yield from _of_chunk(chunk, backend, settings, store)
+            progress.update(len(chunk))
+
+
+def _of_chunk(
+    chunk: list[TrainingExample], backend: Backend, settings: CandidateSettings, store: GenerationCache
+) -> Iterator[CandidateSet]:
+    asked = [_candidate_requests(example, backend, settings) for example in chunk]
+    answers = [_answer_request(example, backend, settings) for example in chunk]
+    drawn = generate_cached(backend, [request for requests in asked for request in requests] + answers, store)
+    texts = [[_clean(generation) for generation in group] for group in drawn]
+    per_query = len(settings.temperatures)
+    written = _asked_again([group[0] for group in texts[len(chunk) * per_query :]], answers, backend, store)
+    for place, example in enumerate(chunk):
+        groups = texts[place * per_query : (place + 1) * per_query]
+        yield CandidateSet(
+            example.query_id,
+            example.query,
+            example.positive_ids[0],
+            example.positives[0],
+            written[place],
+            tuple(text for group in groups for text in group),
+            tuple(temperature for temperature in settings.temperatures for _ in range(settings.samples)),
+        )
+
+
+def _asked_again(answers: list[str], requests: list[Request], backend: Backend, store: GenerationCache) -> list[str]:
+    """The answers, those that are empty drawn once more with the next seed."""
+    empty = [place for place, answer in enumerate(answers) if not answer]
+    again = [
+        replace(requests[place], sampling=replace(requests[place].sampling, seed=requests[place].sampling.seed + 1))
+        for place in empty
+    ]
+    fresh = dict(zip(empty, generate_cached(backend, again, store), strict=True))
+    return [_clean(fresh[place][0]) if place in fresh else answer for place, answer in enumerate(answers)]
+
+
+def _candidate_requests(example: TrainingExample, backend: Backend, settings: CandidateSettings) -> list[Request]:
+    template = resolve_prompt(settings.prompt)
+    messages, _ = fit(
+        template, {"query": example.query}, cut="query", backend=backend, max_new_tokens=settings.max_new_tokens
+    )
+    samples = tuple(range(settings.samples))
+    return [Request(messages, settings.sampling(temperature), samples) for temperature in settings.temperatures]
+
+
+def _answer_request(example: TrainingExample, backend: Backend, settings: CandidateSettings) -> Request:
+    if not example.positives:
+        raise ValueError(f"example {example.query_id!r} has no positive to answer from")
+    messages, _ = fit(
+        resolve_prompt(settings.answer_prompt, fields=("document", "query")),
+        {"query": example.query, "document": example.positives[0]},
+        cut="document",
+        backend=backend,
+        max_new_tokens=settings.max_new_tokens,
+    )
+    return Request(messages, settings.sampling(settings.answer_temperature))
+
+
+def _clean(generation: Generation) -> str:
+    text = strip_preamble(generation.text)
+    return text if text.strip() else ""
+
+
+def write_candidates(path: str | Path, sets: Iterable[CandidateSet]) -> int:
+    """Write candidate sets to a JSONL file and give their number; the file appears when it is complete."""
+    return write_jsonl(path, map(asdict, sets))
+
+
+def read_candidates(path: str | Path) -> Iterator[CandidateSet]:
+    """The candidate sets of a file that `write_candidates` wrote, or of rows with `passages` and `qid` instead.
+
+    Raises:
+        ValueError: a broken line, or fields are missing (file, line and the fields found are named).
+    """
+    for where, row in read_jsonl(path):
+        row = {"query_id": row.get("qid"), "candidates": row.get("passages"), "temperatures": ()} | row
+        yield _from_row(row, where)
+
+
+def _from_row(row: dict[str, Any], where: str) -> CandidateSet:
+    names = list(CandidateSet.__dataclass_fields__)
+    if missing := [name for name in names if row.get(name) is None]:
+        raise ValueError(
+            f"{where} lacks {missing}; its fields are {sorted(name for name in row if row[name] is not None)}"
+        )
+    values = {name: tuple(row[name]) if isinstance(row[name], (list, tuple)) else str(row[name]) for name in names}
+    return CandidateSet(**values)  # type: ignore[arg-type]

@@ -1,8 +1,15 @@
-"""Training examples: queries with what is relevant to them and what is not."""
+"""Training examples: queries with what is relevant to them and what is not, from every source as one stream."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..jsonl import read_jsonl, write_jsonl
 
 
 @dataclass(frozen=True)
@@ -23,3 +30,209 @@ class TrainingExample:
     positives: tuple[str, ...]
     negatives: tuple[str, ...] = ()
     expansions: tuple[str, ...] = ()
+
+
+#: what the fields of a `TrainingExample` are called in files: here, in the E5 mixture, and in the released data
+FIELDS = {
+    "query_id": ("query_id",),
+    "query": ("query",),
+    "positive_ids": ("positive_ids", "positive_id"),
+    "positives": ("positives", "positive", "pos"),
+    "negatives": ("negatives", "negative", "neg"),
+    "expansions": ("expansions", "pseudo_doc"),
+}
+
+#: which share of a file's rows the paper's mixture takes (file name without its ending -> share); others whole
+E5_RATIOS = {"eli5_question_answer": 0.1, "msmarco_passage": 0.5, "msmarco_document": 0.2}
+
+
+def open_examples(
+    source: str | Path,
+    split: str = "train",
+    *,
+    min_relevance: int = 1,
+    ratios: Mapping[str, float] | None = None,
+    seed: int = 42,
+    skipped: Counter[str] | None = None,
+) -> Iterator[TrainingExample]:
+    """The training examples of a source, as a stream.
+
+    Args:
+        source: `pocket`, `irds:NAME`, a folder in BEIR format, a JSONL file, or a folder of JSONL files.
+        split: which judgments of pocket and of a BEIR folder; the others have none or name it themselves.
+        min_relevance: the grade from which on a document is a positive.
+        ratios: for JSONL, the share of each file's rows to take, by file name without ending; E5_RATIOS is the paper's.
+        seed: of the choice of those rows.
+        skipped: given a counter, what is broken or unknown is counted there and passed over; without, it raises.
+
+    Raises:
+        ValueError: an unknown source; judgments of unknown queries or documents; no example at all.
+
+    Example:
+        >>> next(open_examples("pocket", "train")).query_id
+        'q02'
+    """
+    name = str(source)
+    path = Path(source)
+    if name == "pocket" or name.startswith("irds:") or (path / "corpus.jsonl").is_file():
+        from .judged import examples_of_collection
+
+        return examples_of_collection(name, split, min_relevance=min_relevance, skipped=skipped)
+    if path.is_file() or path.is_dir():
+        return examples_from_jsonl(path, ratios=ratios, seed=seed, skipped=skipped)
+    raise ValueError(
+        f"no training data in {name!r}: name pocket, irds:NAME, a folder in BEIR format, or JSONL (a file or a folder)"
+    )
+
+
+def examples_from_jsonl(
+    path: str | Path,
+    *,
+    ratios: Mapping[str, float] | None = None,
+    seed: int = 42,
+    skipped: Counter[str] | None = None,
+) -> Iterator[TrainingExample]:
+    """Examples of a JSONL file, or of all `*.jsonl` in a folder: E5's, the released retriever data's, or our own rows.
+
+    A row has `query` and `positive` (or `pos`, `positives`), and may have `negative` (`neg`, `negatives`), `pseudo_doc`
+    (`expansions`), `query_id` and `positive_id(s)`; texts are strings or lists of strings. Ids that are lacking become
+    `FILE-LINE`. Whether a row is in a file's share depends on the seed and on the row alone, so that rows added at the
+    end change nothing before them.
+
+    Raises:
+        ValueError: a broken line, missing fields (those found are listed), a ratio outside (0, 1] or of no file.
+        FileNotFoundError: a folder without such files.
+
+    Example:
+        >>> next(examples_from_jsonl("nq.jsonl", ratios={"nq": 0.1})).negatives  # doctest: +SKIP
+    """
+    path, ratios = Path(path), dict(ratios or {})
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if not files:
+        raise FileNotFoundError(f"{path} holds no *.jsonl")
+    if strange := {name: share for name, share in ratios.items() if not 0 < share <= 1}:
+        raise ValueError(f"ratios must lie in (0, 1], got {strange}")
+    if (
+        path.is_dir()
+        and ratios is not E5_RATIOS
+        and (unknown := ratios.keys() - {f.stem for f in files} - E5_RATIOS.keys())
+    ):
+        raise ValueError(
+            f"ratios name files that are not there: {sorted(unknown)}; there are {[f.stem for f in files]}"
+        )
+    for file in files:
+        share = ratios.get(file.stem, 1.0)
+        for where, row in read_jsonl(file, skipped=skipped):
+            try:
+                example = _from_row(row, where, f"{file.stem}-{where.rsplit(':', 1)[1]}")
+            except ValueError:
+                if skipped is None:
+                    raise
+                skipped["wrong fields"] += 1
+                continue
+            if share == 1.0 or _uniform(seed, example.query_id, example.query) < share:
+                yield example
+
+
+def _from_row(row: dict[str, Any], where: str, own_id: str) -> TrainingExample:
+    values = {field: next((row[n] for n in names if row.get(n) is not None), None) for field, names in FIELDS.items()}
+    query, positives = values["query"], _texts(values["positives"], where)
+    if not isinstance(query, str) or not positives:
+        raise ValueError(
+            f"{where} needs a query and a positive (or pos, positives); its fields are {sorted(row)}"
+            if query is None or values["positives"] is None
+            else f"{where}: query must be a string and positives one text at least"
+        )
+    query_id = own_id if values["query_id"] is None else str(values["query_id"])
+    ids = _texts(values["positive_ids"], where) or [f"{query_id}+{n}" for n in range(len(positives))]
+    if len(ids) != len(positives):
+        raise ValueError(f"{where} names {len(ids)} positive ids for {len(positives)} positives")
+    negatives, expansions = _texts(values["negatives"], where), _texts(values["expansions"], where)
+    return TrainingExample(query_id, query, tuple(ids), tuple(positives), tuple(negatives), tuple(expansions))
+
+
+def _texts(value: Any, where: str) -> list[str]:
+    texts = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{where}: texts and ids must be strings or lists of strings, got {value!r:.80}")
+    return [text for text in texts if text.strip()]
+
+
+def write_examples(path: str | Path, examples: Iterable[TrainingExample], *, released: bool = False) -> int:
+    """Write examples to a JSONL file that `examples_from_jsonl` reads, and give their number.
+
+    With `released` in the format of the released retriever data, `{query, pseudo_doc, pos, neg}`: ids, and all
+    expansions but the first, have no place there.
+    """
+    return write_jsonl(path, map(_released if released else asdict, examples))
+
+
+def _released(example: TrainingExample) -> dict[str, Any]:
+    return {
+        "query": example.query,
+        "pseudo_doc": example.expansions[0] if example.expansions else "",
+        "pos": list(example.positives),
+        "neg": list(example.negatives),
+    }
+
+
+def split_examples(
+    examples: Iterable[TrainingExample], parts: Mapping[str, float], seed: int = 42
+) -> Iterator[tuple[str, TrainingExample]]:
+    """Yield `(part, example)`: a seeded random split in which examples that are added at the end change nothing before.
+
+    Args:
+        examples: a stream.
+        parts: name -> size. Sizes up to 1 in sum are fractions: an example's part depends on its query alone. Whole
+            numbers are counts: parts fill up in the order of the stream, and what comes after the last is full is left
+            out. The paper's are `{"llm": 100_000, "retriever-train": 637_866, "retriever-dev": 70_874}`.
+        seed: of the split.
+
+    Equal queries come into the same part while it has room, so that none is trained on what another evaluates.
+
+    Raises:
+        ValueError: no parts, sizes below 0, fractions above 1 in sum, or fractions beside counts.
+
+    Example:
+        >>> examples = [TrainingExample(str(n), f"query {n}", ("d",), ("text",)) for n in range(4)]
+        >>> [part for part, _ in split_examples(examples, {"train": 2, "dev": 1})]
+        ['train', 'train', 'dev']
+    """
+    sizes = dict(parts)
+    counts = all(float(size).is_integer() for size in sizes.values()) and sum(sizes.values()) > 1
+    if not sizes or any(size < 0 for size in sizes.values()) or (not counts and sum(sizes.values()) > 1 + 1e-9):
+        raise ValueError(f"sizes must be fractions up to 1 in sum, or whole numbers, got {sizes}")
+    room = dict(sizes)
+    placed: dict[int, str] = {}
+    for example in examples:
+        key = _hash(seed, "", example.query)
+        part = placed.get(key)
+        if part is None or room[part] <= 0:
+            part = _part(key / 2**64, room if counts else sizes, whole=counts)
+        if part is None:
+            if counts:
+                return
+            continue
+        if counts:
+            room[part] -= 1
+            placed[key] = part
+        yield part, example
+
+
+def _part(uniform: float, sizes: Mapping[str, float], *, whole: bool) -> str | None:
+    """The part at `uniform` in [0, 1) when the parts lie side by side, each as wide as its size."""
+    place = uniform * (sum(sizes.values()) if whole else 1.0)
+    for name, size in sizes.items():
+        if size > 0 and place < size:
+            return name
+        place -= size
+    return None
+
+
+def _hash(seed: int, query_id: str, query: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}\0{query_id}\0{query}".encode("utf-8", "surrogatepass")).digest()[:8])
+
+
+def _uniform(seed: int, query_id: str, query: str) -> float:
+    """A number in [0, 1) that depends on nothing but its arguments."""
+    return _hash(seed, query_id, query) / 2**64

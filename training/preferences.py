@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from ..encoder import ExpandREncoder
 from .candidates import CandidateSet
 from .rewards import REWARDS, Candidates, Reward, combined_reward
+from .streams import in_chunks
 
 #: why a query gives no pair
 Reason = Literal["empty answer", "wrong candidate count", "filtered", "equal texts", "reward gap"]
@@ -132,8 +132,7 @@ def decide(
         >>> next(decide(sets, encoder, PreferenceSettings(candidates=2)))  # doctest: +SKIP
     """
     settings = settings or PreferenceSettings()
-    stream = iter(sets)
-    while chunk := list(islice(stream, queries_per_chunk)):
+    for chunk in in_chunks(sets, queries_per_chunk):
         reasons = [_unfit(one, settings) for one in chunk]
         fit = [one for one, reason in zip(chunk, reasons, strict=True) if reason is None]
         decided = iter(choose(fit, compare(fit, encoder), settings) if fit else ())

@@ -46,17 +46,19 @@ class BeirFolder(pt.datasets.Dataset):
         for _, row in pt.tqdm(rows, desc=self.path.name, unit="doc", disable=not verbose):
             yield {"docno": str(row["_id"]), "title": row.get("title") or "", "text": row["text"]}
 
+    def get_queries(self) -> Iterator[tuple[str, str]]:
+        """Yield (qid, text) of all queries, judged or not, in file order."""
+        for _, row in read_jsonl(self.path / "queries.jsonl", ("_id", "text")):
+            yield str(row["_id"]), row["text"]
+
     def get_topics(self, variant: str | None = None) -> pd.DataFrame:
         """`[qid, query]` of the queries that this split judges, in file order.
 
         Raises:
             ValueError: the qrels name a query that queries.jsonl lacks.
         """
-        rows = read_jsonl(self.path / "queries.jsonl", ("_id", "text"))
         judged = set(self.get_qrels()["qid"])
-        topics = pd.DataFrame(
-            [(str(row["_id"]), row["text"]) for _, row in rows if str(row["_id"]) in judged], columns=["qid", "query"]
-        )
+        topics = pd.DataFrame([row for row in self.get_queries() if row[0] in judged], columns=["qid", "query"])
         if unknown := sorted(judged - set(topics["qid"])):
             raise ValueError(f"{self._qrels_file} judges queries that queries.jsonl lacks: {unknown[:5]}")
         return topics

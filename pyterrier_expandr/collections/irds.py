@@ -1,7 +1,5 @@
 """Registers the pocket collection with ir-datasets, so that `irds:` paths work on it without a network."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +15,7 @@ NAME = "expandr-pocket"
 GRADES = {2: "answers the query", 1: "related to the query", 0: "not relevant"}
 
 
+# No postponed annotations in this module: PyTerrier reads the fields' types to know which are text.
 class PocketDoc(NamedTuple):
     """A passage."""
 

@@ -1,0 +1,194 @@
+"""Training examples from a collection with relevance judgments."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from ..frames import document_text
+from .examples import TrainingExample
+from .streams import in_chunks
+
+if TYPE_CHECKING:
+    import ir_datasets
+
+    from ..collections import BeirFolder
+
+#: queries whose documents are looked up together
+CHUNK = 256
+
+
+class _Source(Protocol):
+    """What both kinds of collection offer."""
+
+    def judgments(self) -> Iterator[tuple[str, str, int]]:
+        """(query id, document id, grade)."""
+
+    def queries(self) -> Iterator[tuple[str, str]]:
+        """(query id, text), in the collection's order."""
+
+    def texts(self, ids: set[str]) -> dict[str, str]:
+        """Document texts by id, as an encoder reads them; unknown ids are left out."""
+
+
+def examples_of_collection(
+    name: str, split: str = "train", *, min_relevance: int = 1, skipped: Counter[str] | None = None
+) -> Iterator[TrainingExample]:
+    """An example for each query with a relevant document, in the order of the collection's queries.
+
+    Judgments are held in memory; documents are looked up a few hundred queries at a time, by ir-datasets' docstore or
+    by their offsets in corpus.jsonl, so that the corpus never is. Positives are sorted by grade, best first, and then
+    as they are judged. Documents judged below 1 are negatives. Queries without a relevant document give no example.
+
+    Args:
+        name: `pocket`, `irds:NAME`, or a folder in BEIR format.
+        split: which judgments of pocket and of a BEIR folder.
+        min_relevance: the grade from which on a document is a positive.
+        skipped: given a counter, "unknown query", "unknown document" and "no relevant document" are counted there;
+            without, the first two raise.
+
+    Raises:
+        ValueError: judgments of queries or documents that the collection lacks (they are named), or no document with
+            the grade at all (the grades found are named); an unknown collection.
+
+    Example:
+        >>> example = next(examples_of_collection("pocket", "test", min_relevance=2))
+        >>> len(example.positives)
+        1
+    """
+    source = _open(name, split)
+    judged: dict[str, list[tuple[int, str]]] = {}
+    for query_id, doc_id, grade in source.judgments():
+        judged.setdefault(query_id, []).append((grade, doc_id))
+    grades = Counter(grade for rows in judged.values() for grade, _ in rows)
+    if not any(grade >= min_relevance for grade in grades):
+        raise ValueError(
+            f"{name} judges no document with grade {min_relevance} or more: its grades are {sorted(grades)}"
+        )
+    known = _known_queries(source, judged, name, skipped)
+    for chunk in in_chunks(known, CHUNK):
+        yield from _chunk(source, chunk, judged, min_relevance, name, skipped)
+
+
+def _open(name: str, split: str) -> _Source:
+    if name.startswith("irds:"):
+        return _Irds(name.removeprefix("irds:"))
+    from ..collections import beir_folder, pocket
+
+    return _Beir(pocket(split) if name == "pocket" else beir_folder(name, split))
+
+
+def _known_queries(
+    source: _Source, judged: dict[str, list[tuple[int, str]]], name: str, skipped: Counter[str] | None
+) -> Iterator[tuple[str, str]]:
+    queries = {query_id: text for query_id, text in source.queries() if query_id in judged}
+    if unknown := [query_id for query_id in judged if query_id not in queries]:
+        if skipped is None:
+            raise ValueError(f"the judgments of {name} name {len(unknown)} queries that it lacks: {unknown[:5]}")
+        skipped["unknown query"] += len(unknown)
+    yield from queries.items()
+
+
+def _chunk(
+    source: _Source,
+    queries: list[tuple[str, str]],
+    judged: dict[str, list[tuple[int, str]]],
+    min_relevance: int,
+    name: str,
+    skipped: Counter[str] | None,
+) -> Iterator[TrainingExample]:
+    texts = source.texts({doc_id for query_id, _ in queries for _, doc_id in judged[query_id]})
+    for query_id, query in queries:
+        rows = sorted(judged[query_id], key=lambda row: -row[0])
+        if unknown := [doc_id for _, doc_id in rows if doc_id not in texts]:
+            if skipped is None:
+                raise ValueError(f"the judgments of query {query_id!r} of {name} name unknown documents: {unknown[:5]}")
+            skipped["unknown document"] += len(unknown)
+        positives = [doc_id for grade, doc_id in rows if grade >= min_relevance and doc_id in texts]
+        negatives = [doc_id for grade, doc_id in rows if grade < 1 and doc_id in texts]
+        if positives:
+            yield TrainingExample(
+                query_id,
+                query,
+                tuple(positives),
+                tuple(texts[doc_id] for doc_id in positives),
+                tuple(texts[doc_id] for doc_id in negatives),
+            )
+        elif skipped is not None:
+            skipped["no relevant document"] += 1
+
+
+class _Beir:
+    def __init__(self, folder: BeirFolder) -> None:
+        self._folder = folder
+        self._offsets: dict[str, int] | None = None
+
+    def judgments(self) -> Iterator[tuple[str, str, int]]:
+        yield from self._folder.get_qrels().itertuples(index=False, name=None)
+
+    def queries(self) -> Iterator[tuple[str, str]]:
+        yield from self._folder.get_queries()
+
+    def texts(self, ids: set[str]) -> dict[str, str]:
+        corpus = Path(self._folder.path) / "corpus.jsonl"
+        if self._offsets is None:
+            self._offsets = self._judged_offsets(corpus)
+        found = {}
+        with open(corpus, "rb") as file:
+            for doc_id in ids & self._offsets.keys():
+                file.seek(self._offsets[doc_id])
+                row = json.loads(file.readline())
+                found[doc_id] = document_text(row.get("title"), row["text"])
+        return found
+
+    def _judged_offsets(self, corpus: Path) -> dict[str, int]:
+        """Where the judged documents stand, which is all that will be asked for."""
+        judged = set(self._folder.get_qrels()["docno"])
+        offsets, place = {}, 0
+        with open(corpus, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    try:
+                        doc_id = str(json.loads(line)["_id"])
+                    except (ValueError, KeyError, TypeError) as error:
+                        raise ValueError(f"{corpus}:{number} is no document in JSON with an _id: {error}") from error
+                    if doc_id in judged:
+                        offsets[doc_id] = place
+                place += len(line)
+        return offsets
+
+
+class _Irds:
+    def __init__(self, name: str) -> None:
+        import ir_datasets
+
+        import pyterrier_expandr.collections  # noqa: F401  registers this package's own ir-datasets
+
+        try:
+            self._dataset: ir_datasets.Dataset = ir_datasets.load(name)
+        except KeyError as error:
+            raise ValueError(f"ir-datasets knows no {name!r}; its catalogue: ir-datasets.com") from error
+        if not (self._dataset.has_qrels() and self._dataset.has_queries() and self._dataset.has_docs()):
+            raise ValueError(
+                f"irds:{name} has no judgments, queries and documents: name a split of it, such as {name}/train"
+            )
+
+    def judgments(self) -> Iterator[tuple[str, str, int]]:
+        for row in self._dataset.qrels_iter():
+            yield row.query_id, row.doc_id, int(row.relevance)
+
+    def queries(self) -> Iterator[tuple[str, str]]:
+        for query in self._dataset.queries_iter():
+            yield query.query_id, query.default_text()
+
+    def texts(self, ids: set[str]) -> dict[str, str]:
+        rows = self._dataset.docs_store().get_many_iter(ids)
+        return {
+            row.doc_id: document_text(getattr(row, "title", None), row.text)
+            if hasattr(row, "text")
+            else row.default_text()
+            for row in rows
+        }

@@ -1,0 +1,71 @@
+"""Hard negatives: what a retriever ranks high and nobody judged relevant."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+
+import pandas as pd
+import pyterrier as pt
+
+from ..frames import document_texts
+from .examples import TrainingExample
+from .streams import in_chunks
+
+#: queries searched together
+CHUNK = 256
+
+
+def mine_negatives(
+    examples: Iterable[TrainingExample],
+    retriever: pt.Transformer,
+    *,
+    depth: int = 100,
+    skip: int = 0,
+    n: int = 1,
+    relevant: Mapping[str, Collection[str]] | None = None,
+) -> Iterator[TrainingExample]:
+    """The examples with `n` mined negatives added to those they have, fewer where the ranking has no more.
+
+    Negatives are the highest ranked documents between the ranks `skip` and `depth` that are not judged relevant to the
+    query, nor have the text of one of its positives.
+
+    Args:
+        examples: a stream.
+        retriever: `[qid, query]` -> `[qid, query, docno, text, rank]` (+ optional `title`), for instance
+            `bm25(...) >> pt.text.get_text(dataset, ["title", "text"])`.
+        depth: how deep the ranking is looked at.
+        skip: how many of its first ranks are passed over, as likely to be relevant though not judged.
+        n: negatives for each query.
+        relevant: query id -> ids of all documents judged relevant, where the examples leave out some of them.
+
+    Raises:
+        ValueError: `n` below 1, `skip` not below `depth`, or a ranking without texts.
+
+    Example:
+        >>> example = TrainingExample("1", "why is the sky blue", ("d1",), ("Air scatters.",))
+        >>> ranking = pd.DataFrame({"qid": ["1"], "query": ["q"], "docno": ["d2"], "text": ["Iron."], "rank": [0]})
+        >>> next(mine_negatives([example], pt.Transformer.from_df(ranking))).negatives
+        ('Iron.',)
+    """
+    if n < 1 or not 0 <= skip < depth:
+        raise ValueError(f"n must be 1 or more and 0 <= skip < depth, got n={n}, skip={skip}, depth={depth}")
+    judged = relevant or {}
+    for chunk in in_chunks(examples, CHUNK):
+        queries = pd.DataFrame({"qid": [e.query_id for e in chunk], "query": [e.query for e in chunk]})
+        ranking = retriever.transform(queries)
+        if "text" not in ranking:
+            raise ValueError(
+                f"the retriever gives {list(ranking.columns)}, but negatives need their text: add "
+                '>> pt.text.get_text(dataset, ["title", "text"])'
+            )
+        in_reach = ranking[(ranking["rank"] >= skip) & (ranking["rank"] < depth)].sort_values(["qid", "rank"])
+        in_reach = in_reach.assign(document=document_texts(in_reach, "text"))
+        of_query = {str(qid): rows for qid, rows in in_reach.groupby("qid")}
+        for example in chunk:
+            found = of_query.get(example.query_id, in_reach.iloc[:0])
+            barred = {*example.positive_ids, *judged.get(example.query_id, ())}
+            same = {*example.positives, *example.negatives}
+            texts = found.loc[~found["docno"].isin(barred), "document"]
+            mined = [text for text in dict.fromkeys(texts) if text not in same][:n]
+            yield replace(example, negatives=(*example.negatives, *mined))
