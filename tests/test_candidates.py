@@ -1,0 +1,182 @@
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from pyterrier_expandr import GenerationCache, HuggingFaceBackend
+from pyterrier_expandr.backends.base import Backend, Generation
+from pyterrier_expandr.cleaning import strip_preamble
+from pyterrier_expandr.training.candidates import (
+    CandidateSet,
+    CandidateSettings,
+    generate_candidates,
+    read_candidates,
+    write_candidates,
+)
+from pyterrier_expandr.training.examples import TrainingExample, open_examples
+
+SMALL = CandidateSettings(temperatures=(0.8, 1.1), samples=2, max_new_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def backend(tiny_llama):
+    return HuggingFaceBackend(tiny_llama, device="cpu", batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return list(open_examples("pocket", "train"))[:4]
+
+
+def test_the_papers_settings():
+    assert CandidateSettings().count == 32
+    assert CandidateSettings().sampling(0.9).top_p == 0.9 and CandidateSettings().sampling(0.9).max_new_tokens == 512
+
+
+def test_order_is_by_temperature_then_sample(backend, examples):
+    found = list(generate_candidates(examples, backend, SMALL))
+    assert [one.query_id for one in found] == [e.query_id for e in examples]
+    for one, example in zip(found, examples, strict=True):
+        assert one.temperatures == (0.8, 0.8, 1.1, 1.1) and len(one.candidates) == 4
+        assert (one.positive_id, one.positive) == (example.positive_ids[0], example.positives[0])
+    for temperature, part in ((0.8, slice(0, 2)), (1.1, slice(2, 4))):
+        alone = CandidateSettings(temperatures=(temperature,), samples=2, max_new_tokens=6)
+        again = list(generate_candidates(examples, backend, alone))
+        assert [one.candidates for one in again] == [one.candidates[part] for one in found]
+    more = list(generate_candidates(examples, backend, replace(SMALL, samples=3)))
+    assert [one.candidates[3:5] for one in more] == [one.candidates[2:] for one in found]
+
+
+class Scripted(Backend):
+    """Answers as the test says; what is sent and how is kept."""
+
+    def __init__(self, reply, context=None):
+        self._reply, self.context_length, self._sent = reply, context, []
+
+    def fingerprint(self):
+        return {"scripted": id(self)}
+
+    def prompt_tokens(self, messages):
+        return len(messages[0]["content"].split())
+
+    def stream(self, requests):
+        for place, request in enumerate(requests):
+            self._sent.append(request)
+            yield place, [Generation(self._reply(request)) for _ in request.samples]
+
+
+EXAMPLE = TrainingExample("1", "why is the sky blue", ("d",), ("Air scatters light. " * 50,))
+
+
+def test_texts_are_cleaned_and_an_empty_answer_is_asked_for_once_more():
+    def reply(request):
+        if request.messages[0]["content"].startswith("Please answer"):
+            return "Scattering." if request.sampling.seed == 43 else " \n"
+        return "Here is a passage that answers the question: Air scatters light."
+
+    backend = Scripted(reply)
+    found = next(generate_candidates([EXAMPLE], backend, SMALL))
+    assert found.answer == "Scattering." and set(found.candidates) == {"Air scatters light."}
+    assert [r.sampling.seed for r in backend._sent if "Document:" in r.messages[0]["content"]] == [42, 43]
+    silent = Scripted(lambda request: "")
+    found = next(generate_candidates([EXAMPLE], silent, SMALL))
+    assert found.answer == "" and found.candidates == ("",) * 4
+    assert len(silent._sent) == 4  # two temperatures, an answer, and the answer once more
+
+
+def test_a_long_document_is_cut_and_the_prompts_own_words_are_not():
+    backend = Scripted(lambda request: "text", context=60)
+    next(generate_candidates([EXAMPLE], backend, SMALL))
+    prompt = backend._sent[-1].messages[0]["content"]
+    assert prompt.endswith("Question: why is the sky blue\nAnswer:") and prompt.startswith("Please answer the question")
+    assert 40 < len(prompt.split()) <= 54
+
+
+def test_a_killed_run_ends_in_the_same_texts(tiny_llama, tmp_path):
+    code = (
+        "import sys\n"
+        "from pyterrier_expandr import HuggingFaceBackend\n"
+        "from pyterrier_expandr.training.candidates import *\n"
+        "from pyterrier_expandr.training.examples import open_examples\n"
+        "settings = CandidateSettings(temperatures=(0.8, 1.1), samples=2, max_new_tokens=40)\n"
+        "backend = HuggingFaceBackend(sys.argv[1], device='cpu', batch_size=4)\n"
+        "write_candidates(sys.argv[3], generate_candidates(open_examples('pocket'), backend, settings, cache=sys.argv[2]))\n"
+    )
+
+    def run(name):
+        arguments = [tiny_llama, str(tmp_path / f"{name}.sqlite"), str(tmp_path / f"{name}.jsonl")]
+        return subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.DEVNULL)
+
+    def stored(name):
+        try:
+            with sqlite3.connect(tmp_path / f"{name}.sqlite") as connection:
+                return connection.execute("SELECT * FROM generation").fetchall()
+        except sqlite3.OperationalError:
+            return []
+
+    assert run("whole").wait() == 0
+    process = run("killed")
+    while process.poll() is None and len(stored("killed")) < 20:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = stored("killed")
+    assert 20 <= len(before) < len(stored("whole")) and not (tmp_path / "killed.jsonl").exists()
+    assert run("killed").wait() == 0
+    assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert set(before) <= set(stored("killed"))  # rows carry their time: none was written again
+
+
+def test_nothing_is_generated_twice(examples, tmp_path):
+    backend = Scripted(lambda request: "text")
+    cache = GenerationCache(tmp_path / "c.sqlite")
+    first = list(generate_candidates(examples, backend, SMALL, cache=cache))
+    sent = len(backend._sent)
+    assert list(generate_candidates(examples, backend, SMALL, cache=cache)) == first and len(backend._sent) == sent
+
+
+def test_candidate_files(tmp_path):
+    path = tmp_path / "c.jsonl"
+    sets = [
+        CandidateSet("1", "q", "d", "gold", "answer", ("a", "b"), (0.8, 0.9)),
+        CandidateSet("2", "r", "d", "g", "", ()),
+    ]
+    assert write_candidates(path, sets) == 2 and list(read_candidates(path)) == sets
+    path.write_text(
+        json.dumps({"qid": "1", "query": "q", "positive_id": "d", "positive": "g", "answer": "a", "passages": ["x"]})
+    )
+    assert next(read_candidates(path)).candidates == ("x",)
+    path.write_text('{"query_id": "1", "query": "q"}\n')
+    with pytest.raises(ValueError, match=r"c.jsonl:1 lacks .*'candidates'.*fields are \['query', 'query_id'"):
+        next(read_candidates(path))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"temperatures": ()}, "one or more different"),
+        ({"temperatures": (1.0, 1)}, "one or more different"),
+        ({"temperatures": (-1,)}, "temperature must be 0 or more"),
+        ({"samples": 0}, "samples must be 1"),
+        ({"answer_prompt": "q2d"}, "must contain {document}, {query}"),
+        ({"prompt": "q2a"}, "must contain {query}"),
+    ],
+)
+def test_settings_that_draw_nothing_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        CandidateSettings(**values)
+
+
+def test_an_example_without_a_positive():
+    with pytest.raises(ValueError, match="'1' has no positive"):
+        next(generate_candidates([TrainingExample("1", "q", (), ())], Scripted(lambda r: "x"), SMALL))
+
+
+def test_cleaning_is_the_expanders():
+    assert strip_preamble("Here is a passage that answers the question: Air scatters light.") == "Air scatters light."
