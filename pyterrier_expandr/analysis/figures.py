@@ -1,0 +1,77 @@
+"""How every picture is drawn: colours that colour-blind readers tell apart, and marks that survive printing in grey."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: the palette of Okabe and Ito without its yellow, which is too light for print
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+#: a second sign beside the colour, so that no picture needs colour to be read
+HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "ooo")
+
+FORMATS = (".svg", ".png", ".pdf")
+
+STYLE: Any = {
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.6,
+    "legend.frameon": False,
+    "svg.hashsalt": "expandr",
+}
+
+
+@contextmanager
+def drawing(path: str | Path | None, **options: Any) -> Iterator[tuple[Figure, Any]]:
+    """A figure and its axes to draw on; saved to `path` (.svg, .png or .pdf) afterwards where one is given.
+
+    The figure belongs to the caller: pyplot does not keep it, so a notebook shows it once, where it is returned.
+
+    Args:
+        path: the picture's file; its folder is made. None saves nothing.
+        **options: of `matplotlib.pyplot.subplots`.
+
+    Raises:
+        ImportError: matplotlib is missing. ValueError: another suffix. OSError: the file cannot be written.
+    """
+    if path is not None and Path(path).suffix.lower() not in FORMATS:
+        raise ValueError(f"a picture's file must end in one of {FORMATS}, got {str(path)!r}")
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError('pictures need matplotlib: pip install "pyterrier_expandr[analysis]"') from error
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(layout="constrained", **options)
+        plt.close(figure)
+        yield figure, axes
+        if path is not None:
+            target = Path(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            metadata = {"Date": None} if target.suffix.lower() == ".svg" else None
+            figure.savefig(target, dpi=200, metadata=metadata)
+
+
+def look(number: int) -> dict[str, Any]:
+    """Colour, edge and hatch of the `number`th kind of bar or box.
+
+    Example:
+        >>> look(1)["hatch"]
+        '///'
+    """
+    return {
+        "facecolor": PALETTE[number % len(PALETTE)],
+        "edgecolor": "white" if number % len(PALETTE) == len(PALETTE) - 1 else "black",
+        "hatch": HATCHES[number % len(HATCHES)],
+        "linewidth": 0.6,
+    }
