@@ -33,6 +33,7 @@ class HuggingFaceBackend(Backend):
 
     Args:
         model: a hub name or a folder.
+        adapter: the folder of a LoRA adapter to put on the model (needs the extra `train`).
         dtype: "float32", "bfloat16", "float16"; None takes bfloat16 on a GPU and float32 on a CPU.
         batch_size: sequences decoded at once (samples count singly).
         device: "cuda", "cpu"; None takes cuda where there is one.
@@ -40,8 +41,9 @@ class HuggingFaceBackend(Backend):
         trust_remote_code: run Python code that comes with the model.
 
     Raises:
-        ValueError: a folder that holds no model (at once); no such model on the hub or in its local cache (at first
-            use); a prompt that with `max_new_tokens` exceeds the model's context.
+        ValueError: a folder that holds no model, or no adapter (at once); no such model on the hub or in its local
+            cache (at first use); a prompt that with `max_new_tokens` exceeds the model's context.
+        ImportError: there is an adapter, and peft is missing (at first use).
 
     Example:
         >>> from pyterrier_expandr.backends.base import Sampling
@@ -54,6 +56,7 @@ class HuggingFaceBackend(Backend):
         self,
         model: str | Path,
         *,
+        adapter: str | Path | None = None,
         dtype: str | None = None,
         batch_size: int = 32,
         device: str | None = None,
@@ -68,6 +71,9 @@ class HuggingFaceBackend(Backend):
             raise ValueError(f"{self.model!r} holds no model: it has no config.json")
         if not folder.is_dir() and (folder.is_absolute() or self.model.startswith((".", "~"))):
             raise ValueError(f"there is no folder {self.model!r}: name an existing folder or a model of the hub")
+        if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
+            raise ValueError(f"{str(adapter)!r} holds no adapter: it has no adapter_config.json")
+        self.adapter = None if adapter is None else str(adapter)
         self.dtype, self.batch_size, self.device = dtype, batch_size, device
         self.revision, self.trust_remote_code = revision, trust_remote_code
         self._tokenizer: PreTrainedTokenizerBase | None = None
@@ -75,8 +81,10 @@ class HuggingFaceBackend(Backend):
         self._context: int | None = None
 
     def fingerprint(self) -> dict[str, Any]:
-        """Model, its content or commit, and dtype."""
-        return {"engine": "transformers", "dtype": self._dtype(), **model_fingerprint(self.model, self.revision)}
+        """Model, its content or commit, adapter and dtype."""
+        adapted = {} if self.adapter is None else {"adapter": model_fingerprint(self.adapter)}
+        model = model_fingerprint(self.model, self.revision)
+        return {"engine": "transformers", "dtype": self._dtype(), **model, **adapted}
 
     def _device(self) -> str:
         import torch
@@ -120,7 +128,8 @@ class HuggingFaceBackend(Backend):
             self._context = getattr(self._open(AutoConfig), "max_position_embeddings", None)
         return self._context
 
-    def _load(self) -> PreTrainedModel:
+    def load(self) -> PreTrainedModel:
+        """The model, loaded when first asked for."""
         if self._model is None:
             from transformers import AutoModelForCausalLM, GenerationConfig
 
@@ -130,8 +139,17 @@ class HuggingFaceBackend(Backend):
             ends = list(dict.fromkeys([*ends, self.tokenizer.eos_token_id]))
             # A configuration of our own: the model's may bring a repetition penalty and other samplers.
             model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=self._pad_id(), do_sample=False)
-            self._model = model.to(self._device()).eval()
+            self._model = self._with_adapter(model).to(self._device()).eval()
         return self._model
+
+    def _with_adapter(self, model: Any) -> Any:
+        if self.adapter is None:
+            return model
+        try:
+            from peft import PeftModel
+        except ImportError as error:
+            raise ImportError("an adapter needs peft: pip install 'pyterrier_expandr[train]'") from error
+        return PeftModel.from_pretrained(model, self.adapter)
 
     def _pad_id(self) -> int:
         pad = self.tokenizer.pad_token_id
@@ -156,6 +174,10 @@ class HuggingFaceBackend(Backend):
         if (starts_with_bos or plain) and ids[:1] != [bos]:
             ids.insert(0, bos)
         return ids
+
+    def text_ids(self, text: str) -> list[int]:
+        """The tokens of a text as the model would write it, without an end; spelled control tokens are plain text."""
+        return list(self.tokenizer(self._safe(text), add_special_tokens=False)["input_ids"])
 
     def _safe(self, text: str) -> str:
         # Some models mark turns with added tokens that are not flagged special: those that the template itself writes.
@@ -220,7 +242,7 @@ class HuggingFaceBackend(Backend):
 
         from .sampling import NucleusByRow
 
-        model = self._load()
+        model = self.load()
         batch = list(dict.fromkeys(i for i, _ in rows))
         width = max(len(prompts[i]) for i in batch)
         pad = self._pad_id()
