@@ -1,0 +1,429 @@
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pyterrier_expandr import HuggingFaceBackend
+from pyterrier_expandr.prompts import PROMPTS, render
+from pyterrier_expandr.training.expander import ExpanderTrainingConfig, train_expander
+from pyterrier_expandr.training.pair_tokens import end_of_turn, held_out, tokenize_pairs
+from tests.tiny import TEMPLATE, build_tiny_llama
+
+QWEN_LIKE = (
+    "{% if messages[0]['role'] != 'system' %}<|start_header_id|>system<|end_header_id|>Be helpful.<|eot_id|>\n{% endif %}"
+    "{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>{{ m['content'] }}<|eot_id|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>{% endif %}"
+)
+
+
+def pair(query: str, chosen: str, rejected: str) -> dict:
+    return {
+        "query_id": query,
+        "prompt": list(render(PROMPTS["q2d"], query=query)),
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+    }
+
+
+PAIRS = [pair(f"question {i}", f"Short waves of light are scattered, {i}.", f"sky why {i} sky") for i in range(20)]
+
+
+def write(path, pairs) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def config(tiny_llama, tmp_path_factory) -> ExpanderTrainingConfig:
+    folder = tmp_path_factory.mktemp("dpo")
+    return ExpanderTrainingConfig(
+        base=tiny_llama,
+        pairs=write(folder / "pairs.jsonl", PAIRS),
+        out=str(folder / "adapter"),
+        learning_rate=2e-3,
+        batch_size=4,
+        evaluations=5,
+        report_prompts=2,
+        report_tokens=8,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(config):
+    folder = train_expander(config)
+    return folder, json.loads((folder / "expander.json").read_text()), json.loads((folder / "steps.json").read_text())
+
+
+def weights(folder):
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def with_tokenizer(base, folder, **changes) -> str:
+    """A copy of the model whose tokenizer has other settings; None takes one away."""
+    shutil.copytree(base, folder)
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({name: value for name, value in settings.items() if value is not None}))
+    return str(folder)
+
+
+def with_template(folder, template) -> str:
+    build_tiny_llama(folder, template=template)
+    return str(folder)
+
+
+# --- tokens
+
+
+def test_a_pair_is_what_the_model_reads_and_writes(tiny_llama):
+    backend = HuggingFaceBackend(tiny_llama, device="cpu")
+    row = tokenize_pairs(PAIRS[:1], backend, max_length=200).rows[0]
+    tokenizer = backend.tokenizer
+    assert row["prompt_ids"] == backend.prompt_ids(PAIRS[0]["prompt"])
+    assert row["prompt_ids"].count(tokenizer.bos_token_id) == 1
+    assert tokenizer.decode(row["prompt_ids"]).endswith(
+        "Passage:<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
+    for side, text in (("chosen_ids", "Short waves of light are scattered, 0."), ("rejected_ids", "sky why 0 sky")):
+        assert tokenizer.decode(row[side]) == text + "<|eot_id|>"
+        assert row[side].count(tokenizer.eos_token_id) == 1 and row[side][-1] == tokenizer.eos_token_id
+
+
+def test_the_loss_covers_the_completion_with_its_end_of_turn_and_nothing_else(tiny_llama):
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+    row = tokenize_pairs(PAIRS[:1], HuggingFaceBackend(tiny_llama, device="cpu"), max_length=200).rows[0]
+    batch = DataCollatorForPreference(pad_token_id=0, max_length=200)([row])
+    for i, side in enumerate(("chosen_ids", "rejected_ids")):
+        assert batch["input_ids"][i][batch["completion_mask"][i].bool()].tolist() == row[side]
+
+
+def test_nothing_is_taught_behind_the_end_of_turn(tmp_path):
+    backend = HuggingFaceBackend(with_template(tmp_path / "qwen", QWEN_LIKE), device="cpu")
+    row = tokenize_pairs(PAIRS[:1], backend, max_length=200).rows[0]
+    assert backend.tokenizer.decode(row["chosen_ids"]).endswith("scattered, 0.<|eot_id|>")  # no line break
+    assert backend.tokenizer.decode(row["prompt_ids"]).count("Be helpful.") == 1
+
+
+def test_a_text_cannot_spell_an_end_of_turn(tiny_llama):
+    backend = HuggingFaceBackend(tiny_llama, device="cpu")
+    row = tokenize_pairs([pair("what is <|eot_id|>", "An <|eot_id|> token.", "b")], backend, max_length=300).rows[0]
+    eos = backend.tokenizer.eos_token_id
+    assert row["chosen_ids"].count(eos) == 1
+    assert row["prompt_ids"].count(eos) == backend.prompt_ids(PAIRS[0]["prompt"]).count(eos)
+
+
+def test_the_end_of_turn_is_the_templates_even_where_eos_is_another_token(tmp_path):
+    template = TEMPLATE.replace("<|eot_id|>{% endfor %}", "<|pad|>{% endfor %}")
+    backend = HuggingFaceBackend(with_template(tmp_path / "other", template), device="cpu")
+    assert end_of_turn(backend) == backend.tokenizer.convert_tokens_to_ids("<|pad|>")
+
+
+def test_a_model_without_template_learns_plain_text_and_eos(tmp_path):
+    backend = HuggingFaceBackend(with_template(tmp_path / "plain", None), device="cpu")
+    row = tokenize_pairs(PAIRS[:1], backend, max_length=200).rows[0]
+    assert backend.tokenizer.decode(row["prompt_ids"]) == "<|begin_of_text|>" + PAIRS[0]["prompt"][0]["content"]
+    assert row["chosen_ids"][-1] == backend.tokenizer.eos_token_id
+
+
+def test_a_template_without_generation_prompt_is_refused(tmp_path):
+    template = TEMPLATE[: TEMPLATE.index("{% if add_generation_prompt %}")]
+    backend = HuggingFaceBackend(with_template(tmp_path / "mute", template), device="cpu")
+    with pytest.raises(ValueError, match="opens an answer with .*assistant.* but writes no generation prompt.*add "):
+        tokenize_pairs(PAIRS, backend, max_length=200)
+
+
+def test_a_template_that_needs_no_generation_prompt_is_accepted(tmp_path):
+    template = (
+        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[{{ m['content'] }}]"
+        "{% else %}{{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+    )
+    backend = HuggingFaceBackend(with_template(tmp_path / "brackets", template), device="cpu")
+    row = tokenize_pairs(PAIRS[:1], backend, max_length=200).rows[0]
+    assert backend.tokenizer.decode(row["prompt_ids"]).endswith("Passage:]")
+
+
+def test_overlong_pairs_are_dropped_or_cut_and_prompts_never(tiny_llama):
+    backend = HuggingFaceBackend(tiny_llama, device="cpu")
+    prompt = len(backend.prompt_ids(PAIRS[0]["prompt"]))
+    pairs = [PAIRS[0], pair("question 1", "a long text " * 30, "short"), pair("long question " * 40, "a", "b")]
+    dropped = tokenize_pairs(pairs, backend, max_length=prompt + 60)
+    assert len(dropped.rows) == 1 and dropped.dropped == {"equal texts": 0, "too long": 2} and dropped.cut == 0
+    cut = tokenize_pairs(pairs, backend, max_length=prompt + 60, overlong="cut")
+    assert len(cut.rows) == 2 and cut.dropped["too long"] == 1 and cut.cut == 1
+    assert cut.rows[1]["prompt_ids"] == backend.prompt_ids(pairs[1]["prompt"])
+    assert len(cut.rows[1]["prompt_ids"]) + len(cut.rows[1]["chosen_ids"]) == prompt + 60
+    eos = backend.tokenizer.eos_token_id
+    assert eos not in cut.rows[1]["chosen_ids"], "a text that was cut must not be taught to end there"
+    assert cut.rows[1]["rejected_ids"][-1] == eos
+
+
+def test_equal_texts_teach_nothing(tiny_llama):
+    backend = HuggingFaceBackend(tiny_llama, device="cpu")
+    same = pair("q", "same words", "same words")
+    cut_to_same = pair("question 1", "alike " * 30 + "a", "alike " * 30 + "b")
+    tokens = tokenize_pairs([same, cut_to_same], backend, max_length=120, overlong="cut")
+    assert tokens.rows == [] and tokens.dropped["equal texts"] == 2
+
+
+def test_pairs_of_a_query_are_held_out_together(tiny_llama):
+    tokens = tokenize_pairs(PAIRS + PAIRS, HuggingFaceBackend(tiny_llama, device="cpu"), max_length=200)
+    train, apart = held_out(tokens, 0.25, seed=1)
+    assert len(train.rows) == 30 and len(apart.rows) == 10
+    assert not {json.dumps(p) for p in train.prompts} & {json.dumps(p) for p in apart.prompts}
+    assert held_out(tokens, 0.25, seed=1)[1].rows == apart.rows != held_out(tokens, 0.25, seed=2)[1].rows
+    assert held_out(tokens, 0.0, seed=1)[1].rows == []
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "a text", "chosen": [], "rejected": []}, "pair 2: prompt must be a list of chat messages"),
+        (PAIRS[0] | {"chosen": [{"role": "assistant", "content": " "}]}, "pair 2: chosen must be .* with a text"),
+        (PAIRS[0] | {"rejected": [{"role": "user", "content": "x"}]}, "pair 2: rejected must be .* of the assistant"),
+    ],
+)
+def test_broken_rows_are_named(tiny_llama, row, message):
+    with pytest.raises(ValueError, match=message):
+        tokenize_pairs([PAIRS[0], row], HuggingFaceBackend(tiny_llama, device="cpu"), max_length=200)
+
+
+# --- training
+
+
+def test_the_first_loss_is_log_2_and_the_margin_grows(trained):
+    _, record, steps = trained
+    assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert record["before"]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert record["before"]["reward_margin"] == 0
+    assert steps[-1]["reward_margin"] > 0.5 and steps[-1]["reward_accuracy"] == 1
+    assert record["after"]["reward_margin"] > 0.5 and record["after"]["reward_accuracy"] == 1
+    assert record["steps"] == 10 and record["pairs"]["training"] == 18 and record["pairs"]["held out"] == 2
+
+
+def test_only_the_adapter_moves_and_only_named_modules_carry_it(config, tmp_path):
+    from pyterrier_expandr.training.dpo import build_trainer
+
+    config = replace(config, target_modules=["k_proj", "o_proj"])
+    backend = HuggingFaceBackend(config.base, device="cpu")
+    train, apart = held_out(tokenize_pairs(PAIRS, backend, max_length=200), 0.1, seed=1)
+    trainer = build_trainer(config, backend.tokenizer, train, apart, tmp_path, verbose=False)
+    dropouts = {m.p for name, m in trainer.model.named_modules() if isinstance(m, torch.nn.Dropout) and "lora" in name}
+    assert dropouts == {0.1}, "the adapter's dropout must be on"
+    before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+    trainer.train()
+    carriers = set()
+    for name, weight in trainer.model.named_parameters():
+        assert torch.equal(before[name], weight) != ("lora_" in name), name
+        carriers |= {name.split(".")[-4]} if "lora_" in name else set()
+    assert carriers == {"k_proj", "o_proj"}
+
+
+def test_the_adapter_names_its_base_and_what_made_it(trained, config):
+    folder, record, _ = trained
+    keys = weights(folder)
+    assert len(keys) == 2 * 2 * 2 and all(("q_proj" in key) or ("v_proj" in key) for key in keys)
+    adapter = json.loads((folder / "adapter_config.json").read_text())
+    assert adapter["r"] == 8 and adapter["lora_alpha"] == 32 and adapter["base_model_name_or_path"] == config.base
+    assert record["settings"]["learning_rate"] == 2e-3 and record["versions"]["trl"]
+    assert (folder / "chat_template.jinja").read_text() == TEMPLATE
+    card = (folder / "README.md").read_text()
+    assert "library_name: peft" in card and "| reward margin | 0.0000 |" in card and "| learning_rate | 0.002 |" in card
+
+
+def test_lengths_of_generations_are_reported(trained):
+    _, record, _ = trained
+    for when in ("before", "after"):
+        assert record["generation_tokens"][when]["prompts"] == 2
+        assert (
+            record["generation_tokens"][when]["mean"] > 0 and 0 <= record["generation_tokens"][when]["truncated"] <= 1
+        )
+
+
+def test_accumulated_batches_are_the_same_batch(config, tmp_path):
+    config = replace(config, lora_dropout=0.0, eval_fraction=0.0, epochs=1)
+    whole = train_expander(replace(config, device_batch_size=4, out=str(tmp_path / "whole")))
+    parts = train_expander(replace(config, device_batch_size=1, out=str(tmp_path / "parts")))
+    for name, weight in weights(whole).items():
+        torch.testing.assert_close(weight, weights(parts)[name], atol=1e-5, rtol=0)
+    record = json.loads((whole / "expander.json").read_text())
+    assert record["before"] is None and record["kept_step"] == record["steps"] == 5
+
+
+def test_precomputed_reference_changes_nothing(config, trained, tmp_path):
+    folder = train_expander(replace(config, precompute_reference=True, out=str(tmp_path / "adapter")))
+    for name, weight in weights(folder).items():
+        torch.testing.assert_close(weight, weights(trained[0])[name], atol=1e-5, rtol=0)
+
+
+def test_the_checkpoint_with_the_least_held_out_loss_is_kept(config, tmp_path):
+    tokens = tokenize_pairs(PAIRS, HuggingFaceBackend(config.base, device="cpu"), max_length=200)
+    apart = held_out(tokens, config.eval_fraction, config.seed)[1].prompts
+    against = [
+        row | {"chosen": row["rejected"], "rejected": row["chosen"]} if tuple(row["prompt"]) in apart else row
+        for row in PAIRS
+    ]
+    folder = train_expander(replace(config, pairs=write(tmp_path / "p.jsonl", against), out=str(tmp_path / "adapter")))
+    record = json.loads((folder / "expander.json").read_text())
+    assert record["kept_step"] == 2 < record["steps"] == 10, "what is learned contradicts the held-out pairs"
+    assert record["after"]["reward_margin"] < 0
+
+
+def test_dropout_of_the_base_does_not_tell_it_from_its_reference(config, tmp_path):
+    shutil.copytree(config.base, tmp_path / "base")
+    file = tmp_path / "base" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"attention_dropout": 0.5}))
+    folder = train_expander(replace(config, base=str(tmp_path / "base"), out=str(tmp_path / "adapter"), epochs=0.2))
+    assert json.loads((folder / "steps.json").read_text())[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_a_tokenizer_without_padding_token_is_mended(config, trained, tmp_path):
+    base = with_tokenizer(config.base, tmp_path / "base", pad_token=None)
+    folder = train_expander(replace(config, base=base, out=str(tmp_path / "adapter")))
+    for name, weight in weights(folder).items():
+        torch.testing.assert_close(weight, weights(trained[0])[name], atol=1e-6, rtol=0)
+
+
+def test_a_tokenizer_without_end_token_is_refused(config, tmp_path):
+    base = with_tokenizer(config.base, tmp_path / "base", eos_token=None)
+    with pytest.raises(ValueError, match="no end-of-sequence token: set its eos_token"):
+        train_expander(replace(config, base=base, out=str(tmp_path / "adapter")))
+    assert not (tmp_path / "adapter.work").exists()
+
+
+def test_what_is_left_out_is_said_in_one_line(config, tmp_path):
+    pairs = [*PAIRS, pair("q", "same", "same"), pair("q", "long " * 2000, "short")]
+    left_out = replace(config, pairs=write(tmp_path / "p.jsonl", pairs), out=str(tmp_path / "adapter"), epochs=0.2)
+    with pytest.warns(UserWarning, match="of 22 preference pairs 1 exceed max_length=612 .*; 1 have equal texts"):
+        folder = train_expander(left_out)
+    counts = json.loads((folder / "expander.json").read_text())["pairs"]
+    assert counts["read"] == 22 and counts["dropped"] == {"equal texts": 1, "too long": 1}
+    with pytest.warns(UserWarning, match="dropped"), pytest.raises(ValueError, match="no pair is left to train on"):
+        train_expander(replace(left_out, pairs=write(tmp_path / "q.jsonl", pairs[-2:]), out=str(tmp_path / "other")))
+
+
+def test_a_killed_run_ends_in_the_same_adapter(config, trained, tmp_path):
+    out = tmp_path / "adapter"
+    code = (
+        "import sys\n"
+        "from pyterrier_expandr.training.expander import ExpanderTrainingConfig, train_expander\n"
+        "train_expander(ExpanderTrainingConfig(**eval(sys.argv[1])))\n"
+    )
+    values = repr(replace(config, out=str(out)).__dict__)
+    process = subprocess.Popen([sys.executable, "-c", code, values], stderr=subprocess.DEVNULL)
+    checkpoint = tmp_path / "adapter.work" / "checkpoints" / "checkpoint-4" / "trainer_state.json"
+    while process.poll() is None and not checkpoint.exists():
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not out.exists(), "killed too late to show anything"
+    train_expander(replace(config, out=str(out)))
+    folder, record, _ = trained
+    for name, weight in weights(folder).items():
+        assert torch.equal(weight, weights(out)[name]), name
+    assert json.loads((out / "expander.json").read_text()) == record
+    assert (out / "steps.json").read_bytes() == (folder / "steps.json").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"], "checkpoints are left behind"
+
+
+def test_two_processes_train_as_one(config, tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sys\n"
+        "from pyterrier_expandr.training.expander import ExpanderTrainingConfig, train_expander\n"
+        "train_expander(ExpanderTrainingConfig(**eval(sys.argv[1])))\n"
+    )
+    config = replace(config, lora_dropout=0.0, epochs=1, report_prompts=1)
+    alone = train_expander(replace(config, out=str(tmp_path / "alone")))
+    both = replace(config, out=str(tmp_path / "both"))
+    launch = [
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--main_process_port",
+        "0",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        *launch,
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        str(script),
+        repr(both.__dict__),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name, weight in weights(alone).items():
+        torch.testing.assert_close(weight, weights(tmp_path / "both")[name], atol=1e-5, rtol=0)
+    record = json.loads((tmp_path / "both" / "expander.json").read_text())
+    assert record["steps"] == 5 and record["before"]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+# --- settings
+
+
+def test_a_finished_run_is_given_back_and_another_is_refused(trained, config):
+    before = (trained[0] / "expander.json").stat().st_mtime_ns
+    assert train_expander(config) == trained[0]
+    assert (trained[0] / "expander.json").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match=r"learning_rate: 0.002 there, 0.001 here\): name another folder"):
+        train_expander(replace(config, learning_rate=1e-3))
+
+
+def test_modules_that_do_not_exist_are_refused(config, tmp_path):
+    with pytest.raises(ValueError, match=r"no modules named \['c_attn'\]: choose .*'k_proj'.*'q_proj'"):
+        train_expander(replace(config, target_modules=("q_proj", "c_attn"), out=str(tmp_path / "adapter")))
+
+
+def test_a_length_beyond_the_context_is_refused(config, tmp_path):
+    with pytest.raises(ValueError, match="max_length 4096 exceeds the context .* 2048 tokens"):
+        train_expander(replace(config, max_length=4096, out=str(tmp_path / "adapter")))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="shows what happens without a GPU")
+def test_four_bits_need_a_gpu(config, tmp_path):
+    with pytest.raises(ValueError, match="load_in_4bit needs a CUDA device"):
+        train_expander(replace(config, load_in_4bit=True, out=str(tmp_path / "adapter")))
+
+
+def test_the_papers_values_are_the_defaults():
+    config = ExpanderTrainingConfig("base", "pairs.jsonl", "out")
+    assert (config.beta, config.lora_r, config.lora_alpha, config.lora_dropout) == (0.1, 8, 32, 0.1)
+    assert (config.learning_rate, config.epochs, config.batch_size, config.max_grad_norm) == (2e-5, 2, 16, 10)
+    assert config.max_length == 612 and config.target_modules == ("q_proj", "v_proj") and config.seed == 42
+    assert config.eval_fraction == pytest.approx(3_000 / 30_000)
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"learning_rate": "2e-5"}, TypeError, "learning_rate must be a number.*YAML"),
+        ({"beta": 0}, ValueError, "beta must be above 0"),
+        ({"lora_r": 0}, ValueError, "lora_r must be 1 or more"),
+        ({"lora_dropout": 1.0}, ValueError, "lora_dropout must be below 1"),
+        ({"eval_fraction": -0.1}, ValueError, "eval_fraction must be 0 or more"),
+        ({"target_modules": "q_proj"}, ValueError, "must be a list of module names"),
+        ({"target_modules": []}, ValueError, "must be a list of module names"),
+        ({"device_batch_size": 5}, ValueError, "must be a multiple of device_batch_size 5"),
+        ({"overlong": "keep"}, ValueError, '"drop" or "cut"'),
+        ({"dtype": "int8"}, ValueError, "dtype must be"),
+    ],
+)
+def test_values_that_cannot_be_meant_are_refused(values, error, message):
+    with pytest.raises(error, match=message):
+        ExpanderTrainingConfig(**({"base": "b", "pairs": "p", "out": "o"} | values))

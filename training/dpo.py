@@ -1,0 +1,135 @@
+"""TRL's DPO trainer and PEFT's LoRA, set up as the paper has them (Eq. 17)."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+from trl import DPOConfig, DPOTrainer
+
+from .pair_tokens import TokenizedPairs
+from .progress import ProgressBar
+
+if TYPE_CHECKING:
+    from .expander import ExpanderTrainingConfig
+
+
+class TokenizedDPOTrainer(DPOTrainer):
+    """A `DPOTrainer` whose rows are tokens already: `prompt_ids`, `chosen_ids`, `rejected_ids`.
+
+    TRL's own tokenisation renders whole chats. It so teaches what a template writes behind the end of turn (a line
+    break in Qwen's), reads control tokens that a text spells out, and cuts what is too long.
+    """
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        return dataset
+
+
+def build_trainer(
+    config: ExpanderTrainingConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    train: TokenizedPairs,
+    evaluation: TokenizedPairs,
+    folder: Path,
+    verbose: bool,
+) -> DPOTrainer:
+    """The trainer of a new LoRA adapter on the base model, which is with the adapter off its own reference."""
+    arguments = _arguments(config, len(train.rows), bool(evaluation.rows), folder)
+    trainer = TokenizedDPOTrainer(
+        model=open_base(config),
+        args=arguments,
+        train_dataset=Dataset.from_list(train.rows),
+        eval_dataset=Dataset.from_list(evaluation.rows) if evaluation.rows else None,
+        processing_class=tokenizer,
+        peft_config=LoraConfig(
+            r=config.lora_r,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            target_modules=list(config.target_modules),
+            task_type="CAUSAL_LM",
+        ),
+    )
+    trainer.remove_callback(PrinterCallback)
+    if verbose:
+        trainer.add_callback(ProgressBar("Training by DPO"))
+    return trainer
+
+
+def _arguments(config: ExpanderTrainingConfig, pairs: int, evaluated: bool, folder: Path) -> DPOConfig:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    accumulation, rest = divmod(config.batch_size, config.device_batch_size * processes)
+    if rest or not accumulation:
+        raise ValueError(
+            f"batch_size {config.batch_size} must be a multiple of device_batch_size {config.device_batch_size} "
+            f"times {processes} processes"
+        )
+    steps = math.ceil(math.ceil(pairs / config.batch_size) * config.epochs)
+    interval = max(1, math.ceil(steps / config.evaluations))
+    on_gpu = torch.cuda.is_available()
+    return DPOConfig(
+        output_dir=str(folder),
+        beta=config.beta,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="linear",
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.device_batch_size,
+        per_device_eval_batch_size=config.device_batch_size,
+        gradient_accumulation_steps=accumulation,
+        max_grad_norm=config.max_grad_norm,
+        max_length=config.max_length,
+        # TRL would switch off the adapter's dropout too; that of the base model is off by open_base.
+        disable_dropout=False,
+        precompute_ref_log_probs=config.precompute_reference,
+        eval_strategy="steps" if evaluated else "no",
+        eval_steps=interval,
+        eval_on_start=evaluated,
+        save_strategy="steps",
+        save_steps=interval,
+        save_total_limit=2,
+        load_best_model_at_end=evaluated,
+        metric_for_best_model="eval_loss" if evaluated else None,
+        greater_is_better=False if evaluated else None,
+        logging_steps=1,
+        seed=config.seed,
+        use_cpu=not on_gpu,
+        bf16=on_gpu and config.compute_dtype() == "bfloat16",
+        gradient_checkpointing=on_gpu,
+        dataloader_pin_memory=on_gpu,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def open_base(config: ExpanderTrainingConfig) -> PreTrainedModel:
+    """The model to train, without dropout of its own: policy and reference differ by the adapter alone.
+
+    Raises:
+        ValueError: it has no module of a name in `target_modules` (those that it has are listed).
+    """
+    options: dict[str, Any] = {"dtype": config.compute_dtype(), "revision": config.revision}
+    if config.load_in_4bit:
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=config.compute_dtype(),
+        )
+    model = AutoModelForCausalLM.from_pretrained(config.base, trust_remote_code=config.trust_remote_code, **options)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0  # type: ignore[assignment]
+    names = {name.split(".")[-1]: module for name, module in model.named_modules()}
+    if unknown := sorted(set(config.target_modules) - names.keys()):
+        linear = sorted(name for name, module in names.items() if isinstance(module, torch.nn.Linear))
+        raise ValueError(f"{config.base!r} has no modules named {unknown}: choose target_modules among {linear}")
+    return model

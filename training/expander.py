@@ -1,0 +1,302 @@
+"""LLM training: the expander learns by DPO to write what its retriever prefers (Eq. 17)."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import importlib.util
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, get_args
+
+from ..backends.base import Message, Request, Sampling
+from ..backends.huggingface import HuggingFaceBackend
+from ..cache import GenerationCache
+from ..expander import generate_cached
+from .checkpoints import last_checkpoint
+from .outputs import claim, is_finished, is_first_process, publish, write_json
+from .pair_files import read_pairs
+from .pair_tokens import Overlong, TokenizedPairs, held_out, tokenize_pairs
+
+#: the file in the adapter's folder that says what made it
+RECORD = "expander.json"
+
+#: what a step or an evaluation is recorded with, by TRL's names
+_METRICS = {"loss": "loss", "rewards/accuracies": "reward_accuracy", "rewards/margins": "reward_margin"}
+
+
+@dataclass(frozen=True)
+class ExpanderTrainingConfig:
+    """What to train on what, and how; the defaults are the paper's.
+
+    Args:
+        base: hub name or folder of the instruct model.
+        pairs: JSONL or Parquet file of preference pairs, as `pair_files.read_pairs` reads it.
+        out: folder to make, with the adapter.
+        beta: how dearly the model pays for leaving its reference.
+        lora_r, lora_alpha, lora_dropout, target_modules: the adapter.
+        learning_rate: of AdamW, falling linearly to 0.
+        epochs: passes over the pairs.
+        batch_size: pairs of a step, over all devices.
+        device_batch_size: pairs that a device holds at once; it divides `batch_size`.
+        max_grad_norm: gradients are clipped to it.
+        max_length: tokens of prompt and completion together. Prompts are never cut.
+        overlong: "drop" leaves out a pair that is longer, "cut" shortens its completions.
+        eval_fraction: part of the queries whose pairs are held out; 0 for none, and then the last step is kept.
+        evaluations: how often in a run the held-out pairs are measured and a checkpoint is written; that with the least
+            loss is kept.
+        precompute_reference: compute the reference's log-probabilities once before training, not at each step.
+        load_in_4bit: hold the base model in 4 bits (needs a CUDA device and bitsandbytes).
+        dtype: "float32", "bfloat16", "float16"; None takes bfloat16 on a GPU and float32 on a CPU.
+        report_prompts: held-out prompts for which the lengths of generations are compared, before and after.
+        report_tokens: longest generation in that comparison.
+        seed: of split, adapter, order and report.
+        revision: the base model's revision on the hub.
+        trust_remote_code: run Python code that comes with the model.
+
+    Raises:
+        ValueError: a value that cannot be meant. TypeError: a number that is none.
+
+    Example:
+        >>> ExpanderTrainingConfig("Qwen/Qwen2.5-7B-Instruct", "pairs.jsonl", "adapter").target_modules
+        ('q_proj', 'v_proj')
+    """
+
+    base: str
+    pairs: str
+    out: str
+    beta: float = 0.1
+    lora_r: int = 8
+    lora_alpha: int = 32
+    lora_dropout: float = 0.1
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    learning_rate: float = 2e-5
+    epochs: float = 2.0
+    batch_size: int = 16
+    device_batch_size: int = 2
+    max_grad_norm: float = 10.0
+    max_length: int = 612
+    overlong: Overlong = "drop"
+    eval_fraction: float = 0.1
+    evaluations: int = 10
+    precompute_reference: bool = False
+    load_in_4bit: bool = False
+    dtype: str | None = None
+    report_prompts: int = 32
+    report_tokens: int = 512
+    seed: int = 42
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "base", str(self.base))
+        if isinstance(self.target_modules, str) or not self.target_modules:
+            raise ValueError(f"target_modules must be a list of module names, got {self.target_modules!r}")
+        object.__setattr__(self, "target_modules", tuple(self.target_modules))
+        for name in ("beta", "learning_rate", "epochs", "max_grad_norm", "lora_alpha"):
+            _check_number(name, getattr(self, name), above=0)
+        for name in ("lora_r", "batch_size", "device_batch_size", "evaluations", "report_tokens"):
+            _check_number(name, getattr(self, name), least=1)
+        _check_number("max_length", self.max_length, least=2)
+        _check_number("report_prompts", self.report_prompts, least=0)
+        for name in ("lora_dropout", "eval_fraction"):
+            _check_number(name, getattr(self, name), least=0)
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name} must be below 1, got {getattr(self, name)}")
+        if self.batch_size % self.device_batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be a multiple of device_batch_size {self.device_batch_size}"
+            )
+        if self.overlong not in get_args(Overlong):
+            raise ValueError(f'overlong must be "drop" or "cut", got {self.overlong!r}')
+        if self.dtype not in (None, "float32", "bfloat16", "float16"):
+            raise ValueError(f'dtype must be "float32", "bfloat16" or "float16", got {self.dtype!r}')
+
+    def compute_dtype(self) -> str:
+        """The type of the base model's weights on this machine."""
+        import torch
+
+        return self.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
+
+
+def train_expander(config: ExpanderTrainingConfig, *, verbose: bool = False) -> Path:
+    """The folder of a LoRA adapter that was trained by DPO on preference pairs, with tokenizer, record and model card.
+
+    The reference is the base model with the adapter off. A run that was killed goes on from its last checkpoint when
+    called again, and ends in the same weights; a finished one is given back at once. On several GPUs start it by
+    `accelerate launch` (DDP, DeepSpeed or FSDP, as its configuration says). `merge.merge_adapter` makes a standalone
+    model of the result.
+
+    Args:
+        config: what to train on what, and how.
+        verbose: show progress bars.
+
+    Returns:
+        `config.out`. Its `expander.json` has the settings, counts of pairs, and, before and after training, loss,
+        reward accuracy and reward margin on the held-out pairs, and lengths of generations for their prompts, in
+        tokens. `steps.json` has the metrics of each step.
+
+    Raises:
+        ValueError: pairs that are broken or none that fits, no such model or module, a chat template that does not say
+            where an answer begins, an output folder of another run, 4 bits without a CUDA device.
+        ImportError: trl, peft or bitsandbytes is missing.
+
+    Example:
+        >>> train_expander(ExpanderTrainingConfig("Qwen/Qwen2.5-7B-Instruct", "pairs.jsonl", "out"))  # doctest: +SKIP
+    """
+    _check_machine(config)
+    out = Path(config.out)
+    backend = HuggingFaceBackend(
+        config.base, dtype=config.dtype, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    pairs = list(read_pairs(config.pairs))
+    settings = _settings(config, backend, pairs)
+    if is_finished(out, RECORD, settings):
+        return out
+    tokens = _fitting(config, backend, pairs)
+    train, evaluation = held_out(tokens, config.eval_fraction, config.seed)
+    if not train.rows:
+        raise ValueError(f"no pair is left to train on: {len(pairs)} read, dropped {tokens.dropped}")
+    work = claim(out, settings)
+    metrics = _run(config, backend, train, evaluation, work, verbose)
+    if is_first_process():
+        counts = {"read": len(pairs), "dropped": tokens.dropped, "cut": tokens.cut}
+        counts |= {"training": len(train.rows), "held out": len(evaluation.rows)}
+        lengths = _generation_lengths(config, evaluation.prompts or train.prompts, work, verbose)
+        _finish(settings, {"base": config.base, "pairs": counts} | metrics | {"generation_tokens": lengths}, work, out)
+    return out
+
+
+def _run(
+    config: ExpanderTrainingConfig,
+    backend: HuggingFaceBackend,
+    train: TokenizedPairs,
+    evaluation: TokenizedPairs,
+    work: Path,
+    verbose: bool,
+) -> dict[str, Any]:
+    """Train from the last checkpoint in `work`, leave the adapter in `work/finished`, and give the metrics."""
+    from transformers import set_seed
+
+    from .dpo import build_trainer
+
+    trainer = build_trainer(config, backend.tokenizer, train, evaluation, work / "checkpoints", verbose)
+    checkpoint = last_checkpoint(work / "checkpoints")
+    set_seed(config.seed)  # so that the dropout does not depend on what was computed before training
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finished, state = work / "finished", trainer.state
+    trainer.save_model(str(finished))
+    trainer.accelerator.wait_for_everyone()
+    steps = [entry for entry in state.log_history if "loss" in entry]
+    if is_first_process():
+        (finished / "training_args.bin").unlink(missing_ok=True)
+        write_json(finished / "steps.json", [{"step": entry["step"]} | _metrics(entry) for entry in steps])
+    best = state.best_model_checkpoint
+    kept = int(Path(best).name.split("-")[-1]) if best else state.global_step
+    del trainer
+    gc.collect()  # the model's memory is needed for the generations
+    measured: dict[int, dict[str, float]] = {}
+    for entry in state.log_history:
+        if "eval_loss" in entry:  # a resumed run measures its first state once more
+            measured.setdefault(int(entry["step"]), _metrics(entry, "eval_"))
+    return {"steps": state.global_step, "kept_step": kept, "before": measured.get(0), "after": measured.get(kept)}
+
+
+def _metrics(entry: dict[str, float], prefix: str = "") -> dict[str, float]:
+    return {name: entry[prefix + key] for key, name in _METRICS.items()}
+
+
+def _fitting(
+    config: ExpanderTrainingConfig, backend: HuggingFaceBackend, pairs: list[dict[str, Any]]
+) -> TokenizedPairs:
+    """The pairs as tokens, with a warning that counts those left out and those cut."""
+    if backend.context_length is not None and config.max_length > backend.context_length:
+        raise ValueError(
+            f"max_length {config.max_length} exceeds the context of {config.base!r}, {backend.context_length} tokens"
+        )
+    tokens = tokenize_pairs(pairs, backend, max_length=config.max_length, overlong=config.overlong)
+    counts = [
+        (tokens.dropped["too long"], f"exceed max_length={config.max_length} and were dropped"),
+        (tokens.cut, f"were cut to max_length={config.max_length}"),
+        (tokens.dropped["equal texts"], "have equal texts and were dropped"),
+    ]
+    if said := [f"{count} {what}" for count, what in counts if count]:
+        warnings.warn(f"of {len(pairs)} preference pairs {'; '.join(said)}", stacklevel=3)
+    return tokens
+
+
+def _generation_lengths(
+    config: ExpanderTrainingConfig, prompts: Sequence[tuple[Message, ...]], work: Path, verbose: bool
+) -> dict[str, dict[str, float]]:
+    """Mean tokens of one generation for each of some prompts, and the share that was truncated, before and after."""
+    lengths = {}
+    cache = GenerationCache(work / "generations.sqlite")
+    for name, adapter in (("before", None), ("after", work / "finished")):
+        backend = HuggingFaceBackend(
+            config.base,
+            adapter=adapter,
+            dtype=config.dtype,
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
+        )
+        chosen = list(dict.fromkeys(map(json.dumps, prompts)))[: config.report_prompts]
+        messages = [tuple(json.loads(prompt)) for prompt in chosen]
+        longest = max((backend.prompt_tokens(prompt) for prompt in messages), default=0)
+        room = min(config.report_tokens, (backend.context_length or config.report_tokens + longest) - longest)
+        sampling = Sampling(max_new_tokens=max(1, room), seed=config.seed)
+        requests = [Request(prompt, sampling) for prompt in messages]
+        texts = [samples[0] for samples in generate_cached(backend, requests, cache, verbose=verbose)]
+        backend.close()
+        count = max(1, len(texts))
+        lengths[name] = {
+            "mean": sum(len(backend.text_ids(g.text)) for g in texts) / count,
+            "truncated": sum(g.truncated for g in texts) / count,
+            "prompts": len(texts),
+        }
+    return lengths
+
+
+def _finish(settings: dict[str, Any], results: dict[str, Any], work: Path, out: Path) -> None:
+    from .cards import adapter_card
+
+    packages = ("pyterrier_expandr", "torch", "transformers", "trl", "peft")
+    record = {"settings": settings, **results, "versions": {name: version(name) for name in packages}}
+    finished = work / "finished"
+    (finished / "README.md").write_text(adapter_card(record), encoding="utf-8")
+    write_json(finished / RECORD, record)
+    publish(finished, out)
+
+
+def _settings(
+    config: ExpanderTrainingConfig, backend: HuggingFaceBackend, pairs: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What decides the adapter: the configuration less names and places, the base model's and the pairs' content."""
+    settings = {name: value for name, value in asdict(config).items() if name not in ("base", "out", "pairs")}
+    content = [[row["prompt"], row["chosen"], row["rejected"]] for row in pairs]
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return settings | {"base_fingerprint": backend.fingerprint(), "pairs_sha256": digest}
+
+
+def _check_machine(config: ExpanderTrainingConfig) -> None:
+    for name in ("trl", "peft"):
+        if importlib.util.find_spec(name) is None:
+            raise ImportError(f"training needs {name}: pip install 'pyterrier_expandr[train]'")
+    if not config.load_in_4bit:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ValueError("load_in_4bit needs a CUDA device, and there is none: leave it out, or train on a GPU")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ImportError("load_in_4bit needs bitsandbytes: pip install bitsandbytes")
+
+
+def _check_number(name: str, value: Any, *, above: float | None = None, least: float | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {value!r} (YAML reads 2e-5 as text: write 2.0e-5)")
+    if (above is not None and not value > above) or (least is not None and not value >= least):
+        raise ValueError(f"{name} must be {f'above {above}' if above is not None else f'{least} or more'}, got {value}")

@@ -1,0 +1,70 @@
+"""The folder that a training run makes: whole or not there at all, and never mixed with that of another run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write `values` to `path` in one step: the file is either the old one or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")
+    partial.replace(path)
+
+
+def is_finished(out: Path, record: str, settings: dict[str, Any]) -> bool:
+    """Whether `out` was made by a run with these settings; `record` names the file in it that says so.
+
+    Raises:
+        ValueError: `out` is something else, or was made with other settings (they are named).
+    """
+    if not out.exists():
+        return False
+    if not (out / record).is_file():
+        raise ValueError(f"{out} exists, and is no finished run: it has no {record}; name another folder")
+    _compare(json.loads((out / record).read_text(encoding="utf-8"))["settings"], settings, out)
+    return True
+
+
+def claim(out: Path, settings: dict[str, Any]) -> Path:
+    """The working folder beside `out`, made where it is missing; a run that was interrupted goes on in it.
+
+    Raises:
+        ValueError: it belongs to a run with other settings (they are named).
+    """
+    work = out.with_name(out.name + ".work")
+    record = work / "settings.json"
+    if record.is_file():
+        _compare(json.loads(record.read_text(encoding="utf-8")), settings, work)
+    elif is_first_process():
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(record, settings)
+    return work
+
+
+def publish(finished: Path, out: Path) -> None:
+    """Put `finished`, a folder within the working folder, in place, and remove the rest of the working folder."""
+    finished.rename(out)
+    shutil.rmtree(finished.parent)
+
+
+def is_first_process() -> bool:
+    """Whether this process writes for all of a run that `accelerate launch` or `torchrun` started on many."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _compare(found: dict[str, Any], settings: dict[str, Any], where: Path) -> None:
+    settings = json.loads(json.dumps(settings))
+    differ = [
+        f"{name}: {found.get(name)!r} there, {settings.get(name)!r} here"
+        for name in sorted(found.keys() | settings.keys())
+        if found.get(name) != settings.get(name)
+    ]
+    if differ:
+        raise ValueError(
+            f"{where} was made with other settings ({'; '.join(differ)}): name another folder or remove it"
+        )

@@ -1,0 +1,143 @@
+"""Preference pairs as tokens: DPO sees what the model reads and writes when it expands a query, token by token."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..backends.base import Message
+from ..backends.huggingface import HuggingFaceBackend
+
+#: what to do with a pair that exceeds the maximal length: leave it out, or cut its completions
+Overlong = Literal["drop", "cut"]
+
+#: the text whose place in a rendered chat shows what the template writes around an answer
+_MARK = "expansion-goes-here"
+
+
+@dataclass
+class TokenizedPairs:
+    """Pairs as token ids, the messages of their prompts in the same order, and what became of the others.
+
+    `rows` have `prompt_ids`, `chosen_ids` and `rejected_ids`. `dropped` counts pairs by reason, `cut` those of which a
+    completion was cut.
+    """
+
+    rows: list[dict[str, list[int]]] = field(default_factory=list)
+    prompts: list[tuple[Message, ...]] = field(default_factory=list)
+    dropped: dict[str, int] = field(default_factory=lambda: {"equal texts": 0, "too long": 0})
+    cut: int = 0
+
+    def select(self, places: Sequence[int]) -> TokenizedPairs:
+        """The pairs at `places`, with the same counts."""
+        return TokenizedPairs([self.rows[i] for i in places], [self.prompts[i] for i in places], self.dropped, self.cut)
+
+
+def tokenize_pairs(
+    pairs: Iterable[dict[str, Any]], backend: HuggingFaceBackend, *, max_length: int, overlong: Overlong = "drop"
+) -> TokenizedPairs:
+    """Conversational preference rows as tokens; the loss of DPO covers all of `chosen_ids` and `rejected_ids`.
+
+    A prompt becomes the very tokens that `backend` would read, with one begin-of-sequence token, and is never cut. A
+    completion is its text and the end-of-turn token of the chat template. A completion that is cut to fit has no end of
+    turn: the model must not learn to stop there. Pairs of equal texts are left out, and those that no cut can save.
+
+    Args:
+        pairs: rows with `prompt` (messages, the last one of the user), `chosen` and `rejected` (one message of the
+            assistant each).
+        backend: the model that will write the expansions.
+        max_length: tokens of prompt and completion together.
+        overlong: "drop" leaves out a pair that is longer, "cut" shortens its completions.
+
+    Raises:
+        ValueError: a row of another form (its number is named), or a chat template that does not say where an answer
+            begins.
+    """
+    result = TokenizedPairs()
+    end = end_of_turn(backend)
+    for number, pair in enumerate(pairs, 1):
+        prompt, chosen, rejected = _checked(pair, number)
+        prompt_ids = backend.prompt_ids(prompt)
+        room = max_length - len(prompt_ids)
+        sides = [[*backend.text_ids(text), end] for text in (chosen, rejected)]
+        longest = max(map(len, sides))
+        if room < 1 or (longest > room and overlong == "drop"):
+            result.dropped["too long"] += 1
+            continue
+        sides = [side[:room] for side in sides]
+        if sides[0] == sides[1]:
+            result.dropped["equal texts"] += 1
+            continue
+        result.cut += longest > room
+        result.rows.append({"prompt_ids": prompt_ids, "chosen_ids": sides[0], "rejected_ids": sides[1]})
+        result.prompts.append(prompt)
+    return result
+
+
+def end_of_turn(backend: HuggingFaceBackend) -> int:
+    """The token with which the model ends its answer: the first special token that the template writes behind one.
+
+    Raises:
+        ValueError: the template opens an answer with a header that it leaves out as generation prompt, so that the
+            model is never told to answer.
+    """
+    tokenizer = backend.tokenizer
+    if tokenizer.chat_template is None:
+        return int(tokenizer.eos_token_id)
+    user = {"role": "user", "content": "question"}
+    answer = {"role": "assistant", "content": _MARK}
+    chat = str(tokenizer.apply_chat_template([user, answer], tokenize=False))
+    header, _, behind = chat.partition(_MARK)
+    prompt, bare = (
+        str(tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=asked))
+        for asked in (True, False)
+    )
+    if prompt == bare and header != bare and header.startswith(bare):
+        raise ValueError(
+            f"the chat template of {backend.model!r} opens an answer with {header[len(bare) :]!r} but writes no "
+            "generation prompt, so the model would not know that it is to answer: add "
+            f"{{% if add_generation_prompt %}}{header[len(bare) :]!r}{{% endif %}} to its end"
+        )
+    special = {place for place, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special |= set(tokenizer.all_special_ids)
+    ids = tokenizer(behind, add_special_tokens=False)["input_ids"]
+    return int(next((token for token in ids if token in special), tokenizer.eos_token_id))
+
+
+def held_out(pairs: TokenizedPairs, fraction: float, seed: int) -> tuple[TokenizedPairs, TokenizedPairs]:
+    """(training, held-out) pairs: a seeded `fraction` of the distinct prompts, and so of the queries, is held out."""
+    keys = [json.dumps([seed, prompt]) for prompt in pairs.prompts]
+    ordered = sorted(dict.fromkeys(keys), key=lambda key: hashlib.sha256(key.encode()).digest())
+    count = 0 if fraction == 0 else max(1, round(fraction * len(ordered)))
+    apart = set(ordered[:count])
+    places = range(len(keys))
+    return (
+        pairs.select([i for i in places if keys[i] not in apart]),
+        pairs.select([i for i in places if keys[i] in apart]),
+    )
+
+
+def _checked(pair: dict[str, Any], number: int) -> tuple[tuple[Message, ...], str, str]:
+    """Prompt messages and both completions of a row. Raises ValueError with the row's number."""
+    prompt = pair.get("prompt")
+    if not isinstance(prompt, list) or not prompt or not _is_message(prompt[-1], "user"):
+        raise ValueError(f"pair {number}: prompt must be a list of chat messages that ends with the user's")
+    texts = []
+    for side in ("chosen", "rejected"):
+        messages = pair.get(side)
+        if not isinstance(messages, list) or len(messages) != 1 or not _is_message(messages[0], "assistant"):
+            raise ValueError(f"pair {number}: {side} must be a list with one message of the assistant, with a text")
+        texts.append(messages[0]["content"])
+    return tuple(Message(role=m["role"], content=m["content"]) for m in prompt), texts[0], texts[1]
+
+
+def _is_message(message: Any, role: str) -> bool:
+    return (
+        isinstance(message, dict)
+        and message.get("role") == role
+        and isinstance(message.get("content"), str)
+        and bool(message["content"].strip())
+    )
