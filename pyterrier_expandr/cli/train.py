@@ -1,0 +1,76 @@
+"""`expandr train ...`: the data and the training of both models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import Device, app
+
+train = typer.Typer(help="Make training data, and train both models.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(train, name="train")
+
+
+@train.command(
+    epilog="Example: expandr train pairs --dataset irds:beir/scifact/train --llm Qwen/Qwen2.5-7B-Instruct "
+    "--encoder facebook/contriever --out pairs"
+)
+def pairs(
+    dataset: Annotated[str, typer.Option(help="pocket, irds:NAME, a BEIR folder, or JSONL (a file or a folder).")],
+    llm: Annotated[str, typer.Option(help="Hub name or folder of the instruct model that writes the candidates.")],
+    encoder: Annotated[str, typer.Option(help="Hub name or folder of the encoder that rewards them.")],
+    out: Annotated[Path, typer.Option(help="Folder to make; OUT.work beside it holds an unfinished run.")],
+    split: Annotated[str, typer.Option(help="Which judgments of pocket or a BEIR folder.")] = "train",
+    min_relevance: Annotated[int, typer.Option(help="The grade from which on a document is a positive.")] = 1,
+    limit: Annotated[int | None, typer.Option(help="Only the first queries, for a trial.", min=1)] = None,
+    temperature: Annotated[list[float] | None, typer.Option(help="Of candidates; repeat it. 0.8 0.9 1.0 1.1.")] = None,
+    samples: Annotated[int, typer.Option(help="Candidates at each temperature.")] = 8,
+    max_new_tokens: int = 512,
+    seed: int = 42,
+    filter: Annotated[str, typer.Option(help="paper or reference.")] = "paper",
+    threshold: Annotated[float | None, typer.Option(help="Of the filter; its own if not given.")] = None,
+    reward: Annotated[list[str] | None, typer.Option(help="self, retriever ...; repeat it. Both.")] = None,
+    min_gap: Annotated[float, typer.Option(help="Least difference of reward in a pair.")] = 0.0,
+    format: Annotated[str, typer.Option(help="trl or released.")] = "trl",
+    parquet: Annotated[bool, typer.Option("--parquet", help="Parquet rather than JSONL.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count broken or unknown input and go on.")] = False,
+    pooling: Annotated[str | None, typer.Option(help="mean, cls ...; for encoders that do not say.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens read of each text by the encoder.")] = None,
+    device: Device = None,
+) -> None:
+    """Make preference pairs from relevance judgments; a rerun goes on where it was interrupted."""
+    from ..backends.huggingface import HuggingFaceBackend
+    from ..encoder import ExpandREncoder
+    from ..training.candidates import CandidateSettings
+    from ..training.pairs import PairsConfig, build_pairs
+    from ..training.preferences import PreferenceSettings
+
+    candidates = CandidateSettings(
+        temperatures=tuple(temperature or CandidateSettings.temperatures),
+        samples=samples,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+    )
+    preferences = PreferenceSettings(
+        filter=filter,
+        threshold=threshold,
+        candidates=candidates.count,
+        rewards=tuple(reward or PreferenceSettings.rewards),
+        min_gap=min_gap,
+    )
+    config = PairsConfig(
+        dataset,
+        split,
+        min_relevance=min_relevance,
+        limit=limit,
+        skip_bad=skip_bad,
+        candidates=candidates,
+        preferences=preferences,
+        format=format,
+        suffix=".parquet" if parquet else ".jsonl",
+    )
+    model = ExpandREncoder(encoder, pooling=pooling, max_length=max_length, device=device)
+    report = build_pairs(config, HuggingFaceBackend(llm, device=device), model, out, verbose=True)
+    typer.echo(f"{report}\nin {out / ('pairs' + config.suffix)}")

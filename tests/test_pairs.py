@@ -1,0 +1,174 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pyterrier_expandr import HuggingFaceBackend
+from pyterrier_expandr.training.candidates import CandidateSet, CandidateSettings
+from pyterrier_expandr.training.pair_files import read_pairs
+from pyterrier_expandr.training.pair_report import PairReport
+from pyterrier_expandr.training.pairs import PairsConfig, _whole_chunks, build_pairs, read_decisions
+from pyterrier_expandr.training.preferences import Decision, PreferenceSettings
+
+DRAWN = CandidateSettings(temperatures=(0.8, 1.1), samples=2, max_new_tokens=12)
+KEPT = PreferenceSettings(candidates=4, threshold=-1)
+CONFIG = PairsConfig("pocket", limit=8, candidates=DRAWN, preferences=KEPT)
+FILES = ["candidates.jsonl", "decisions.jsonl", "examples.jsonl", "pairs.json", "pairs.jsonl", "report.txt"]
+
+
+def expandr(*arguments):
+    command = [
+        sys.executable,
+        "-c",
+        "from pyterrier_expandr.cli import main; main()",
+        "train",
+        "pairs",
+        *map(str, arguments),
+    ]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def arguments(tiny_llama, minilm):
+    given = ["--dataset", "pocket", "--llm", tiny_llama, "--encoder", minilm, "--limit", 8, "--threshold", -1]
+    return [
+        *given,
+        "--temperature",
+        0.8,
+        "--temperature",
+        1.1,
+        "--samples",
+        2,
+        "--max-new-tokens",
+        12,
+        "--device",
+        "cpu",
+    ]
+
+
+@pytest.fixture(scope="module")
+def made(arguments, tmp_path_factory):
+    out = tmp_path_factory.mktemp("pairs") / "pairs"
+    process = expandr(*arguments, "--out", out)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert "Candidates" in stderr and "Rewards: 100%" in stderr
+    assert stdout.startswith("8 queries, ") and str(out / "pairs.jsonl") in stdout
+    return out
+
+
+def test_the_folder_holds_every_stage(made):
+    assert not made.with_name("pairs.work").exists()
+    assert {path.name for path in made.iterdir()} == {*FILES, "generations.sqlite", "report.png"}
+    record = json.loads((made / "pairs.json").read_text())
+    assert record["settings"]["candidates"]["seed"] == 42 and "sha256" in record["settings"]["llm"]
+    assert record["settings"]["encoder"]["pooling"] == "mean" and "transformers" in record["versions"]
+    decisions = list(read_decisions(made))
+    rows = list(read_pairs(made / "pairs.jsonl"))
+    assert (
+        len(decisions) == 8 and len(rows) == record["report"]["pairs"] == sum(d.dropped is None for d in decisions) > 0
+    )
+    for row in rows:
+        [decision] = [d for d in decisions if d.of.query_id == row["query_id"]]
+        assert row["chosen"][0]["content"] == decision.of.candidates[row["chosen_candidate"]]
+        assert row["chosen_reward"] == max(decision.rewards) and row["rejected_reward"] == min(decision.rewards)
+        assert decision.rewards == pytest.approx([sum(parts) for parts in zip(*decision.parts, strict=True)])
+
+
+def test_killed_at_any_stage_a_rerun_ends_in_the_same_bytes(made, arguments, tmp_path):
+    out = tmp_path / "pairs"
+    for file in ("examples.jsonl", "generations.sqlite", "candidates.jsonl"):
+        process = expandr(*arguments, "--out", out)
+        while process.poll() is None and not (tmp_path / "pairs.work" / file).exists():
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert not out.exists()
+    process = expandr(*arguments, "--out", out)
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    for name in FILES:
+        assert (out / name).read_bytes() == (made / name).read_bytes(), name
+
+
+def test_a_broken_chunk_is_decided_again(tmp_path):
+    path = tmp_path / "decisions.jsonl"
+    assert _whole_chunks(path) == 0
+    path.write_text("{}\n" * 300 + '{"half')
+    assert _whole_chunks(path) == 256 and path.read_text() == "{}\n" * 256
+
+
+def test_other_settings_are_refused_by_name(made, tiny_llama, encoder):
+    backend = HuggingFaceBackend(tiny_llama, device="cpu")
+    other = PairsConfig("pocket", limit=9, candidates=DRAWN, preferences=KEPT)
+    with pytest.raises(ValueError, match="limit: 8 there, 9 here"):
+        build_pairs(other, backend, encoder, made)
+    (made.parent / "other").mkdir(exist_ok=True)
+    with pytest.raises(ValueError, match=r"has no pairs\.json"):
+        build_pairs(CONFIG, backend, encoder, made.parent / "other")
+
+
+def test_a_finished_folder_is_only_read(made, tiny_llama, encoder):
+    before = {path: path.stat().st_mtime_ns for path in made.iterdir()}
+    again = build_pairs(CONFIG, HuggingFaceBackend(tiny_llama, device="cpu"), encoder, made)
+    assert str(again) == (made / "report.txt").read_text().rstrip("\n")
+    assert {path: path.stat().st_mtime_ns for path in made.iterdir()} == before
+
+
+def test_bad_input_is_counted_when_asked(tmp_path, tiny_llama, encoder):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"query": "why is the sky blue", "positive": "Air."}\n{"query": "x"\n{"question": "x"}\n')
+    backend = HuggingFaceBackend(tiny_llama, device="cpu")
+    config = PairsConfig(str(path), candidates=DRAWN, preferences=KEPT)
+    with pytest.raises(ValueError, match=r"data\.jsonl:2 is no JSON"):
+        build_pairs(config, backend, encoder, tmp_path / "strict")
+    counted = PairsConfig(
+        str(path), candidates=DRAWN, preferences=KEPT, skip_bad=True, suffix=".parquet", format="released"
+    )
+    report = build_pairs(counted, backend, encoder, tmp_path / "counted")
+    assert report.skipped == {"broken line": 1, "wrong fields": 1} and report.queries == 1
+    assert "not read, broken line: 1" in str(report)
+    assert len(list(read_pairs(tmp_path / "counted" / "pairs.parquet"))) == report.pairs
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"limit": 0}, "limit must be 1"),
+        ({"format": "csv"}, '"trl" or "released"'),
+        ({"suffix": ".csv"}, r"\.jsonl"),
+        ({"candidates": DRAWN}, "4 candidates are drawn .* 32"),
+    ],
+)
+def test_settings_that_make_nothing_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        PairsConfig("pocket", **values)
+
+
+def test_the_report_counts_what_it_is_given(tmp_path):
+    one = CandidateSet("1", "q", "d", "gold", "answer", ("a b", "a", "a b c d"), (0.8, 0.8, 1.1))
+    report = PairReport()
+    report.add(Decision(one, None, 2, 1, (1.0, 0.5, 2.0)))
+    report.add(Decision(one, None, 2, 0, (0.5, 1.0, 1.5)))
+    report.add(Decision(one, "filtered", rewards=(0.5, 0.5, 0.5)))
+    report.add(Decision(one, "empty answer"))
+    assert report.as_json() == {
+        "queries": 4,
+        "pairs": 2,
+        "dropped": {"empty answer": 1, "wrong candidate count": 0, "filtered": 1, "equal texts": 0, "reward gap": 0},
+        "skipped": {},
+        "temperatures": {
+            "0.8": {"chosen": 0, "rejected": 2, "mean_reward": pytest.approx(4 / 6)},
+            "1.1": {"chosen": 2, "rejected": 0, "mean_reward": pytest.approx(4 / 3)},
+        },
+        "mean_words": {"chosen": 4.0, "rejected": 1.5},
+    }
+    assert "4 queries, 2 pairs" in str(report) and "dropped, filtered: 1" in str(report)
+    figure = report.picture(tmp_path / "report.png")
+    assert [axes.get_xlabel() for axes in figure.axes] == ["queries", "reward", "words"]
+    assert (tmp_path / "report.png").stat().st_size > 10_000
+    assert PairReport().picture().axes  # nothing to draw is no error

@@ -1,0 +1,256 @@
+"""From a collection to preference pairs in one folder, stage by stage."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import pyterrier as pt
+
+from ..backends.base import Backend
+from ..cache import GenerationCache
+from ..encoder import ExpandREncoder
+from ..jsonl import read_jsonl
+from .candidates import CandidateSet, CandidateSettings, generate_candidates, read_candidates, write_candidates
+from .examples import examples_from_jsonl, open_examples, write_examples
+from .outputs import claim, is_finished, publish, write_json
+from .pair_files import trl_row, write_pairs
+from .pair_report import PairReport
+from .preferences import Decision, PreferenceSettings, decide
+from .streams import in_chunks
+
+logger = logging.getLogger(__name__)
+
+#: queries that are encoded, decided and written down together
+CHUNK = 128
+
+#: the file in the folder that says what made it
+RECORD = "pairs.json"
+
+Format = Literal["trl", "released"]
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    """What preference data is made of; together with an engine and an encoder it decides every byte.
+
+    Args:
+        source, split, min_relevance, ratios: see `open_examples`.
+        limit: only the first queries, for a trial.
+        skip_bad: count broken or unknown input and pass over it, rather than stop.
+        candidates: what is drawn for each query.
+        preferences: how pairs are chosen.
+        format: "trl" or "released".
+        suffix: ".jsonl" or ".parquet".
+
+    Raises:
+        ValueError: `limit` below 1, another format or ending, or other numbers of candidates drawn and asked for.
+
+    Example:
+        >>> PairsConfig("pocket").candidates.count
+        32
+    """
+
+    source: str
+    split: str = "train"
+    min_relevance: int = 1
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    limit: int | None = None
+    skip_bad: bool = False
+    candidates: CandidateSettings = field(default_factory=CandidateSettings)
+    preferences: PreferenceSettings = field(default_factory=PreferenceSettings)
+    format: Format = "trl"
+    suffix: str = ".jsonl"
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be 1 or more, got {self.limit}")
+        if self.format not in ("trl", "released"):
+            raise ValueError(f'format must be "trl" or "released", got {self.format!r}')
+        if self.suffix not in (".jsonl", ".parquet"):
+            raise ValueError(f'suffix must be ".jsonl" or ".parquet", got {self.suffix!r}')
+        if self.preferences.candidates != self.candidates.count:
+            raise ValueError(
+                f"{self.candidates.count} candidates are drawn for each query, but preferences ask for "
+                f"{self.preferences.candidates}: make them equal"
+            )
+
+
+def build_pairs(
+    config: PairsConfig, backend: Backend, encoder: ExpandREncoder, out: str | Path, *, verbose: bool = False
+) -> PairReport:
+    """Preference pairs of a collection in the folder `out`, and the report on them.
+
+    Three stages: examples (examples.jsonl), candidates (candidates.jsonl, from generations.sqlite, where each text is
+    stored as it is finished) and decisions (decisions.jsonl, by chunks of 128 queries). A run that was killed goes on
+    where it was when called again, in the folder `OUT.work`, and ends in the same bytes; a finished one is only read.
+
+    Args:
+        config: what is made of what.
+        backend: the engine that writes candidates and answers.
+        encoder: the reward encoder.
+        out: the folder to make: `pairs.jsonl` (or .parquet), the stages' files, `pairs.json` with settings, counts and
+            versions, report.txt, and report.png where matplotlib is installed.
+        verbose: show progress bars.
+
+    Raises:
+        ValueError: `out` was made with other settings (they are named), or the input is broken.
+        OSError: the disk is full; what was stored so far is kept.
+
+    Example:
+        >>> from pyterrier_expandr import HuggingFaceBackend
+        >>> backend = HuggingFaceBackend("Qwen/Qwen2.5-7B-Instruct")
+        >>> encoder = ExpandREncoder("facebook/contriever")
+        >>> print(build_pairs(PairsConfig("pocket"), backend, encoder, "pairs"))  # doctest: +SKIP
+    """
+    out = Path(out)
+    settings = _settings(config, backend, encoder)
+    if not is_finished(out, RECORD, settings):
+        work = claim(out, settings)
+        skipped = _write_examples(config, work)
+        _write_candidates(config, backend, work, verbose)
+        _write_decisions(config, encoder, work, verbose)
+        _finish(config, settings, work, skipped, out)
+    return _report(out)
+
+
+def _settings(config: PairsConfig, backend: Backend, encoder: ExpandREncoder) -> dict[str, Any]:
+    preferences = asdict(config.preferences) | {"rewards": [_name(reward) for reward in config.preferences.rewards]}
+    # Of a hub model the name counts: its commit is not known before the download.
+    engine = {name: value for name, value in backend.fingerprint().items() if name not in ("commit", "revision")}
+    values = asdict(config) | {"preferences": preferences, "llm": engine, "encoder": encoder.source}
+    return dict(json.loads(json.dumps(values)))
+
+
+def _name(reward: Any) -> str:
+    return reward if isinstance(reward, str) else getattr(reward, "__name__", None) or repr(reward)
+
+
+def _write_examples(config: PairsConfig, work: Path) -> Counter[str]:
+    path, counts = work / "examples.jsonl", work / "skipped.json"
+    if not path.exists():
+        skipped: Counter[str] = Counter()
+        examples = open_examples(
+            config.source,
+            config.split,
+            min_relevance=config.min_relevance,
+            ratios=config.ratios,
+            seed=config.candidates.seed,
+            skipped=skipped if config.skip_bad else None,
+        )
+        if not write_examples(path.with_suffix(".all"), islice(examples, config.limit)):
+            raise ValueError(f"{config.source} gives no training example: {dict(skipped) or 'it is empty'}")
+        write_json(counts, dict(skipped))
+        path.with_suffix(".all").rename(path)
+    return Counter(json.loads(counts.read_text(encoding="utf-8")))
+
+
+def _write_candidates(config: PairsConfig, backend: Backend, work: Path, verbose: bool) -> None:
+    path = work / "candidates.jsonl"
+    if not path.exists():
+        examples = examples_from_jsonl(work / "examples.jsonl")
+        with closing(GenerationCache(work / "generations.sqlite")) as cache:
+            sets = generate_candidates(examples, backend, config.candidates, cache=cache, verbose=verbose)
+            write_candidates(path, sets)
+
+
+def _write_decisions(config: PairsConfig, encoder: ExpandREncoder, work: Path, verbose: bool) -> None:
+    """Append decisions chunk by chunk; after an interruption the last, broken chunk is decided again."""
+    path = work / "decisions.jsonl"
+    done = _whole_chunks(path)
+    total = sum(1 for _ in read_jsonl(work / "examples.jsonl"))
+    sets = islice(read_candidates(work / "candidates.jsonl"), done, None)
+    with (
+        open(path, "a", encoding="utf-8") as file,
+        pt.tqdm(total=total, initial=done, desc="Rewards", unit="query", disable=not verbose) as progress,
+    ):
+        for chunk in in_chunks(sets, CHUNK):
+            decisions = list(decide(chunk, encoder, config.preferences, queries_per_chunk=CHUNK))
+            file.write("".join(json.dumps(_row(decision)) + "\n" for decision in decisions))
+            file.flush()
+            os.fsync(file.fileno())
+            progress.update(len(chunk))
+
+
+def _whole_chunks(path: Path) -> int:
+    """How many decisions `path` holds after what does not fill a chunk was cut off.
+
+    A query's numbers depend by rounding on what it is encoded with, so that chunks must be the same as without an
+    interruption.
+    """
+    if not path.exists():
+        return 0
+    with open(path, "rb+") as file:
+        lines, whole, end = 0, 0, 0
+        while file.readline().endswith(b"\n"):
+            lines += 1
+            if lines % CHUNK == 0:
+                whole, end = lines, file.tell()
+        file.truncate(end)
+    return whole
+
+
+def _row(decision: Decision) -> dict[str, Any]:
+    return {"query_id": decision.of.query_id} | {
+        name: getattr(decision, name) for name in ("dropped", "chosen", "rejected", "rewards", "parts")
+    }
+
+
+def read_decisions(folder: str | Path) -> Iterator[Decision]:
+    """The decisions in a folder of `build_pairs`, with their queries and candidates.
+
+    Raises:
+        ValueError: the files do not belong together. FileNotFoundError: there is no such folder.
+    """
+    folder = Path(folder)
+    rows = (row for _, row in read_jsonl(folder / "decisions.jsonl"))
+    sets: Iterator[CandidateSet] = read_candidates(folder / "candidates.jsonl")
+    for of, row in zip(sets, rows, strict=True):
+        if row.pop("query_id") != of.query_id:
+            raise ValueError(f"{folder}: candidates and decisions disagree at query {of.query_id!r}")
+        parts = tuple(tuple(part) for part in row.pop("parts"))
+        yield Decision(of, **{**row, "rewards": tuple(row["rewards"])}, parts=parts)
+
+
+def _finish(config: PairsConfig, settings: dict[str, Any], work: Path, skipped: Counter[str], out: Path) -> None:
+    finished = work / "finished"
+    shutil.rmtree(finished, ignore_errors=True)
+    finished.mkdir()
+    rows = (trl_row(one, config.candidates.prompt) for one in read_decisions(work) if one.dropped is None)
+    write_pairs(finished / f"pairs{config.suffix}", rows, released=config.format == "released")
+    report = _count(work, skipped)
+    (finished / "report.txt").write_text(f"{report}\n", encoding="utf-8")
+    try:
+        report.picture(finished / "report.png")
+    except ImportError as error:
+        logger.warning("report.png is left out: %s", error)
+    names = ("pyterrier_expandr", "torch", "transformers", "sentence-transformers")
+    record = {"settings": settings, "report": report.as_json(), "versions": {name: version(name) for name in names}}
+    write_json(finished / RECORD, record)
+    GenerationCache(work / "generations.sqlite").close()  # brings in what a killed run left in its write-ahead log
+    for name in ("examples.jsonl", "candidates.jsonl", "decisions.jsonl", "generations.sqlite"):
+        # Linked, not moved: a kill between two moves would leave neither folder whole.
+        os.link(work / name, finished / name)
+    publish(finished, out)
+
+
+def _count(folder: Path, skipped: Counter[str]) -> PairReport:
+    report = PairReport(skipped=skipped)
+    for decision in read_decisions(folder):
+        report.add(decision)
+    return report
+
+
+def _report(out: Path) -> PairReport:
+    record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    return _count(out, Counter(record["report"]["skipped"]))
