@@ -1,0 +1,241 @@
+"""The folder of an experiment: written cell by cell, so that what was computed survives whatever comes after.
+
+    FOLDER/experiment.json                              systems, collections, measures, settings, state of each cell
+    FOLDER/<system>/<collection>/run.res.gz             the ranking, in TREC format
+    FOLDER/<system>/<collection>/per_query.parquet      system, collection, qid, measure, value
+    FOLDER/<system>/<collection>/cell.json              fingerprint, means, queries, seconds, versions
+
+A cell is finished when its cell.json is there: it is written last. Names of folders are percent-encoded; the true
+names stand in cell.json.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+
+#: version of the folder's layout
+FORMAT_VERSION = 1
+EXPERIMENT, CELL, PER_QUERY, RUN = "experiment.json", "cell.json", "per_query.parquet", "run.res.gz"
+PER_QUERY_COLUMNS = ["system", "collection", "qid", "measure", "value"]
+#: packages whose versions are written down with each cell
+PACKAGES = (
+    "pyterrier_expandr pyterrier ir-measures pytrec-eval-terrier torch transformers sentence-transformers "
+    "faiss-cpu pyterrier-pisa"
+).split()
+
+
+class ResultStore:
+    """Writes the cells of an experiment; `Results.load` reads them.
+
+    Opening a folder that holds an experiment adds to it: systems and collections that were there stay.
+
+    Args:
+        folder: new, empty, or one that this class has written.
+        systems, collections, measures: names, in the order in which tables show them.
+        settings: JSON values that hold for all cells; they must be the same each time the folder is opened.
+
+    Raises:
+        FileExistsError: the folder holds other things. ValueError: it was written by another version, is damaged, or
+            has other settings. OSError: it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> store = ResultStore(tempfile.mkdtemp(), ["BM25"], ["SciFact"], ["nDCG@10"], {"num_results": 1000})
+        >>> store.finished("BM25", "SciFact", "a fingerprint") is None
+        True
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        systems: Sequence[str],
+        collections: Sequence[str],
+        measures: Sequence[str],
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.folder = Path(folder)
+        _check_names(systems)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        before = read_experiment(self.folder) if any(self.folder.iterdir()) else {}
+        if before.get("settings", settings) != dict(settings):
+            raise ValueError(
+                f"{str(self.folder)!r} holds an experiment with {before['settings']}, not {dict(settings)}: "
+                "results of both cannot be compared; choose another folder"
+            )
+        _check_names(_union(before.get("systems", []), systems))
+        self._states = {(cell["system"], cell["collection"]): cell for cell in before.get("cells", [])}
+        self._content: dict[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "systems": _union(before.get("systems", []), systems),
+            "collections": _union(before.get("collections", []), collections),
+            "measures": _union(before.get("measures", []), measures),
+            "settings": dict(settings),
+        }
+        for system in systems:
+            for collection in collections:
+                self._states.setdefault((system, collection), _state(system, collection, "pending"))
+        self._write()
+
+    def cell(self, system: str, collection: str) -> Path:
+        """The folder of one cell."""
+        return cell_folder(self.folder, system, collection)
+
+    def finished(self, system: str, collection: str, fingerprint: str) -> dict[str, Any] | None:
+        """The record of a finished cell with this fingerprint, or None; one with another fingerprint is given up."""
+        path = self.cell(system, collection) / CELL
+        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if record is not None and record["fingerprint"] != fingerprint:
+            path.unlink()
+            self._mark(system, collection, "pending")
+            return None
+        return record
+
+    def save_run(self, system: str, collection: str, run: pd.DataFrame) -> None:
+        """Write `[qid, docno, rank, score]` in TREC format, so that a failing evaluation need not search again."""
+        folder = self.cell(system, collection)
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / RUN) as part:
+            write_run(run, part, system)
+
+    def commit(self, system: str, collection: str, per_query: pd.DataFrame, record: Mapping[str, Any]) -> None:
+        """Finish a cell.
+
+        Args:
+            system, collection: the cell.
+            per_query: `[qid, measure, value]`: one row for each judged query and measure.
+            record: JSON values with at least `fingerprint`, `means` (measure -> value), `n_queries` and `seconds`.
+        """
+        folder = self.cell(system, collection)
+        folder.mkdir(parents=True, exist_ok=True)
+        frame = per_query.assign(system=system, collection=collection)[PER_QUERY_COLUMNS]
+        with replacing(folder / PER_QUERY) as part:
+            frame.astype({"value": "float64"}).to_parquet(part, index=False)
+        names = {"system": system, "collection": collection}
+        write_json(folder / CELL, {**names, **record, "versions": versions()})
+        self._mark(system, collection, "done")
+
+    def fail(self, system: str, collection: str, error: BaseException) -> None:
+        """Note that a cell could not be computed, and why."""
+        self._mark(system, collection, "failed", f"{type(error).__name__}: {error}")
+
+    def _mark(self, system: str, collection: str, state: str, error: str | None = None) -> None:
+        self._states[system, collection] = _state(system, collection, state, error)
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self.folder / EXPERIMENT, {**self._content, "cells": list(self._states.values())})
+
+
+def _state(system: str, collection: str, state: str, error: str | None = None) -> dict[str, Any]:
+    return {"system": system, "collection": collection, "state": state, "error": error}
+
+
+def _union(first: Sequence[str], second: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys([*first, *second]))
+
+
+def _check_names(systems: Sequence[str]) -> None:
+    """Raise ValueError where a name is empty or two systems would share a folder."""
+    folders: dict[str, str] = {}
+    for name in systems:
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"a system needs a name, got {name!r}")
+        key = _folder_name(name).casefold()
+        if key in folders:
+            both = "twice" if folders[key] == name else f"beside {folders[key]!r}"
+            raise ValueError(f"there is a system named {name!r} {both}: give each a name of its own")
+        folders[key] = name
+
+
+def _folder_name(name: str) -> str:
+    encoded = quote(name, safe=" +,()=@")
+    return "%2E" + encoded[1:] if encoded.startswith(".") else encoded
+
+
+def cell_folder(folder: Path, system: str, collection: str) -> Path:
+    """Where the files of one cell lie."""
+    return folder / _folder_name(system) / _folder_name(collection)
+
+
+def read_experiment(folder: Path) -> dict[str, Any]:
+    """What experiment.json says.
+
+    Raises:
+        FileNotFoundError: there is no such folder. FileExistsError: it holds other things than an experiment.
+        ValueError: the file is damaged, or of another version of the layout.
+    """
+    path = folder / EXPERIMENT
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(folder)!r}: name one that an experiment has written")
+    if not path.is_file():
+        raise FileExistsError(f"{str(folder)!r} holds other files and no {EXPERIMENT}: choose another folder")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = content["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{str(path)!r} is damaged ({error!r}): remove the folder or choose another") from error
+    if found != FORMAT_VERSION:
+        raise ValueError(
+            f"{str(folder)!r} was written in version {found} of the layout, this release has {FORMAT_VERSION}: "
+            "choose another folder, or use the release that wrote it"
+        )
+    return content
+
+
+def write_run(run: pd.DataFrame, path: Path, name: str) -> None:
+    """Write `[qid, docno, rank, score]` as lines `qid Q0 docno rank score name`, compressed, without any quoting."""
+    columns = run[["qid", "docno", "rank", "score"]]
+    lines = columns.assign(q0="Q0", name="_".join(name.split()))[["qid", "q0", "docno", "rank", "score", "name"]]
+    compression: Any = {"method": "gzip", "mtime": 0, "compresslevel": 6}
+    lines.to_csv(path, sep=" ", header=False, index=False, quoting=csv.QUOTE_NONE, compression=compression)
+
+
+def read_run(path: Path) -> pd.DataFrame:
+    """`[qid, docno, rank, score]` of a file that `write_run` wrote."""
+    names = ["qid", "q0", "docno", "rank", "score", "name"]
+    types: Any = {"qid": str, "docno": str, "rank": int, "score": float}
+    frame = pd.read_csv(
+        path, sep=" ", names=names, dtype=types, usecols=list(types), quoting=csv.QUOTE_NONE, keep_default_na=False
+    )
+    return frame[["qid", "docno", "rank", "score"]]
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file that appears when it is complete."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it takes the place of `path` when the block ends well, and goes otherwise."""
+    part = path.with_name(f".part.{path.name}")
+    try:
+        yield part
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that take part, as far as they are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
