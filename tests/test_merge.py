@@ -157,3 +157,17 @@ def test_an_adapter_decides_the_texts_address(base, adapter):
     plain, adapted = HuggingFaceBackend(base), HuggingFaceBackend(base, adapter=adapter)
     assert plain != adapted and plain.fingerprint() != adapted.fingerprint()
     assert "adapter" not in plain.fingerprint()
+
+
+def test_commands_train_and_merge(base, tmp_path):
+    from tests.test_cli import expandr
+    from tests.test_expander_training import PAIRS, write
+
+    pairs, adapter = write(tmp_path / "pairs.jsonl", PAIRS), tmp_path / "adapter"
+    options = ["--epochs", 1, "--learning-rate", 2e-3, "--batch-size", 4, "--report-prompts", 0]
+    out = expandr("train", "expander", "--base", base, "--pairs", pairs, "--out", adapter, *options)
+    assert '"training": 18' in out and f"in {adapter}" in out
+    out = expandr("train", "merge", "--adapter", adapter, "--out", tmp_path / "merged", "--device", "cpu")
+    assert "logits differ by" in out and (tmp_path / "merged" / "model.safetensors").is_file()
+    refused = expandr("train", "expander", "--base", base, "--pairs", pairs, "--out", adapter, status=2)
+    assert "expandr: error:" in refused and "learning_rate: 0.002 there, 2e-05 here" in refused

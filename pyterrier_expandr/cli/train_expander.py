@@ -1,0 +1,93 @@
+"""`expandr train expander` and `expandr train merge`: from preference pairs to a model that stands alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import Device
+from .train import train
+
+
+@train.command(
+    epilog="Example: accelerate launch --no_python expandr train expander --base Qwen/Qwen2.5-7B-Instruct "
+    "--pairs pairs/pairs.jsonl --out adapter"
+)
+def expander(
+    base: Annotated[str, typer.Option(help="Hub name or folder of the instruct model.")],
+    pairs: Annotated[Path, typer.Option(help="JSONL or Parquet file of preference pairs.")],
+    out: Annotated[Path, typer.Option(help="Folder to make; OUT.work beside it holds an unfinished run.")],
+    learning_rate: float = 2e-5,
+    epochs: float = 2.0,
+    beta: Annotated[float, typer.Option(help="How dearly the model pays for leaving its reference.")] = 0.1,
+    lora_r: int = 8,
+    lora_alpha: int = 32,
+    lora_dropout: float = 0.1,
+    target_module: Annotated[
+        list[str] | None, typer.Option(help="That carries an adapter; repeat it. q_proj v_proj.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Pairs of a step, over all devices.")] = 16,
+    device_batch_size: Annotated[int, typer.Option(help="Pairs that a device holds at once.")] = 2,
+    max_length: Annotated[int, typer.Option(help="Tokens of prompt and completion; prompts are never cut.")] = 612,
+    overlong: Annotated[str, typer.Option(help="Pairs that are longer: drop, or cut their completions.")] = "drop",
+    eval_fraction: Annotated[float, typer.Option(help="Part of the queries that is held out.")] = 0.1,
+    evaluations: Annotated[int, typer.Option(help="Measurements and checkpoints in a run.")] = 10,
+    precompute_reference: Annotated[
+        bool, typer.Option("--precompute-reference", help="Compute the reference's log-probabilities once, before.")
+    ] = False,
+    load_in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Needs CUDA and bitsandbytes.")] = False,
+    report_prompts: Annotated[int, typer.Option(help="Prompts on which generations are compared.")] = 32,
+    seed: int = 42,
+) -> None:
+    """Train a LoRA adapter by DPO; a rerun goes on where it was interrupted."""
+    from ..training.expander import RECORD, ExpanderTrainingConfig, train_expander
+
+    config = ExpanderTrainingConfig(
+        base,
+        str(pairs),
+        str(out),
+        learning_rate=learning_rate,
+        epochs=epochs,
+        beta=beta,
+        lora_r=lora_r,
+        lora_alpha=lora_alpha,
+        lora_dropout=lora_dropout,
+        target_modules=tuple(target_module or ExpanderTrainingConfig.target_modules),
+        batch_size=batch_size,
+        device_batch_size=device_batch_size,
+        max_length=max_length,
+        overlong=overlong,
+        eval_fraction=eval_fraction,
+        evaluations=evaluations,
+        precompute_reference=precompute_reference,
+        load_in_4bit=load_in_4bit,
+        report_prompts=report_prompts,
+        seed=seed,
+    )
+    folder = train_expander(config, verbose=True)
+    if (folder / RECORD).is_file():  # not in the other processes of a distributed run
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        shown = {name: record[name] for name in ("pairs", "kept_step", "before", "after", "generation_tokens")}
+        typer.echo(f"{json.dumps(shown, indent=1)}\nin {folder}")
+
+
+@train.command(epilog="Example: expandr train merge --adapter adapter --out merged")
+def merge(
+    adapter: Annotated[Path, typer.Option(help="Folder of the adapter.")],
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    base: Annotated[str | None, typer.Option(help="The base model; the one that the adapter names.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Largest relative difference of logits.")] = None,
+    device: Device = None,
+) -> None:
+    """Merge a LoRA adapter into its base model, and check the logits of the result."""
+    from ..training.merge import RECORD, merge_adapter
+
+    folder = merge_adapter(adapter, out, base=base, dtype=dtype, tolerance=tolerance, device=device)
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    typer.echo(
+        f"logits differ by {record['error']:.2g} (the adapter changes them by {record['effect']:.2g}); in {folder}"
+    )
