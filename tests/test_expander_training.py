@@ -286,9 +286,10 @@ def test_dropout_of_the_base_does_not_tell_it_from_its_reference(config, tmp_pat
     assert json.loads((folder / "steps.json").read_text())[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 
-def test_a_tokenizer_without_padding_token_is_mended(config, trained, tmp_path):
+def test_a_tokenizer_without_padding_token_is_mended(config, trained, tmp_path, caplog):
     base = with_tokenizer(config.base, tmp_path / "base", pad_token=None)
     folder = train_expander(replace(config, base=base, out=str(tmp_path / "adapter")))
+    assert caplog.text.count("has no padding token: its end-of-sequence token is used") == 1
     for name, weight in weights(folder).items():
         torch.testing.assert_close(weight, weights(trained[0])[name], atol=1e-6, rtol=0)
 

@@ -99,6 +99,7 @@ def _arguments(config: ExpanderTrainingConfig, pairs: int, evaluated: bool, fold
         seed=config.seed,
         use_cpu=not on_gpu,
         bf16=on_gpu and config.compute_dtype() == "bfloat16",
+        fp16=on_gpu and config.compute_dtype() == "float16",
         gradient_checkpointing=on_gpu,
         dataloader_pin_memory=on_gpu,
         report_to="none",

@@ -6,27 +6,24 @@ import gc
 import hashlib
 import importlib.util
 import json
+import logging
 import warnings
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
-from ..backends.base import Message, Request, Sampling
 from ..backends.huggingface import HuggingFaceBackend
-from ..cache import GenerationCache
-from ..expander import generate_cached
 from .checkpoints import last_checkpoint
+from .expander_report import generation_lengths, held_out_metrics, step_metrics
 from .outputs import claim, is_finished, is_first_process, publish, write_json
 from .pair_files import read_pairs
 from .pair_tokens import Overlong, TokenizedPairs, held_out, tokenize_pairs
 
+logger = logging.getLogger(__name__)
+
 #: the file in the adapter's folder that says what made it
 RECORD = "expander.json"
-
-#: what a step or an evaluation is recorded with, by TRL's names
-_METRICS = {"loss": "loss", "rewards/accuracies": "reward_accuracy", "rewards/margins": "reward_margin"}
 
 
 @dataclass(frozen=True)
@@ -166,7 +163,7 @@ def train_expander(config: ExpanderTrainingConfig, *, verbose: bool = False) -> 
     if is_first_process():
         counts = {"read": len(pairs), "dropped": tokens.dropped, "cut": tokens.cut}
         counts |= {"training": len(train.rows), "held out": len(evaluation.rows)}
-        lengths = _generation_lengths(config, evaluation.prompts or train.prompts, work, verbose)
+        lengths = generation_lengths(config, evaluation.prompts or train.prompts, work, verbose=verbose)
         _finish(settings, {"base": config.base, "pairs": counts} | metrics | {"generation_tokens": lengths}, work, out)
     return out
 
@@ -191,23 +188,12 @@ def _run(
     finished, state = work / "finished", trainer.state
     trainer.save_model(str(finished))
     trainer.accelerator.wait_for_everyone()
-    steps = [entry for entry in state.log_history if "loss" in entry]
     if is_first_process():
         (finished / "training_args.bin").unlink(missing_ok=True)
-        write_json(finished / "steps.json", [{"step": entry["step"]} | _metrics(entry) for entry in steps])
-    best = state.best_model_checkpoint
-    kept = int(Path(best).name.split("-")[-1]) if best else state.global_step
+        write_json(finished / "steps.json", step_metrics(state))
     del trainer
     gc.collect()  # the model's memory is needed for the generations
-    measured: dict[int, dict[str, float]] = {}
-    for entry in state.log_history:
-        if "eval_loss" in entry:  # a resumed run measures its first state once more
-            measured.setdefault(int(entry["step"]), _metrics(entry, "eval_"))
-    return {"steps": state.global_step, "kept_step": kept, "before": measured.get(0), "after": measured.get(kept)}
-
-
-def _metrics(entry: dict[str, float], prefix: str = "") -> dict[str, float]:
-    return {name: entry[prefix + key] for key, name in _METRICS.items()}
+    return held_out_metrics(state)
 
 
 def _fitting(
@@ -218,6 +204,8 @@ def _fitting(
         raise ValueError(
             f"max_length {config.max_length} exceeds the context of {config.base!r}, {backend.context_length} tokens"
         )
+    if backend.tokenizer.pad_token is None:
+        logger.warning("%s has no padding token: its end-of-sequence token is used, without loss", config.base)
     tokens = tokenize_pairs(pairs, backend, max_length=config.max_length, overlong=config.overlong)
     counts = [
         (tokens.dropped["too long"], f"exceed max_length={config.max_length} and were dropped"),
@@ -227,37 +215,6 @@ def _fitting(
     if said := [f"{count} {what}" for count, what in counts if count]:
         warnings.warn(f"of {len(pairs)} preference pairs {'; '.join(said)}", stacklevel=3)
     return tokens
-
-
-def _generation_lengths(
-    config: ExpanderTrainingConfig, prompts: Sequence[tuple[Message, ...]], work: Path, verbose: bool
-) -> dict[str, dict[str, float]]:
-    """Mean tokens of one generation for each of some prompts, and the share that was truncated, before and after."""
-    lengths = {}
-    cache = GenerationCache(work / "generations.sqlite")
-    for name, adapter in (("before", None), ("after", work / "finished")):
-        backend = HuggingFaceBackend(
-            config.base,
-            adapter=adapter,
-            dtype=config.dtype,
-            revision=config.revision,
-            trust_remote_code=config.trust_remote_code,
-        )
-        chosen = list(dict.fromkeys(map(json.dumps, prompts)))[: config.report_prompts]
-        messages = [tuple(json.loads(prompt)) for prompt in chosen]
-        longest = max((backend.prompt_tokens(prompt) for prompt in messages), default=0)
-        room = min(config.report_tokens, (backend.context_length or config.report_tokens + longest) - longest)
-        sampling = Sampling(max_new_tokens=max(1, room), seed=config.seed)
-        requests = [Request(prompt, sampling) for prompt in messages]
-        texts = [samples[0] for samples in generate_cached(backend, requests, cache, verbose=verbose)]
-        backend.close()
-        count = max(1, len(texts))
-        lengths[name] = {
-            "mean": sum(len(backend.text_ids(g.text)) for g in texts) / count,
-            "truncated": sum(g.truncated for g in texts) / count,
-            "prompts": len(texts),
-        }
-    return lengths
 
 
 def _finish(settings: dict[str, Any], results: dict[str, Any], work: Path, out: Path) -> None:
@@ -275,6 +232,7 @@ def _settings(
     config: ExpanderTrainingConfig, backend: HuggingFaceBackend, pairs: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """What decides the adapter: the configuration less names and places, the base model's and the pairs' content."""
+    _ = backend.context_length  # fetches the configuration of a hub model, which tells its commit
     settings = {name: value for name, value in asdict(config).items() if name not in ("base", "out", "pairs")}
     content = [[row["prompt"], row["chosen"], row["rejected"]] for row in pairs]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()

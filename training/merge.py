@@ -78,6 +78,7 @@ def merge_adapter(
     base = base or _base_of(adapter)
     options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     adapted = HuggingFaceBackend(base, adapter=adapter, revision=revision, **options)
+    _ = adapted.context_length  # fetches the configuration of a hub model, which tells its commit
     _check_base(adapter, model_fingerprint(base, revision))
     prompts = [render(PROMPTS["q2d"], query=query) for query in SAMPLE_QUERIES] if prompts is None else prompts
     settings = {"made_of": adapted.fingerprint(), "tolerance": tolerance, "prompts": [list(p) for p in prompts]}
