@@ -8,10 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from .averages import AVERAGES, FORUMS, parts_of
 from .result_store import CELL, PER_QUERY, PER_QUERY_COLUMNS, RUN, cell_folder, read_experiment, read_run
+from .significance import permutation_test
 
 
 class Results:
@@ -130,6 +132,41 @@ class Results:
                         rows.append((system, name, measure, value))
         return pd.DataFrame(rows, columns=["system", "collection", "measure", "value"])
 
+    def compare(self, baseline: str, *, correction: str | None = None, **options: Any) -> pd.DataFrame:
+        """Differences to a baseline and whether chance explains them: one row for each system and row of `means`.
+
+        Columns: `[system, collection, measure, difference, p_value]`, and with a correction `p_corrected`. The test is
+        `permutation_test` over the queries; that of an average weighs each query by its share in it, so that the tested
+        difference is the one of the printed averages. A p-value is NaN where there is one query only: no test is
+        possible.
+
+        Args:
+            baseline: a system.
+            correction: for the number of systems, under each collection and measure: "holm", "bonferroni" ... as in
+                `statsmodels.stats.multitest.multipletests`.
+            options: `permutations` and `seed` of `permutation_test`.
+
+        Raises:
+            ValueError: an unknown baseline, or two systems that were evaluated on different queries.
+        """
+        if baseline not in self.systems:
+            raise ValueError(f"there is no system {baseline!r}: choose a baseline among {self.systems}")
+        means = self.means()
+        tested = set(
+            means.loc[means["system"] == baseline, ["collection", "measure"]].itertuples(index=False, name=None)
+        )
+        values = self.per_query.pivot(index=["collection", "qid"], columns=["system", "measure"], values="value")
+        rows = []
+        for system, collection, measure, _ in means.itertuples(index=False, name=None):
+            if system != baseline and (collection, measure) in tested:
+                pair = values[[(system, measure), (baseline, measure)]].dropna(how="all")
+                rows.append((system, collection, measure, *_test(collection, pair, options)))
+        frame = pd.DataFrame(rows, columns=["system", "collection", "measure", "difference", "p_value"])
+        if correction is not None:
+            groups = frame.groupby(["collection", "measure"], sort=False)["p_value"]
+            frame["p_corrected"] = groups.transform(_corrected, method=correction)
+        return frame
+
     def __repr__(self) -> str:
         done = int((self.cells["state"] == "done").sum())
         return f"Results({str(self.folder)!r}: {done} of {len(self.cells)} cells)"
@@ -148,3 +185,28 @@ def _read_cell(folder: Path, system: str, collection: str) -> dict[str, Any] | N
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     except ValueError as error:
         raise ValueError(f"{str(path)!r} is damaged ({error}): remove it and run the experiment again") from error
+
+
+def _test(collection: str, pair: pd.DataFrame, options: dict[str, Any]) -> tuple[float, float]:
+    """Difference and p-value from a frame of two columns of values, indexed by collection and qid."""
+    weights = parts_of(collection, set(pair.index.get_level_values(0))) or {}
+    pair = pair[pair.index.get_level_values(0).isin(list(weights))]
+    if unlike := int(pair.isna().any(axis=1).sum()):
+        systems = " and ".join(repr(column[0]) for column in pair.columns)
+        raise ValueError(f"{systems} differ in {unlike} of the queries of {collection}: evaluate both on the same")
+    left, right = pair.iloc[:, 0].to_numpy(float), pair.iloc[:, 1].to_numpy(float)
+    collections = pair.index.get_level_values(0).to_series()
+    share = (collections.map(weights) / collections.groupby(collections).transform("size")).to_numpy(float)
+    if len(pair) < 2:
+        return float(((left - right) * share).sum()), float("nan")
+    return permutation_test(left, right, weights=share, **options)
+
+
+def _corrected(p_values: pd.Series, method: str) -> np.ndarray:
+    """The p-values of one family of tests after correction; those that are NaN are no tests."""
+    from statsmodels.stats.multitest import multipletests
+
+    corrected, tests = np.full(len(p_values), np.nan), p_values.notna().to_numpy()
+    if tests.any():
+        corrected[tests] = multipletests(p_values[tests], method=method)[1]
+    return corrected

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import ir_measures
+import numpy as np
 import pandas as pd
 import pytest
 from ir_measures import R, nDCG
@@ -12,6 +13,7 @@ from ir_measures import R, nDCG
 from pyterrier_expandr.averages import COLLECTIONS, FORUMS, parts_of
 from pyterrier_expandr.result_store import CELL, EXPERIMENT, RUN, ResultStore, read_run
 from pyterrier_expandr.results import Results
+from pyterrier_expandr.significance import permutation_test
 
 SETTINGS = {"num_results": 1000}
 
@@ -73,6 +75,42 @@ def test_averages_are_arithmetic_and_stand_only_where_complete(tmp_path):
     means = results.means(forums=True).set_index("collection")["value"]
     assert means["Avg.All"] == pytest.approx((14 * means["Avg.BEIR14"] + 0.9) / 15)
     assert set(FORUMS) <= set(means.index)
+
+
+def test_differences_are_tested(tmp_path):
+    rng = np.random.default_rng(0)
+    store = ResultStore(tmp_path, ["b", "x", "y"], ["NQ", "one"], ["nDCG@10"], SETTINGS)
+    values = {"b": rng.random(50), "x": rng.random(50)}
+    values["y"] = np.clip(values["b"] + 0.1, 0, 1)
+    for system, numbers in values.items():
+        fill(store, system, "NQ", numbers.tolist())
+        fill(store, system, "one", [0.5])
+    found = Results.load(tmp_path).compare("b", correction="holm", seed=7).set_index(["system", "collection"])
+    expected = {system: permutation_test(values[system], values["b"], seed=7) for system in "xy"}
+    for system, (difference, p_value) in expected.items():
+        assert found.loc[(system, "NQ"), "difference"] == pytest.approx(difference)
+        assert found.loc[(system, "NQ"), "p_value"] == p_value
+    assert found.loc[("y", "NQ"), "p_corrected"] == pytest.approx(2 / 10_001)
+    assert found.loc[("x", "one")].isna().tolist() == [False, False, True, True]  # one query: no test is possible
+    with pytest.raises(ValueError, match="no system 'z'"):
+        Results.load(tmp_path).compare("z")
+    fill(store, "x", "NQ", [0.5] * 49)
+    with pytest.raises(ValueError, match="differ in 1 of the queries of NQ"):
+        Results.load(tmp_path).compare("b")
+
+
+def test_the_tested_difference_of_an_average_is_the_printed_one(tmp_path):
+    rng = np.random.default_rng(0)
+    store = ResultStore(tmp_path, ["b", "x"], FORUMS, ["nDCG@10"], SETTINGS)
+    for number, name in enumerate(FORUMS):  # one large forum where x loses, eleven small ones where it wins
+        values = rng.random(400 if number == 0 else 5) / 2
+        fill(store, "b", name, values.tolist())
+        fill(store, "x", name, (values - 0.05 if number == 0 else values + 0.2).tolist())
+    results = Results.load(tmp_path)
+    means = results.means().set_index("system")["value"]
+    (row,) = results.compare("b").itertuples()
+    assert row.collection == "CQADupStack" and row.difference == pytest.approx(means["x"] - means["b"])
+    assert row.difference == pytest.approx((11 * 0.2 - 0.05) / 12) and row.p_value < 0.001
 
 
 def test_weights_add_up_to_one():
