@@ -200,12 +200,12 @@ def test_bleu_plot(tmp_path):
     path = tmp_path / "bleu.svg"
     figure = bleu_plot(pd.DataFrame(rows, columns=["system", "against", "corpus_bleu"]), path=path)
     assert_saved(path)
-    axis = figure.axes[0]
-    assert axis.get_ylabel() == "corpus BLEU (0 to 100)"
-    assert [label.get_text() for label in axis.get_xticklabels()] == ["against answers", "against gold"]
-    assert [bar.get_height() for bar in axis.patches] == [0, 1, 10, 11]
-    hatches = {bar.get_hatch() for bar in axis.patches}
-    assert len(hatches) == 2, "systems differ by hatch, not by colour alone"
+    labels = [axis.get_xlabel() for axis in figure.axes]
+    assert labels == [f"corpus BLEU (0 to 100)\nagainst {kind}" for kind in ("answers", "gold")]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["vanilla", "ExpandR"]
+    assert [[bar.get_width() for bar in axis.patches] for axis in figure.axes] == [[0, 10], [1, 11]]
+    vanilla, expandr = (bar.get_hatch() for bar in figure.axes[0].patches)
+    assert vanilla != expandr, "systems differ by hatch, not by colour alone"
     assert_nothing_is_clipped(figure)
     bleu_plot(pd.DataFrame(rows, columns=["system", "against", "corpus_bleu"]), path=tmp_path / "again.svg")
     assert (tmp_path / "again.svg").read_bytes() == path.read_bytes()

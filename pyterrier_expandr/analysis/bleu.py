@@ -61,7 +61,9 @@ def bleu_against(expansions: Mapping[str, pd.DataFrame], references: Mapping[str
 
 
 def bleu_plot(scores: pd.DataFrame, *, path: str | Path | None = None) -> Figure:
-    """Fig. 3: corpus BLEU as bars, one group for each kind of reference, one kind of bar for each system.
+    """Fig. 3: corpus BLEU, one panel for each kind of reference, one bar for each system.
+
+    Panels have scales of their own.
 
     Args:
         scores: what `bleu_against` returns.
@@ -70,17 +72,16 @@ def bleu_plot(scores: pd.DataFrame, *, path: str | Path | None = None) -> Figure
     Example:
         >>> bleu_plot(bleu_against(expansions, references), path="bleu.svg")  # doctest: +SKIP
     """
-    table = scores.pivot(index="against", columns="system", values="corpus_bleu")
-    table = table.loc[scores["against"].unique(), scores["system"].unique()]
-    width = 0.8 / table.shape[1]
-    with drawing(path, figsize=(max(4.5, 1.1 * table.size + 1.5), 3.6)) as (_, axis):
-        for number, system in enumerate(table.columns):
-            places = [group + (number - (table.shape[1] - 1) / 2) * width for group in range(len(table))]
-            bars = axis.bar(places, table[system].tolist(), width * 0.92, label=system, **look(number))
-            axis.bar_label(bars, fmt="%.1f", padding=2, fontsize=9)
-        axis.set_xticks(range(len(table)), [f"against {kind}" for kind in table.index])
-        axis.set_ylabel("corpus BLEU (0 to 100)")
-        axis.grid(axis="x", visible=False)
-        axis.margins(y=0.15)
-        axis.figure.legend(loc="outside upper center", ncols=min(4, table.shape[1]))
-    return axis.figure
+    systems, kinds = list(scores["system"].unique()), list(scores["against"].unique())
+    size = (1.5 + 3.2 * len(kinds), 1.0 + 0.45 * len(systems))
+    with drawing(path, ncols=len(kinds), figsize=size, sharey=True, squeeze=False) as (figure, axes):
+        for axis, kind in zip(axes[0], kinds, strict=True):
+            panel = scores[scores["against"] == kind].set_index("system")["corpus_bleu"]
+            for number, system in enumerate(systems):
+                bar = axis.barh(system, panel[system], height=0.7, **look(number))
+                axis.bar_label(bar, fmt="%.2f", padding=3, fontsize=9)
+            axis.set_xlabel(f"corpus BLEU (0 to 100)\nagainst {kind}")
+            axis.grid(axis="y", visible=False)
+            axis.margins(x=0.22)
+        axes[0][0].invert_yaxis()
+    return figure

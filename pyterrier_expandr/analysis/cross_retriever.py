@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 import pyterrier as pt
@@ -14,7 +15,7 @@ def transfer(
     topics: pd.DataFrame,
     qrels: pd.DataFrame,
     *,
-    measure: str = "ndcg_cut_10",
+    measure: Any = "ndcg_cut_10",
 ) -> pd.DataFrame:
     """A matrix of one measure: a row for each expander, a column for each retriever (Table 8).
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: the palette of Okabe and Ito without its yellow, which is too light for print
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-#: a second sign beside the colour, so that no picture needs colour to be read
+#: the palette of Okabe and Ito without its yellow, which is too light for print, and its black, which hides hatches
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+#: a second sign beside the colour, so that no picture needs colour to be read; one more than colours, so that both
+#: together repeat only after 42 kinds
 HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "ooo")
 
 FORMATS = (".svg", ".png", ".pdf")
@@ -45,8 +46,7 @@ def drawing(path: str | Path | None, **options: Any) -> Iterator[tuple[Figure, A
     Raises:
         ImportError: matplotlib is missing. ValueError: another suffix. OSError: the file cannot be written.
     """
-    if path is not None and Path(path).suffix.lower() not in FORMATS:
-        raise ValueError(f"a picture's file must end in one of {FORMATS}, got {str(path)!r}")
+    check_picture(path)
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
@@ -62,6 +62,12 @@ def drawing(path: str | Path | None, **options: Any) -> Iterator[tuple[Figure, A
             figure.savefig(target, dpi=200, metadata=metadata)
 
 
+def check_picture(path: str | Path | None) -> None:
+    """Raise ValueError if a picture cannot be saved under this name; None saves nothing."""
+    if path is not None and Path(path).suffix.lower() not in FORMATS:
+        raise ValueError(f"a picture's file must end in one of {FORMATS}, got {str(path)!r}")
+
+
 def look(number: int) -> dict[str, Any]:
     """Colour, edge and hatch of the `number`th kind of bar or box.
 
@@ -71,7 +77,7 @@ def look(number: int) -> dict[str, Any]:
     """
     return {
         "facecolor": PALETTE[number % len(PALETTE)],
-        "edgecolor": "white" if number % len(PALETTE) == len(PALETTE) - 1 else "black",
+        "edgecolor": "black",
         "hatch": HATCHES[number % len(HATCHES)],
         "linewidth": 0.6,
     }

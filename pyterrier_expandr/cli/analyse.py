@@ -1,0 +1,193 @@
+"""`expandr analyse ...`: what expansions look like, and what they change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .common import Collection, Device, Split, app, open_collection, topics_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+analyse = typer.Typer(
+    help="Explain a result: numbers to the terminal, a picture to --out.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(analyse, name="analyse")
+
+Expansions = Annotated[
+    list[str], typer.Option(help="NAME=FILE, a JSONL file of `expandr expand`; once for each system.")
+]
+
+
+def _checked(path: Path | None) -> Path | None:
+    """A picture's name is checked before the work, not after it."""
+    from ..analysis.figures import check_picture
+
+    check_picture(path)
+    return path
+
+
+Picture = Annotated[Path | None, typer.Option(help="Save the picture here: .svg, .png or .pdf.", callback=_checked)]
+
+
+@analyse.command(epilog="Example: expandr analyse lengths --expansions vanilla=vanilla.jsonl --out lengths.svg")
+def lengths(
+    expansions: Expansions,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Count tokens of this model (hub name or folder); words if not given.")
+    ] = None,
+    out: Picture = None,
+) -> None:
+    """How long the expansions are."""
+    from ..analysis import expansion_lengths, lengths_plot
+
+    measured = expansion_lengths({name: recorded(path) for name, path in pairs_of(expansions)}, tokenizer)
+    typer.echo(f"length in {measured['unit'].iloc[0]}")
+    summary = measured.groupby("system", sort=False)["length"].describe()[["count", "mean", "std", "min", "50%", "max"]]
+    show(summary.rename(columns={"count": "texts", "50%": "median"}).reset_index(), places=1)
+    if out is not None:
+        lengths_plot(measured, path=out)
+
+
+@analyse.command(epilog="Example: expandr analyse bleu --expansions vanilla=v.jsonl --collection pocket --out bleu.svg")
+def bleu(
+    expansions: Expansions,
+    collection: Collection,
+    split: Split = "test",
+    answers: Annotated[Path | None, typer.Option(help="JSONL file of answers, in the format of expansions.")] = None,
+    out: Picture = None,
+) -> None:
+    """How much of the gold documents' wording, and of the answers', the expansions share."""
+    from ..analysis import bleu_against, bleu_plot, gold_documents
+
+    dataset = open_collection(collection, split)
+    topics = topics_of(dataset)
+    references = {"gold documents": gold_documents(dataset)}
+    if answers is not None:
+        lists = recorded(answers, topics).rename(columns={"query_expansions": "text"})
+        references = {"answers": lists.explode("text").dropna(subset="text"), **references}
+    given = {name: recorded(path, topics) for name, path in pairs_of(expansions)}
+    scores = bleu_against(given, references)
+    show(scores.drop(columns="signature"), places=2)
+    typer.echo(f"sacreBLEU {scores['signature'].iloc[0]}")
+    if out is not None:
+        bleu_plot(scores, path=out)
+
+
+@analyse.command(epilog="Example: expandr analyse entailment --expansions v=v.jsonl --collection pocket --model NAME")
+def entailment(
+    expansions: Expansions,
+    collection: Collection,
+    model: Annotated[str, typer.Option(help="Hub name or folder of a cross-encoder for natural language inference.")],
+    split: Split = "test",
+    device: Device = None,
+) -> None:
+    """How far the gold documents support what the expansions say (0 to 100)."""
+    from ..analysis import entailment as judge
+    from ..analysis import gold_documents
+
+    dataset = open_collection(collection, split)
+    topics = topics_of(dataset)
+    given = {name: recorded(path, topics) for name, path in pairs_of(expansions)}
+    show(judge(given, gold_documents(dataset), model, device=device, verbose=True), places=2)
+
+
+@analyse.command(
+    epilog="Example: expandr analyse alignment --expansions E=e.jsonl --collection pocket --encoder NAME --out a.svg"
+)
+def alignment(
+    expansions: Expansions,
+    collection: Collection,
+    encoder: Annotated[str, typer.Option(help="Hub name or folder of an encoder.")],
+    split: Split = "test",
+    pairs: Annotated[int, typer.Option(help="Query-document pairs, taken at random.", min=2)] = 10,
+    seed: Annotated[int, typer.Option(help="Of that choice, and of t-SNE.")] = 42,
+    device: Device = None,
+    out: Picture = None,
+) -> None:
+    """How near queries are to their documents, alone and with each system's expansions."""
+    from ..analysis import alignment_distances, alignment_plot, gold_documents, pair_vectors
+    from ..encoder import ExpandREncoder
+    from ..expander import RecordedExpander
+
+    chosen = gold_documents(open_collection(collection, split), n=pairs, seed=seed)
+    model = ExpandREncoder(encoder, device=device)
+    queries, documents = model.query_encoder(), model.doc_encoder()
+    settings = {"query alone": pair_vectors(chosen, queries, documents)}
+    for name, path in pairs_of(expansions):
+        settings[name] = pair_vectors(chosen, RecordedExpander(path) >> queries, documents)
+    show(alignment_distances(settings), places=3)
+    if out is not None:
+        alignment_plot(settings, seed=seed, path=out)
+
+
+@analyse.command(
+    epilog="Example: expandr analyse transfer --expansions E=e.jsonl --collection pocket --index Contriever=c.faiss"
+)
+def transfer(
+    expansions: Expansions,
+    collection: Collection,
+    index: Annotated[list[str], typer.Option(help="NAME=FOLDER of an index, which knows its encoder; once for each.")],
+    split: Split = "test",
+    measure: Annotated[str, typer.Option(help="Any measure of ir-measures.")] = "nDCG@10",
+    device: Device = None,
+) -> None:
+    """Which retrievers each system's expansions help: a matrix, with the query alone in its first row."""
+    import ir_measures
+
+    from ..analysis import transfer as matrix
+    from ..expander import RecordedExpander
+    from ..index import FaissIndex
+
+    dataset = open_collection(collection, split)
+    opened = {name: FaissIndex(folder) for name, folder in pairs_of(index)}
+    retrievers = {name: each.query_encoder(device=device) >> each.retriever() for name, each in opened.items()}
+    expanders = {"query alone": None} | {name: RecordedExpander(path) for name, path in pairs_of(expansions)}
+    parsed = ir_measures.parse_measure(measure)
+    table = matrix(expanders, retrievers, topics_of(dataset), dataset.get_qrels(), measure=parsed)
+    show(table.rename_axis(columns=None).reset_index(), places=4)
+
+
+def pairs_of(options: list[str]) -> list[tuple[str, str]]:
+    """(NAME, VALUE) of options like NAME=VALUE.
+
+    Raises:
+        ValueError: an option is not of this form, or a name stands there twice.
+
+    Example:
+        >>> pairs_of(["vanilla=a=b.jsonl"])
+        [('vanilla', 'a=b.jsonl')]
+    """
+    pairs = [(name, value) for name, _, value in (option.partition("=") for option in options)]
+    if wrong := [option for option, pair in zip(options, pairs, strict=True) if not all(pair)]:
+        raise ValueError(f"write NAME=VALUE, not {wrong[0]!r}")
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError(f"each name may stand there once, got {[name for name, _ in pairs]}")
+    return pairs
+
+
+def recorded(path: str | Path, topics: pd.DataFrame | None = None) -> pd.DataFrame:
+    """`[qid, query, query_expansions]` of a file, cleaned as in a pipeline; of all its queries, or of `topics`.
+
+    Queries without recorded expansions get an empty list.
+    """
+    import pandas as pd
+
+    from ..expander import RecordedExpander
+    from ..recorded import read_expansions
+
+    if topics is None:
+        by_qid, by_query = read_expansions(path)
+        records = [*by_qid.values(), *(record for record in by_query.values() if record.qid is None)]
+        # A line may lack the one or the other; either finds it again.
+        rows = [(record.qid or record.query, record.query or record.qid) for record in records]
+        topics = pd.DataFrame(rows, columns=["qid", "query"])
+    return RecordedExpander(path, on_missing="query-only").transform(topics)
+
+
+def show(frame: pd.DataFrame, places: int) -> None:
+    """Print a frame as a table."""
+    typer.echo(frame.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.{places}f}"))
