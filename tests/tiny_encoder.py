@@ -1,0 +1,70 @@
+"""A BERT small enough to be trained in a test: random weights, a real WordPiece tokenizer, pocket's words."""
+
+from pathlib import Path
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from pyterrier_expandr.training.examples import open_examples
+from pyterrier_expandr.training.losses import ExpandRLoss
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def build_tiny_bert(folder: Path, *, dropout: float = 0.0, seed: int = 0) -> str:
+    """A bare checkpoint, as BERT's is: it says nothing of pooling or normalisation."""
+    texts = [text for example in open_examples("pocket", "train") for text in (example.query, *example.positives)]
+    core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    core.normalizer, core.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    core.train_from_iterator(
+        texts, trainers.WordPieceTrainer(vocab_size=800, special_tokens=SPECIAL, show_progress=False)
+    )
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer = BertTokenizerFast(tokenizer_object=core, model_max_length=64)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return str(folder)
+
+
+def open_tiny(folder: str, *, normalize: bool = True) -> SentenceTransformer:
+    transformer = Transformer(folder)
+    modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling_mode="mean")]
+    return SentenceTransformer(modules=[*modules, Normalize()] if normalize else modules, device="cpu")
+
+
+def features_of(batch: dict) -> list[dict]:
+    """What the trainer makes of a batch."""
+    return [
+        {key[len(side) :]: value for key, value in batch.items() if key.startswith(side)}
+        for side in ("query_", "text_")
+    ]
+
+
+def loss_of(loss: ExpandRLoss, batch: dict) -> torch.Tensor:
+    return loss(features_of(batch), batch["label"])
+
+
+def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def used(model: torch.nn.Module) -> set[str]:
+    """The names of the weights that decide an embedding: mean pooling does not read BERT's pooler."""
+    return {name for name, _ in model.named_parameters() if "pooler" not in name}
