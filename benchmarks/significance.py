@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.significance [--queries 7000] [--permutations 10000] [--json FILE]
 
-scipy is measured with several batch sizes, and its fastest counts. The exit status is 1 where the p-values differ by more
-than chance explains, or where ours takes a second or more.
+scipy is measured with several batch sizes, and its fastest counts. The exit status is 1 where the p-values differ by
+more than chance explains, or where ours takes a second or more.
 """
 
 from __future__ import annotations
