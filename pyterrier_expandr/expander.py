@@ -6,6 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -179,13 +180,19 @@ def generate_cached(
     """All samples of all requests, in order; only what the cache lacks is generated, and stored as it comes."""
     fingerprint = backend.fingerprint()
     known = [cache.get(fingerprint, request) for request in requests]
+    absent = [tuple(s for s in request.samples if s not in known[i]) for i, request in enumerate(requests)]
     missing = [
-        (i, Request(request.messages, request.sampling, absent))
+        (i, Request(request.messages, request.sampling, part))
         for i, request in enumerate(requests)
-        if (absent := tuple(s for s in request.samples if s not in known[i]))
+        for part in ([(s,) for s in absent[i]] if backend.samples_apart else [absent[i]])
+        if part
     ]
-    with pt.tqdm(total=len(missing), desc="Generating", unit="query", disable=not verbose) as progress:
-        for place, generations in backend.stream([request for _, request in missing]) if missing else ():
+    unit = "sample" if backend.samples_apart else "query"
+    with (
+        closing(backend.stream([request for _, request in missing])) as stream,
+        pt.tqdm(total=len(missing), desc="Generating", unit=unit, disable=not verbose) as progress,
+    ):
+        for place, generations in stream:
             i, request = missing[place]
             fresh = dict(zip(request.samples, generations, strict=True))
             cache.put(fingerprint, request, fresh)

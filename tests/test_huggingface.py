@@ -5,13 +5,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pyterrier_expandr import HuggingFaceBackend
-from pyterrier_expandr.backends.base import Request, Sampling
+from pyterrier_expandr.backends.base import Sampling
 from pyterrier_expandr.backends.sampling import NucleusByRow, nucleus
-from tests.tiny import build_tiny_llama
-
-
-def ask(text, samples=(0,), **sampling):
-    return Request(({"role": "user", "content": text},), Sampling(**{"max_new_tokens": 16, **sampling}), tuple(samples))
+from tests.backend_contract import ANSWER, REQUESTS, BackendContract, ask
+from tests.tiny import build_saying_llama, build_tiny_llama
 
 
 @pytest.fixture(scope="module")
@@ -19,27 +16,19 @@ def backend(tiny_llama):
     return HuggingFaceBackend(tiny_llama, device="cpu", batch_size=8)
 
 
-REQUESTS = [
-    ask("why is the sky blue"),
-    ask("light " * 30, samples=(0, 1, 2), temperature=0.7),
-    ask("sea", samples=(5,), top_p=1.0, max_new_tokens=9),
-    ask("fog", temperature=0),
-]
+class TestContract(BackendContract):
+    @pytest.fixture
+    def backend(self, backend):
+        return backend
 
+    @pytest.fixture
+    def saying(self, tmp_path):
+        build_saying_llama(tmp_path, ANSWER)
+        return HuggingFaceBackend(tmp_path, device="cpu")
 
-def test_a_text_does_not_depend_on_its_batch(backend, tiny_llama):
-    together = backend.generate(REQUESTS)
-    alone = [[backend.generate([Request(r.messages, r.sampling, (s,))])[0][0] for s in r.samples] for r in REQUESTS]
-    assert together == alone
-    assert HuggingFaceBackend(tiny_llama, device="cpu", batch_size=1).generate(REQUESTS) == alone
-    assert backend.generate(REQUESTS[::-1]) == alone[::-1]
-
-
-def test_samples_and_seeds_differ_and_repeat(backend):
-    many = backend.generate([ask("sky", samples=range(8))])[0]
-    assert len({g.text for g in many}) == 8
-    assert backend.generate([ask("sky", samples=(3,))])[0][0] == many[3]
-    assert backend.generate([ask("sky", samples=(3,), seed=7)])[0][0] != many[3]
+    def test_nor_on_the_batch_size(self, backend, tiny_llama):
+        one_by_one = HuggingFaceBackend(tiny_llama, device="cpu", batch_size=1)
+        assert one_by_one.generate(REQUESTS) == backend.generate(REQUESTS)
 
 
 def test_greedy_equals_transformers_own_generate(backend, tiny_llama):
@@ -148,14 +137,6 @@ def test_draws_follow_the_distribution():
 def test_nucleus_keeps_at_least_one_token():
     kept = nucleus(torch.tensor([[0.6, 0.4], [0.6, 0.4]]), torch.tensor([[0.01], [1.0]]))
     assert kept.tolist() == [[pytest.approx(0.6), 0], [pytest.approx(0.6), pytest.approx(0.4)]]
-
-
-def test_empty_batch_unicode_and_long_batches(backend):
-    assert backend.generate([]) == []
-    texts = backend.generate([ask(text) for text in ("naïve 東京 🙂", "a\ud800b", "\x00\x07")])
-    assert len(texts) == 3 and all(isinstance(g[0].text, str) for g in texts)
-    order = backend.generate([ask(f"question {i}") for i in range(20)])
-    assert order[13] == backend.generate([ask("question 13")])[0]
 
 
 def test_the_trained_small_llama_writes_english(expandr_data, caplog):

@@ -1,5 +1,7 @@
 """Models small enough to be built in a test: random weights, but real architectures, tokenizers and templates."""
 
+import json
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -61,3 +63,36 @@ def build_tiny_llama(folder: Path, *, seed: int = 0, template: str | None = TEMP
         pad_token_id=tokenizer.pad_token_id,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def build_saying_llama(folder: Path, text: str) -> None:
+    """A tiny Llama that answers every chat with `text` and ends its turn, at any temperature.
+
+    Its layers add nothing, so the next token depends on the last one alone: each token of the answer has a direction of
+    the hidden space to itself, which the output layer turns into the token that follows.
+    """
+    build_tiny_llama(folder)
+    model = LlamaForCausalLM.from_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "x"}], tokenize=False, add_generation_prompt=True
+    )
+    last = tokenizer(prompt, add_special_tokens=False)["input_ids"][-1]
+    chain = [last, *tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    assert len(set(chain)) == len(chain) <= model.config.hidden_size, "the answer repeats a token or is too long"
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        model.model.embed_tokens.weight.fill_(0.01)
+        model.lm_head.weight.zero_()
+        for direction, (token, following) in enumerate(pairwise(chain)):
+            model.model.embed_tokens.weight[token] = torch.eye(model.config.hidden_size)[direction]
+            model.lm_head.weight[following, direction] = 20.0
+    model.save_pretrained(folder)
+
+
+def sampling_by_default(folder: str | Path) -> None:
+    """Make the model's own settings sample from its whole distribution: a server takes what a request leaves open."""
+    path = Path(folder) / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"do_sample": True, "top_k": 0}))

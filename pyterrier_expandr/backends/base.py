@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Self, TypeAlias, TypedDict
 
 
 class Message(TypedDict):
@@ -77,11 +77,17 @@ class Generation:
     truncated: bool = False
 
 
+Stream: TypeAlias = Generator[tuple[int, list[Generation]], None, None]
+
+
 class Backend(ABC):
     """An engine that writes texts. Subclasses load their model on first use, never in the constructor."""
 
     #: tokens that prompt and generation may fill together; None where the engine does not say
     context_length: int | None = None
+
+    #: whether samples that are asked for one by one cost no more than together; then each is stored when it is ready
+    samples_apart: bool = False
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
@@ -91,7 +97,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Generation]]]:
+    def stream(self, requests: Sequence[Request]) -> Stream:
         """Yield `(index of the request, one Generation per asked sample)` as they are ready, in any order."""
 
     def prompt_tokens(self, messages: Sequence[Message]) -> int | None:
@@ -105,6 +111,15 @@ class Backend(ABC):
             raise RuntimeError(f"{self!r} gave no answer to {len(missing)} of {len(requests)} requests: {missing[:5]}")
         return [results[i] for i in range(len(requests))]
 
+    def close(self) -> None:  # noqa: B027  most engines hold nothing
+        """Free what the engine holds; it is taken again when needed."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def _settings(self) -> dict[str, Any]:
         """The constructor's arguments: attributes without a leading underscore."""
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
@@ -115,3 +130,13 @@ class Backend(ABC):
 
     def __hash__(self) -> int:
         return hash((type(self), json.dumps(self._settings(), sort_keys=True, default=str)))
+
+
+def complete(requests: Sequence[Request], samples: Iterable[tuple[int, int, Generation]]) -> Stream:
+    """Yield what `Backend.stream` yields, from single samples `(index of the request, sample, text)` in any order."""
+    found: list[dict[int, Generation]] = [{} for _ in requests]
+    for i, sample, generation in samples:
+        found[i][sample] = generation
+        wanted = requests[i].samples
+        if len(found[i]) == len(set(wanted)):
+            yield i, [found[i][s] for s in wanted]

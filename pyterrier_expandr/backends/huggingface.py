@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..fingerprint import model_fingerprint
 from ..frames import without_surrogates
 from ..prompts import plain_control_tokens
-from .base import Backend, Generation, Message, Request
+from .base import Backend, Generation, Message, Request, Stream
 
 if TYPE_CHECKING:
     import torch
@@ -195,7 +195,7 @@ class HuggingFaceBackend(Backend):
         """Tokens of the rendered prompt."""
         return len(self.prompt_ids(messages))
 
-    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Generation]]]:
+    def stream(self, requests: Sequence[Request]) -> Stream:
         """Yield `(index, one Generation per sample)`, batch by batch, prompts of like length together."""
         prompts = [self.prompt_ids(request.messages) for request in requests]
         for request, prompt in zip(requests, prompts, strict=True):
