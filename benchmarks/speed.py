@@ -77,6 +77,11 @@ def line(what: str, unit: str, ours: float, theirs: float, value: float, target:
     }
 
 
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {"cpus": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}
+
+
 def documents(limit: int) -> tuple[str, list[dict[str, str]]]:
     """The collection's name and its first documents, titles put before the texts."""
     from pyterrier_expandr.collections import beir_folder, pocket
@@ -226,7 +231,7 @@ def main() -> int:
     if args.json:
         packages = ["pyterrier", "pyterrier-dr", "sentence-transformers", "torch", "faiss-cpu", "pandas", "pyarrow"]
         report = {
-            "machine": {"cpus": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()},
+            "machine": machine(),
             "versions": {name: version(name) for name in packages},
             "settings": {name: settings for name, (_, settings) in measured.items()},
             "rows": rows,

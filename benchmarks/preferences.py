@@ -1,0 +1,168 @@
+"""How fast pairs are chosen beside the reference code's way, and whether memory grows with the number of queries.
+
+    python -m benchmarks.preferences [--json FILE] [--queries N] [--repeats N] [--threads N] [--only speed|memory]
+
+The reference's way encodes one query after the other, with three calls for each: the gold document, the answer, and
+the candidates, padded to the longest. Both ways use the same encoder and threads and take turns in one run; they must
+choose the same pairs. Queries are SciFact's, from the folder that EXPANDR_DATA names. The passages recorded for them
+were all stopped at about 130 tokens; candidates of unequal lengths, as sampling without such a stop gives, are made by
+cutting the passages at sentence ends.
+Memory is the highest resident set of a process of its own for each number of queries, with a tiny random encoder. The
+exit status is 1 if any line is not OK.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pyterrier_expandr import ExpandREncoder, RecordedExpander
+from pyterrier_expandr.training.candidates import CandidateSet
+from pyterrier_expandr.training.examples import open_examples
+from pyterrier_expandr.training.preferences import PreferenceSettings, decide
+from pyterrier_expandr.training.rewards import combined_reward, retriever_reward, self_reward
+
+from .speed import line, machine, ratio, take_turns
+
+CANDIDATES, MEMORY_CANDIDATES = 24, 4
+
+
+def recorded(data: Path) -> Iterator[CandidateSet]:
+    """SciFact's test claims with candidates from all recorded passages, of 1, 2, 3 ... sentences."""
+    files = sorted((data / "expansions" / "scifact").glob("*.jsonl"))
+    expanders = [RecordedExpander(file) for file in files]
+    for example in open_examples(data / "scifact", "test"):
+        frame = pd.DataFrame({"qid": [example.query_id], "query": [example.query]})
+        passages = [expander.transform(frame)["query_expansions"].iloc[0][0] for expander in expanders]
+        cut = [passage[: place.end()] for passage in passages for place in re.finditer(r"[.!?](?=\s|$)", passage)]
+        candidates = tuple(list(dict.fromkeys(cut))[:CANDIDATES])
+        if len(candidates) == CANDIDATES:
+            positive = example.positive_ids[0], example.positives[0]
+            yield CandidateSet(example.query_id, example.query, *positive, passages[0], candidates)
+
+
+def one_by_one(sets: list[CandidateSet], encoder: ExpandREncoder) -> list[tuple[int, int] | None]:
+    """Chosen and rejected of each query, as the reference code computes them."""
+    found: list[tuple[int, int] | None] = []
+    for one in sets:
+        parts = ([one.positive], [one.answer], one.candidates)
+        gold, answer, candidates = (np.asarray(encoder.encode(texts, "document", len(texts))) for texts in parts)
+        to_gold, to_answer = gold @ candidates.T, answer @ candidates.T
+        total = combined_reward([self_reward(to_answer), retriever_reward(to_gold)])[0]
+        kept = (to_gold + to_answer).max() >= 0.6
+        found.append((int(total.argmax()), int(total.argmin())) if kept else None)
+    return found
+
+
+def in_chunks(sets: list[CandidateSet], encoder: ExpandREncoder) -> list[tuple[int, int] | None]:
+    """The same by this package."""
+    settings = PreferenceSettings(filter="reference", candidates=len(sets[0].candidates))
+    return [
+        None if one.chosen is None or one.rejected is None else (one.chosen, one.rejected)
+        for one in decide(sets, encoder, settings)
+    ]
+
+
+def speed(queries: int, repeats: int) -> dict[str, Any]:
+    """Pairs per second of both ways."""
+    from pyterrier_expandr.demo import demo_encoder_folder
+
+    sets = list(islice(recorded(Path(os.environ["EXPANDR_DATA"])), queries))
+    encoder = ExpandREncoder(demo_encoder_folder(), max_length=512, device="cpu")
+    mine, theirs = in_chunks(sets, encoder), one_by_one(sets, encoder)
+    if mine != theirs:
+        raise SystemExit("the two ways chose different pairs")
+    times = take_turns({"ours": lambda: in_chunks(sets, encoder), "theirs": lambda: one_by_one(sets, encoder)}, repeats)
+    ours, peer = (len(sets) / sorted(times[name])[repeats // 2] for name in ("ours", "theirs"))
+    what = f"pairs in chunks / one query at a time ({len(sets)} queries x {len(sets[0].candidates)} candidates)"
+    return line(what, "queries/s", ours, peer, ratio(times, "theirs", "ours"), ">= 2.0")
+
+
+def made_up(queries: int) -> Iterator[CandidateSet]:
+    """Queries whose texts all differ, as a stream."""
+    for number in range(queries):
+        texts = tuple(f"passage {number} {sample} on a sky of blue air" for sample in range(MEMORY_CANDIDATES))
+        yield CandidateSet(str(number), f"query {number}", "d", f"gold {number}", f"answer {number}", texts)
+
+
+def tiny_encoder(folder: str) -> ExpandREncoder:
+    """A random two-layer BERT that knows single letters."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz0123456789"]
+    pieces += [f"##{piece}" for piece in pieces[5:]]
+    Path(folder, "vocab.txt").write_text("\n".join(pieces))
+    BertTokenizer(str(Path(folder, "vocab.txt"))).save_pretrained(folder)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=len(pieces), **sizes)).save_pretrained(folder)
+    transformer = modules.Transformer(folder, max_seq_length=16)
+    built = SentenceTransformer(modules=[transformer, modules.Pooling(16)], device="cpu")
+    return ExpandREncoder(built, batch_size=256, device="cpu")
+
+
+def peak(queries: int) -> int:
+    """The highest resident set, in MiB, of this process after pairs of `queries` queries were chosen."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = PreferenceSettings(candidates=MEMORY_CANDIDATES, threshold=-1)
+        pairs = sum(one.dropped is None for one in decide(made_up(queries), tiny_encoder(folder), settings))
+    if pairs < queries * 0.9:
+        raise SystemExit(f"only {pairs} of {queries} queries gave a pair: the figure means nothing")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def memory() -> dict[str, Any]:
+    """Peak memory with 20,000 queries by that with 2,000."""
+    few, many = (
+        int(subprocess.check_output([sys.executable, "-m", "benchmarks.preferences", "--peak", str(queries)]))
+        for queries in (2_000, 20_000)
+    )
+    return line("peak memory, 20,000 / 2,000 queries", "MiB", many, few, many / few, "<= 1.1")
+
+
+def main() -> int:
+    """Measure, print and perhaps write; 1 if a target was missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--queries", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", choices=["speed", "memory"])
+    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(options.threads)
+    if options.peak:
+        print(peak(options.peak))
+        return 0
+    rows = [speed(options.queries, options.repeats)] if options.only != "memory" else []
+    rows += [memory()] if options.only != "speed" else []
+    for row in rows:
+        print("{result:4}  {what}: {ours:.1f} / {theirs:.1f} {unit}, {ratio:.2f}".format_map(row))
+    if options.json:
+        packages = ("sentence-transformers", "transformers", "torch")
+        settings = {"threads": options.threads, "repeats": options.repeats}
+        versions = {name: version(name) for name in packages}
+        record = {"machine": machine(), "versions": versions, "settings": settings, "rows": rows}
+        options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return int(any(row["result"] != "OK" for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
