@@ -131,12 +131,21 @@ def inconsistencies() -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One system of one of the paper's tables; `values` maps collections (and averages) to percentages."""
+    """One system of one of the paper's tables.
+
+    Attributes:
+        table: its number.
+        system: the row's name.
+        measure: "nDCG@10" or "R@100".
+        values: collection or average -> percentage.
+        places: decimal places that the paper prints.
+    """
 
     table: int
     system: str
     measure: str
     values: dict[str, float]
+    places: int
 
 
 def paper_row(name: str, measure: str) -> PaperRow | None:
@@ -166,4 +175,5 @@ def paper_row(name: str, measure: str) -> PaperRow | None:
         return None
     number = int(found["table"].min())
     found = found[found["table"] == number]
-    return PaperRow(number, system, measure, dict(zip(found["collection"], found["value"].tolist(), strict=True)))
+    values = dict(zip(found["collection"], found["value"].tolist(), strict=True))
+    return PaperRow(number, system, measure, values, places=1 if found["unit"].iloc[0] == 0.1 else 2)

@@ -1,12 +1,16 @@
 import json
 
+import pandas as pd
 import pytest
+from ir_measures import nDCG
 from typer.testing import CliRunner
 
+from pyterrier_expandr import FaissIndex, RecordedExpander
 from pyterrier_expandr.analysis import expansion_lengths
 from pyterrier_expandr.cli import app
 from pyterrier_expandr.cli.analyse import recorded
 from pyterrier_expandr.collections import pocket
+from pyterrier_expandr.result_store import ResultStore
 
 EXPANSIONS = f"ExpandR={pocket().expansions_path}"
 
@@ -18,12 +22,34 @@ def analyse(*arguments):
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def experiment(encoder, tmp_path_factory):
+    """The folder of a real experiment on pocket: the query alone and ExpandR."""
+    folder, dataset = tmp_path_factory.mktemp("experiment"), pocket()
+    index = FaissIndex(folder / "index")
+    (encoder.doc_encoder() >> index).index(dataset.get_corpus_iter())
+    dense = encoder.query_encoder() >> index.retriever(num_results=20)
+    systems = {"dense": dense, "ExpandR": RecordedExpander(dataset.expansions_path) >> dense}
+    store = ResultStore(folder / "out", list(systems), ["pocket"], ["nDCG@10"], {"num_results": 20})
+    qrels = dataset.get_qrels().rename(columns={"qid": "query_id", "docno": "doc_id", "label": "relevance"})
+    for name, system in systems.items():
+        run = system(dataset.get_topics())
+        store.save_run(name, "pocket", run)
+        values = (nDCG @ 10).iter_calc(qrels, run.rename(columns={"qid": "query_id", "docno": "doc_id"}))
+        frame = pd.DataFrame(
+            [(value.query_id, "nDCG@10", value.value) for value in values], columns=["qid", "measure", "value"]
+        )
+        record = {"fingerprint": name, "n_queries": len(frame), "seconds": 0.0}
+        store.commit(name, "pocket", frame, record | {"means": {"nDCG@10": frame["value"].mean()}})
+    return folder / "out"
+
+
 def rows(output):
     """The lines of a printed table by their first word."""
     return {line.split()[0]: line.split() for line in output.splitlines() if line.strip()}
 
 
-@pytest.mark.parametrize("command", ["lengths", "bleu", "entailment", "alignment", "transfer"])
+@pytest.mark.parametrize("command", ["lengths", "bleu", "entailment", "alignment", "transfer", "change", "case"])
 def test_help_shows_an_example(command):
     assert f"Example: expandr analyse {command}" in " ".join(analyse(command, "--help").split())
 
@@ -63,8 +89,6 @@ def test_alignment(minilm, tmp_path):
 
 
 def test_transfer(encoder, tmp_path):
-    from pyterrier_expandr import FaissIndex
-
     index = FaissIndex(tmp_path / "index")
     (encoder.doc_encoder() >> index).index(pocket().get_corpus_iter())
     options = ["--collection", "pocket", "--index", f"MiniLM={tmp_path / 'index'}", "--device", "cpu"]
@@ -72,9 +96,31 @@ def test_transfer(encoder, tmp_path):
     assert float(out["ExpandR"][1]) > float(out["query"][2]) > 0.5
 
 
+def test_change(experiment, tmp_path):
+    options = ["--system", "ExpandR", "--baseline", "dense", "--texts", "pocket", "--show-worst", 2]
+    out = analyse("change", experiment, *options, "--out", tmp_path / "change.png")
+    assert "mean +0.1" in out and "12 queries gain, 3 lose, 22 stay as they are" in out
+    hurt = out.split("Hurt most:")[1].splitlines()[2:]
+    assert len(hurt) == 2 and hurt[0].split()[1] == "q23" and "phone in bed" in hurt[0]
+    assert (tmp_path / "change.png").stat().st_size > 1000
+
+
+def test_case(experiment, tmp_path):
+    options = ["--collection", "pocket", "--expansions", EXPANSIONS, "--out", tmp_path / "case.html"]
+    out = analyse("case", "q01", experiment, *options)
+    assert "gold document: astro03 Tidal locking" in out
+    assert "dense: nDCG@10 0.2534, gold document rank 7" in out
+    assert "ExpandR: nDCG@10 0.9502, gold document rank 1" in out
+    page = (tmp_path / "case.html").read_text(encoding="utf-8")
+    assert "tidally locked" in page and "<mark>Moon</mark>" in page
+    with pytest.raises(ValueError, match=r"expansions of \['other'\].*systems are \['dense', 'ExpandR'\]"):
+        analyse("case", "q01", experiment, "--collection", "pocket", "--expansions", "other=x")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["change", "nowhere", "--system", "a", "--baseline", "b"], "there is no folder 'nowhere'"),
         (["lengths", "--expansions", "nameless.jsonl"], "write NAME=VALUE, not 'nameless.jsonl'"),
         (["lengths", "--expansions", "a=x", "--expansions", "a=y"], "each name may stand there once"),
         (["lengths", "--expansions", "a=nowhere.jsonl", "--out", "x.doc"], "must end in"),

@@ -17,6 +17,7 @@ analyse = typer.Typer(
 )
 app.add_typer(analyse, name="analyse")
 
+Results = Annotated[Path, typer.Argument(help="Folder of an experiment (expandr experiment).")]
 Expansions = Annotated[
     list[str], typer.Option(help="NAME=FILE, a JSONL file of `expandr expand`; once for each system.")
 ]
@@ -149,6 +150,81 @@ def transfer(
     parsed = ir_measures.parse_measure(measure)
     table = matrix(expanders, retrievers, topics_of(dataset), dataset.get_qrels(), measure=parsed)
     show(table.rename_axis(columns=None).reset_index(), places=4)
+
+
+@analyse.command(epilog="Example: expandr analyse change OUT --system ExpandR --baseline dense --out change.svg")
+def change(
+    results: Results,
+    system: Annotated[str, typer.Option(help="The system with expansion.")],
+    baseline: Annotated[str, typer.Option(help="The system without.")],
+    measure: Annotated[str, typer.Option(help="A measure of the experiment.")] = "nDCG@10",
+    on: Annotated[list[str] | None, typer.Option(help="Collections of the experiment; all if not given.")] = None,
+    texts: Annotated[str | None, typer.Option(help="Print queries with their texts, from this collection.")] = None,
+    split: Split = "test",
+    show_worst: Annotated[int, typer.Option(help="How many of the queries hurt most are printed.", min=0)] = 10,
+    out: Picture = None,
+) -> None:
+    """Which queries gain and lose by expansion, and the ones that it hurts most."""
+    from ..analysis import change_plot, per_query_change
+    from ..results import Results as ResultSet
+
+    scores = ResultSet.load(results, collections=on).per_query
+    topics = None if texts is None else topics_of(open_collection(texts, split))
+    changes = per_query_change(scores, system, baseline, measure=measure, topics=topics)
+    values = changes["change"]
+    gain, loss = (values > 0).sum(), (values < 0).sum()
+    typer.echo(f"{measure}, {system} minus {baseline}: mean {values.mean():+.4f}")
+    typer.echo(f"{gain} queries gain, {loss} lose, {len(values) - gain - loss} stay as they are")
+    worst = changes[values < 0].iloc[::-1].head(show_worst)
+    if len(worst):
+        typer.echo("Hurt most:")
+        show(worst, places=3)
+    if out is not None:
+        change_plot(changes, measure=measure, system=system, baseline=baseline, path=out)
+
+
+@analyse.command(
+    epilog="Example: expandr analyse case q01 OUT --collection pocket --expansions ExpandR=e.jsonl --out case.html"
+)
+def case(
+    query: Annotated[str, typer.Argument(help="A qid, or a query's whole text.")],
+    results: Results,
+    collection: Collection,
+    split: Split = "test",
+    on: Annotated[str | None, typer.Option(help="The collection's name in the experiment, if it has several.")] = None,
+    expansions: Expansions = [],  # noqa: B006  typer copies it
+    measure: Annotated[str, typer.Option(help="Any measure of ir-measures.")] = "nDCG@10",
+    min_words: Annotated[int, typer.Option(help="How many words in a row make a shared phrase.", min=1)] = 2,
+    out: Annotated[Path | None, typer.Option(help="Save the case here, as an HTML page.")] = None,
+) -> None:
+    """One query under each system of an experiment: scores, ranks, and phrases shared with the gold document."""
+    import pyterrier as pt
+
+    from ..analysis import case_study
+    from ..results import Results as ResultSet
+
+    opened = ResultSet.load(results)
+    name = on or opened.collections[0]
+    if on is None and len(opened.collections) > 1:
+        raise ValueError(f"the experiment has several collections, choose one with --on: {opened.collections}")
+    dataset = open_collection(collection, split)
+    files = dict(pairs_of(expansions))
+    if unknown := sorted(set(files) - set(opened.systems)):
+        raise ValueError(f"there are expansions of {unknown}, but the experiment's systems are {opened.systems}")
+    systems = {}
+    for system in opened.systems:
+        run = opened.run(system, name)
+        if system in files:
+            texts = recorded(files[system], topics_of(dataset))
+            run = run.merge(texts[["qid", "query_expansions"]], on="qid", how="left")
+        systems[system] = pt.Transformer.from_df(run)
+    study = case_study(query, systems, dataset, measure=measure, min_words=min_words)
+    typer.echo(f"{study.query}\ngold document: {study.gold[0]} {study.gold[1]}")
+    for part in study.parts:
+        rank = "not retrieved" if part.gold_rank is None else f"rank {part.gold_rank}"
+        typer.echo(f"  {part.system}: {measure} {part.score:.4f}, gold document {rank}")
+    if out is not None:
+        study.save(out)
 
 
 def pairs_of(options: list[str]) -> list[tuple[str, str]]:
