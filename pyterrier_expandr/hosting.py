@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from .models.catalogue import FIRST_DECODER_POSITION
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -32,45 +36,60 @@ def load_sentence_transformer(
     (the paper's evaluation); what was assumed is logged once, as a warning.
 
     Raises:
-        ValueError: `name` is a folder without a model, or no such model is on the hub or in its local cache.
+        ValueError: `name` is a folder without a model, no such model is on the hub or in its local cache, or it is
+            AnchorDR and another pooling was asked for (or the reverse).
     """
+    from sentence_transformers import SentenceTransformer
+
+    from .models.anchordr_checkpoint import is_anchordr
+    from .models.own_modules import has_own_modules
+
+    check_folder(name)
+    if pooling == FIRST_DECODER_POSITION or is_anchordr(name, revision):
+        # T5's classes would open it without an error and compute something else.
+        from .models.anchordr import open_anchordr
+
+        if pooling not in (None, FIRST_DECODER_POSITION):
+            raise ValueError(f"{name!r} is AnchorDR, which embeds by its {FIRST_DECODER_POSITION}: leave pooling= out")
+        model, pooling = open_anchordr(name, revision=revision, device=device), None
+    elif has_modules(name, revision):
+        trusted = trust_remote_code or has_own_modules(name, revision)
+        with opening(name):
+            model = SentenceTransformer(name, device=device, revision=revision, trust_remote_code=trusted)
+    else:
+        model = _open_bare(name, revision, device, trust_remote_code)
+        if pooling is None:
+            logger.warning("%s says nothing of its pooling: mean pooling is assumed (set pooling=)", name)
+        if normalize is None:
+            logger.warning("%s says nothing of normalisation: L2-normalised (set normalize=)", name)
+        pooling, normalize = pooling or "mean", True if normalize is None else normalize
+    apply_overrides(model, pooling=pooling, normalize=normalize, max_length=max_length)
+    return model.eval()
+
+
+def _open_bare(name: str, revision: str | None, device: str | None, trust_remote_code: bool) -> SentenceTransformer:
+    """The token states of a checkpoint without sentence-transformers files."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Transformer
 
-    from .models.anchordr_checkpoint import is_anchordr
+    def options() -> dict[str, Any]:
+        return {"revision": revision, "trust_remote_code": trust_remote_code}
 
-    check_folder(name)
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    with opening(name):
+        module = Transformer(name, model_kwargs=options(), processor_kwargs=options(), config_kwargs=options())
+    return SentenceTransformer(modules=[module], device=device)
+
+
+@contextmanager
+def opening(name: object) -> Iterator[None]:
+    """Whatever goes wrong while a model is opened, as one ValueError that names it and says what to do."""
     try:
-        if is_anchordr(name, revision):  # T5's classes would open it without an error and compute something else
-            from .models.anchordr import open_anchordr
-
-            if pooling is not None:
-                raise ValueError(f"AnchorDR embeds by its first decoder position: leave pooling={pooling!r} out")
-            model = open_anchordr(name, revision=revision, device=device)
-        elif has_modules(name, revision):
-            model = SentenceTransformer(name, device=device, **options)
-        else:
-            if pooling is None:
-                logger.warning("%s says nothing of its pooling: mean pooling is assumed (set pooling=)", name)
-            if normalize is None:
-                logger.warning("%s says nothing of normalisation: L2-normalised (set normalize=)", name)
-            transformer = Transformer(
-                name,
-                model_kwargs=dict(options),
-                processor_kwargs=dict(options),
-                config_kwargs=dict(options),
-            )
-            model = SentenceTransformer(modules=[transformer], device=device)
-            pooling = pooling or "mean"
-            normalize = True if normalize is None else normalize
+        yield
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(
-            f"cannot open the encoder {name!r}: {error}\nName a folder that holds a model, or a model of the hub "
+            f"cannot open the encoder {str(name)!r}: {error}\nName a folder that holds a model, or a model of the hub "
             "(offline only those that were downloaded before)."
         ) from error
-    apply_overrides(model, pooling=pooling, normalize=normalize, max_length=max_length)
-    return model.eval()
 
 
 def check_folder(name: str) -> None:
@@ -158,8 +177,8 @@ def prompt_of(model: SentenceTransformer, side: str, given: str | None) -> str:
 
 def name_of(model: SentenceTransformer) -> str:
     """The name that a built model was opened by, or "SentenceTransformer" where it does not say."""
-    config = getattr(getattr(model[0], "auto_model", None), "config", None)
-    return getattr(config, "name_or_path", "") or type(model).__name__
+    configs = (getattr(module, "config", None) for module in model.modules())
+    return next((name for config in configs if (name := getattr(config, "name_or_path", ""))), type(model).__name__)
 
 
 def portable_name(name: str) -> str:

@@ -56,21 +56,42 @@ def test_every_recorded_state_of_the_reference(name):
     model = AnchorDRModel.from_pretrained(FIXTURES / name)
     recorded = load_file(FIXTURES / name / "inputs_outputs.safetensors")
     ids, mask = recorded["input_ids"], recorded["attention_mask"]
+    layers = []
+    for block in [*model.encoder.block, *model.decoder.block]:
+        block.register_forward_hook(lambda module, inputs, output: layers.append(output))
     with torch.no_grad():
         output = model(ids, mask)
+        in_encoder = torch.stack(layers[: model.config.num_layers])
+        in_decoder = torch.stack(layers[model.config.num_layers :]).squeeze(2)
         several = model(ids, mask, recorded["multi_decoder_input_ids"]).last_hidden_state
         found = {
             "encoder_first_hidden": model.encoder.embed(ids),
+            "encoder_layer_outputs": in_encoder,
             "encoder_last_hidden_state": output.encoder_last_hidden_state,
             "decoder_first_hidden": model.decoder.embed(recorded["decoder_input_ids"]),
+            "decoder_layer_outputs": in_decoder,
             "embedding": model.embed(ids, mask),
             "multi_decoder_last_hidden_state": several,
             "row0_no_mask_embedding": model.embed(ids[:1]),
         }
+    assert found.keys() == {key for key in recorded if recorded[key].is_floating_point()}
+    if recorded["encoder_layer_outputs"].numel() == 0:  # not recorded for this model
+        del found["encoder_layer_outputs"]
     for key, tensor in found.items():
         torch.testing.assert_close(tensor, recorded[key], **CLOSE, msg=lambda text, key=key: f"{key}: {text}")
     torch.testing.assert_close(output.last_hidden_state[:, 0], recorded["embedding"], **CLOSE)
     torch.testing.assert_close(several[:, 0], recorded["embedding"], **CLOSE)  # the short way of one token
+
+
+@pytest.mark.parametrize("name", ["small_relu", "gated_gelu_3dec"])
+def test_the_description_in_numpy_is_the_reference_too(name):
+    model = AnchorDRModel.from_pretrained(FIXTURES / name)
+    recorded = load_file(FIXTURES / name / "inputs_outputs.safetensors")
+    described = NumpyAnchorDR(model.config, model.state_dict())
+    for row, (ids, mask) in enumerate(zip(recorded["input_ids"], recorded["attention_mask"], strict=True)):
+        states, embedding = described(ids.tolist(), mask.tolist())
+        np.testing.assert_allclose(states, recorded["encoder_last_hidden_state"][row], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(embedding, recorded["embedding"][row], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["small_relu", "gated_gelu_3dec"])
@@ -198,6 +219,19 @@ def test_half_precision():
             half = model.to(dtype).embed(ids, mask)
             assert half.dtype == dtype
             assert (half.float() - full).abs().max() < limit * full.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision(dtype):
+    model = random_model(dropout_rate=0.0).train()
+    ids = torch.tensor([[0, 7, 9, 33, 2], [0, 50, 2, 1, 1]])
+    mask = (ids != 1).long()
+    full = model.embed(ids, mask).detach()
+    with torch.autocast("cpu", dtype=dtype):
+        mixed = model.embed(ids, mask)
+    assert (mixed - full).abs().max() < 0.15 * full.abs().max()
+    mixed.square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
 def test_float16_overflow_is_clamped():

@@ -203,7 +203,7 @@ def test_a_stock_t5_is_refused(folder, kind):
     )
     (folder / "pytorch_model.bin").unlink()
     kind(config).save_pretrained(folder)
-    with pytest.raises(ValueError, match="It has T5's own weights"):
+    with pytest.raises(ValueError, match="it has T5's own weights"):
         AnchorDR.from_pretrained(folder)
     assert not is_anchordr(str(folder))
 
@@ -281,7 +281,7 @@ def test_foreign_modules_beside_it_are_refused(reference, tmp_path):
     modules = json.loads((tmp_path / "modules.json").read_text())
     modules[1]["type"] = "evil.Module"
     (tmp_path / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(ValueError, match=r"not expected beside AnchorDR: \['evil.Module'\]"):
+    with pytest.raises(ValueError, match=r"not expected beside this package's own: \['evil.Module'\]"):
         open_anchordr(str(tmp_path))
 
 

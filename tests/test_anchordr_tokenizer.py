@@ -3,9 +3,11 @@
 import json
 import logging
 import pickle
+import re
 import shutil
 from hashlib import sha256
 from pathlib import Path
+from unicodedata import category
 
 import pytest
 from hypothesis import given, settings
@@ -80,6 +82,74 @@ def test_special_strings_inside_a_text():
     assert tokenizer("<s> </s>")["input_ids"] == [0, 0, 2, 2]
     assert tokenizer(" ")["input_ids"] == [0, 3, 2]
     assert tokenizer("<S>")["input_ids"] != [0, 0, 2]
+
+
+def guoke(text: str, lower: bool) -> str:
+    """The pre-tokeniser once more, letter by letter and step by step as it is described."""
+    marks = lambda c: (c.isascii() and c.isprintable() and not c.isalnum() and c != " ") or category(c)[0] == "P"  # noqa: E731
+    text = text.strip().replace("``", '"').replace("''", '"')
+    for old, new in (("\u2018\u2019\u00b4", "'"), ("\u201c\u201d", '"'), ("\u2013\u2014", "-")):
+        for char in old:
+            text = text.replace(char, new)
+    words = []
+    for word in text.split():
+        if len(word) == 1 or all(map(marks, word)):
+            words.append(word)
+            continue
+        core = word
+        while marks(core[0]):
+            core = core[1:]
+        head, tail = word[: len(word) - len(core)], ""
+        while marks(core[-1]):
+            core, tail = core[:-1], core[-1] + tail
+        words += [part for part in (head, core, tail) if part]
+    text = " ".join(words)
+    for clitic in ["s", "S", "m", "M", "d", "D", "t", "T", "ll", "re", "ve", "LL", "RE", "VE"]:
+        text = re.sub(rf"' {clitic}\b", f"'{clitic} " if clitic in ("LL", "RE", "VE") else f"'{clitic}", text)
+    text = " ".join(text.split())
+    return text.lower() if lower else text
+
+
+PIECES = [
+    "'",
+    "' s",
+    "'s ",
+    "s",
+    " LL",
+    "'RE",
+    "' ve",
+    "x",
+    "``",
+    "\u2019t",
+    "\u201c",
+    "\u2014",
+    "(",
+    "$3",
+    "^",
+    "\u3000",
+    "\u0130",
+]
+PIECES += [
+    "\u00bf",
+    "\u2014'd",
+    "\u0660",
+    "\u0301",
+    "\u05be",
+    "_",
+    "\u200b",
+    "\U0001f600",
+    "\n",
+    "\x1c",
+    "\u03a3",
+    "\u00df",
+    ".",
+]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.one_of(st.text(max_size=40), st.lists(st.sampled_from(PIECES), max_size=14).map("".join)), st.booleans())
+def test_the_pretokenizer_against_its_description(text, lower):
+    assert pretokenize(text, lower) == guoke(text, lower)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +241,16 @@ def test_a_dictionary_cut_short_is_refused(folder, caplog):
     with caplog.at_level(logging.WARNING):
         assert len(AnchorDRTokenizer.from_pretrained(folder)) == 4 + 150 + 8
     assert "8 of sp.model's 157 pieces" in caplog.text
+
+
+def test_sentinels_that_the_dictionary_has_are_not_added_again(folder):
+    with (folder / "dict.txt").open("a", encoding="utf-8") as file:
+        file.write("<sen001> 0\n")
+    tokenizer = AnchorDRTokenizer.from_pretrained(folder)
+    original = TOKENIZERS["tokenizer"]
+    assert len(tokenizer) == len(original)
+    first, second = tokenizer.convert_tokens_to_ids(["<sen000>", "<sen001>"])
+    assert (first, second) == (original.convert_tokens_to_ids("<sen000>") + 1, first - 1)
 
 
 @pytest.mark.parametrize("file", ["sp.model", "dict.txt", "tokenizer_config.json"])

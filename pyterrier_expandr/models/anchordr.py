@@ -15,20 +15,16 @@ import torch
 from sentence_transformers.base.modules import InputModule
 from torch import Tensor
 
-from .anchordr_checkpoint import find_file, is_anchordr, read_config
+from .anchordr_checkpoint import find_file, is_anchordr
 from .anchordr_layers import MAX_POSITIONS
 from .anchordr_model import AnchorDRConfig, AnchorDRModel
 from .anchordr_tokenizer import AnchorDRTokenizer
+from .own_modules import has_own_modules
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 __all__ = ["AnchorDR", "AnchorDRConfig", "AnchorDRModel", "AnchorDRTokenizer", "is_anchordr", "open_anchordr"]
-
-#: what a folder's modules.json calls the module below
-CLASS_NAME = f"{__name__}.AnchorDR"
-#: other modules that such a folder may have: none of them brings code of its own
-PLAIN_MODULES = ("Normalize", "Dense", "Dropout", "LayerNorm")
 
 
 class AnchorDR(InputModule):
@@ -61,9 +57,7 @@ class AnchorDR(InputModule):
             )
         self.model = model
         for parameter in model.unused_parameters().values():
-            parameter.requires_grad_(
-                False
-            )  # it would never get a gradient, which data-parallel training takes for an error
+            parameter.requires_grad_(False)  # it never gets a gradient, which data-parallel training takes for an error
         self.tokenizer: Any = tokenizer  # a tokenizer in all but its base class
         self.max_seq_length = max_seq_length
 
@@ -107,9 +101,8 @@ class AnchorDR(InputModule):
                 listed), a stock T5 checkpoint, a checkpoint saved without its decoder.
         """
         name = str(name_or_folder)
-        read_config(name, revision)  # first, so that a name that means nothing is not called a missing tokenizer
-        tokenizer = tokenizer or AnchorDRTokenizer.from_pretrained(name, revision=revision)
         model = AnchorDRModel.from_pretrained(name, revision=revision, dtype=dtype)
+        tokenizer = tokenizer or AnchorDRTokenizer.from_pretrained(name, revision=revision)
         settings = find_file(name, cls.config_file_name, revision)
         saved = json.loads(settings.read_text(encoding="utf-8")) if settings else {}
         return cls(model, tokenizer, max_seq_length or saved.get("max_seq_length", 512))
@@ -175,7 +168,7 @@ def open_anchordr(
 
     from ..hosting import apply_overrides
 
-    if _is_saved_by_us(name, revision):
+    if has_own_modules(name, revision):
         # Trusted: every module class is this file's or a plain one of sentence-transformers.
         model = SentenceTransformer(name, revision=revision, device=device, trust_remote_code=True)
     else:
@@ -185,19 +178,3 @@ def open_anchordr(
         normalize = True if normalize is None else normalize
     apply_overrides(model, pooling=None, normalize=normalize, max_length=None)
     return model.eval()
-
-
-def _is_saved_by_us(name: str, revision: str | None) -> bool:
-    """Whether modules.json says that a folder holds `AnchorDR` and modules without code of their own."""
-    path = find_file(name, "modules.json", revision)
-    types = [module.get("type", "") for module in json.loads(path.read_text(encoding="utf-8"))] if path else []
-    if CLASS_NAME not in types:
-        return False
-    others = [kind for kind in types if kind != CLASS_NAME]
-    if foreign := [
-        kind
-        for kind in others
-        if not (kind.startswith("sentence_transformers.") and kind.rpartition(".")[2] in PLAIN_MODULES)
-    ]:
-        raise ValueError(f"{name!r} has modules that are not expected beside AnchorDR: {foreign}")
-    return True

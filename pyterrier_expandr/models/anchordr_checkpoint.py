@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,13 +34,10 @@ def find_file(name: str, filename: str, revision: str | None = None) -> Path | N
         return folder / filename if (folder / filename).is_file() else None
     from transformers.utils.hub import cached_file
 
-    try:
+    from ..hosting import opening
+
+    with opening(name):
         found = cached_file(name, filename, revision=revision, _raise_exceptions_for_missing_entries=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"cannot open {name!r}: {error}\nName a folder that holds a model, or a model of the hub "
-            "(offline only those that were downloaded before)."
-        ) from error
     return Path(found) if found else None
 
 
@@ -109,12 +106,21 @@ def weight_names(path: Path) -> list[str]:
     return list(read_weights(path))
 
 
-def kind_of(names: list[str] | Mapping[str, Any]) -> Kind:
+def kind_of(names: Iterable[str]) -> Kind:
     """What the names of a T5-like state dict say: AnchorDR, stock T5, or AnchorDR's encoder without its decoder."""
-    known = set(names)
-    if "encoder.pos_embed.weight" not in known:
+    own = {name for name in names if "pos_embed." in name or "first_layer_norm." in name}  # T5 has neither
+    if not own:
         return "t5"
-    return "anchordr" if "decoder.pos_embed.weight" in known else "encoder-only"
+    return "anchordr" if any(name.startswith("decoder.") for name in own) else "encoder-only"
+
+
+def refuse_t5(weights: Mapping[str, Tensor], source: object) -> None:
+    """Raises ValueError where `weights` are a stock T5's."""
+    if kind_of(weights) == "t5":
+        raise ValueError(
+            f"{source} is no AnchorDR checkpoint: it has T5's own weights, without AnchorDR's position tables and "
+            "first norms. Open it with ExpandREncoder or SentenceTransformer."
+        )
 
 
 def is_anchordr(name: str, revision: str | None = None) -> bool:
@@ -152,13 +158,7 @@ def check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor],
     if not (missing or unknown or wrong):
         return
     lines = [f"{source} is not a complete AnchorDR checkpoint."]
-    kind = kind_of(weights)
-    if kind == "t5":
-        lines.append(
-            "It has T5's own weights, without AnchorDR's position tables: open it with ExpandREncoder or "
-            "SentenceTransformer."
-        )
-    elif kind == "encoder-only":
+    if kind_of(weights) == "encoder-only":
         lines.append(
             "Its decoder is missing: the reference training script saves the encoder alone over the full model when it "
             "re-saves the folder through sentence-transformers. The embedding is a decoder state, so nothing can "

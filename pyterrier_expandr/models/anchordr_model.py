@@ -191,9 +191,11 @@ class AnchorDRModel(PreTrainedModel):
                 shapes; the message lists them all.
         """
         name = str(name_or_folder)
-        config = AnchorDRConfig(**checkpoint.read_config(name, revision)).check()
+        settings = checkpoint.read_config(name, revision)
         path = checkpoint.weights_file(name, revision)
         weights = checkpoint.read_weights(path)
+        checkpoint.refuse_t5(weights, path)  # before the configuration: what it lacks would sound like a small mistake
+        config = AnchorDRConfig(**settings).check()
         with torch.device("meta"):  # the weights come from the file: none are drawn
             model = cls(config)
         expected = model.state_dict()

@@ -79,33 +79,33 @@ class AnchorDRTokenizer:
         except Exception as error:
             raise ValueError(f"sp.model is no sentencepiece model: {error}") from error
         self._symbols = read_dictionary(dictionary)
-        self._check_agreement()
+        sentinels = [f"<sen{number:03d}>" for number in range(n_sentinel_tokens)]
+        self._check_agreement(sentinels)
         known = set(self._symbols)
-        self._symbols += [name for i in range(n_sentinel_tokens) if (name := f"<sen{i:03d}>") not in known]
+        self._symbols += [name for name in sentinels if name not in known]
         self._index = {symbol: number for number, symbol in enumerate(self._symbols)}  # of a repeated symbol the last
         names = [self._pieces.id_to_piece(number) for number in range(len(self._pieces))]
         self._id_of_piece = [self._index.get(name, UNK) for name in names]
         self._id_of_piece[self._pieces.unk_id()] = UNK
 
-    def _check_agreement(self) -> None:
+    def _check_agreement(self, sentinels: list[str]) -> None:
         """Raises ValueError where dictionary and sentencepiece model cannot belong together."""
-        ordinary = {
-            self._pieces.id_to_piece(i)
-            for i in range(len(self._pieces))
-            if not (self._pieces.is_control(i) or self._pieces.is_unknown(i))
-        }
-        named = {symbol for symbol in self._symbols[4:] if not _FILLER.fullmatch(symbol)} - set(SPECIAL_TOKENS)
-        if foreign := sorted(named - ordinary):
+        pieces = self._pieces
+        every = {pieces.id_to_piece(i): pieces.is_control(i) or pieces.is_unknown(i) for i in range(len(pieces))}
+        ordinary = {piece for piece, special in every.items() if not special}
+        named = {symbol for symbol in self._symbols if not _FILLER.fullmatch(symbol)} - {*SPECIAL_TOKENS, *sentinels}
+        if foreign := sorted(named - every.keys()):
             raise ValueError(
                 f"dict.txt and sp.model do not belong together: sp.model has no piece for {len(foreign)} of "
                 f"{len(named)} symbols, e.g. {foreign[:5]}. Take both files from the same checkpoint."
             )
-        if 2 * len(named) < len(ordinary):
+        missing = len(ordinary - named)
+        if 2 * missing > len(ordinary):
             raise ValueError(
-                f"dict.txt and sp.model do not belong together: dict.txt lists {len(named)} of {len(ordinary)} pieces. "
-                "Take both files from the same checkpoint."
+                f"dict.txt and sp.model do not belong together: dict.txt lists {len(ordinary) - missing} of "
+                f"{len(ordinary)} pieces. Take both files from the same checkpoint."
             )
-        if missing := len(ordinary) - len(named):
+        if missing:
             logger.warning("%d of sp.model's %d pieces are not in dict.txt: they become <unk>", missing, len(ordinary))
 
     @classmethod

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+#: the pooling of AnchorDR, which no other model has: asking for it says that a checkpoint must be AnchorDR's
+FIRST_DECODER_POSITION = "first decoder position"
+
 
 @dataclass(frozen=True)
 class EncoderEntry:
@@ -49,11 +52,11 @@ ENCODERS: dict[str, EncoderEntry] = {
         note="trained on the raw dot product; normalised as in the paper's training and evaluation",
     ),
     "anchordr": EncoderEntry(
-        "yiqingx/AnchorDR", "first decoder position", True, paper="Table 2, AnchorDR",
+        "yiqingx/AnchorDR", FIRST_DECODER_POSITION, True, paper="Table 2, AnchorDR",
         note="own port, see models/anchordr.py; trained on the raw dot product, evaluated normalised",
     ),
     "expandr": EncoderEntry(
-        "chengpingan/ExpandR_Retriever", "first decoder position", True, paper="Table 2, AnchorDR/ExpandR",
+        "chengpingan/ExpandR_Retriever", FIRST_DECODER_POSITION, True, paper="Table 2, AnchorDR/ExpandR",
         note="fine-tuned from AnchorDR; refused if it was saved without its decoder",
     ),
     "bert": EncoderEntry(
@@ -70,7 +73,8 @@ ENCODERS: dict[str, EncoderEntry] = {
     ),
     "cocondenser": EncoderEntry(
         "Luyu/co-condenser-marco", "cls", False, paper="Table 2, coCondenser",
-        note="the pre-trained checkpoint, without supervised fine-tuning; the paper names none",
+        note="the pre-trained checkpoint, as the paper's scores suggest, which names none; the one fine-tuned on "
+        "MS MARCO is checkpoint='Luyu/co-condenser-marco-retriever'",
     ),
     "tas-b": EncoderEntry(
         "sebastian-hofstaetter/distilbert-dot-tas_b-b256-msmarco", "cls", False, paper="Table 5, TAS-B",
@@ -97,11 +101,12 @@ ENCODERS: dict[str, EncoderEntry] = {
     ),
     "rocketqa": EncoderEntry(
         None, "cls", False, paper="Table 5, RocketQA",
-        note="published for PaddlePaddle (github.com/PaddlePaddle/RocketQA): convert it and give checkpoint=",
+        note="published for PaddlePaddle alone (github.com/PaddlePaddle/RocketQA), to be converted to BERT's format",
     ),
     "webdro": EncoderEntry(
-        None, paper="Table 5, WebDRO",
-        note="github.com/OpenMatch/Web-DRO names the checkpoints: give checkpoint=",
+        "OpenMatch/Web-DRO", FIRST_DECODER_POSITION, False, max_length=256, paper="Table 5, WebDRO",
+        note="AnchorDR's architecture (github.com/OpenMatch/Web-DRO); its evaluation is not normalised and reads "
+        "128 or 256 tokens of a document, by collection",
     ),
     "colbert": EncoderEntry(
         None, None, None, "late interaction", paper="Table 5, ColBERT", home="pyterrier_colbert",

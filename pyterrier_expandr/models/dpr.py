@@ -35,8 +35,12 @@ class DPRTower(InputModule):
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, tower: Tower, max_seq_length: int = 512) -> DPRTower:
         """One encoder of a folder or hub model. Raises ValueError where it is the other one, or no DPR at all."""
+        from ..hosting import opening
+
         name = str(name_or_folder)
-        model, report = _CLASSES[tower].from_pretrained(name, output_loading_info=True)
+        with opening(name):
+            model, report = _CLASSES[tower].from_pretrained(name, output_loading_info=True)
+            tokenizer = AutoTokenizer.from_pretrained(name)
         # DPR keeps BERT's pooler in some checkpoints only, and never uses it.
         missing = sorted(key for key in report["missing_keys"] if ".pooler." not in key)
         if missing:
@@ -44,7 +48,7 @@ class DPRTower(InputModule):
                 f"{name!r} is no DPR {tower} encoder: {len(missing)} of its weights are missing, e.g. {missing[:3]}. "
                 "DPR has a question and a context encoder: name both, in that order."
             )
-        return cls(model.eval(), AutoTokenizer.from_pretrained(name), tower, max_seq_length)
+        return cls(model.eval(), tokenizer, tower, max_seq_length)
 
     @classmethod
     def load(  # type: ignore[override]  # the loading options that this module has no use for are in `options`

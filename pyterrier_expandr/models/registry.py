@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .catalogue import ENCODERS, LLMS, EncoderEntry
+from .catalogue import ENCODERS, FIRST_DECODER_POSITION, LLMS, EncoderEntry
 
 if TYPE_CHECKING:
     from pyterrier_dr import BiEncoder
+
+logger = logging.getLogger(__name__)
 
 
 def load_encoder(
@@ -25,70 +29,113 @@ def load_encoder(
         name: a name of `ENCODERS` ("contriever", "anchordr", "dpr" ...), a hub id ("owner/model"), or a folder.
         checkpoint: another checkpoint of the named model, such as one that was fine-tuned from it: a folder or hub id;
             for DPR a pair, the question and the context encoder.
-        fuse: True gives an `ExpandREncoder`, which fuses queries with their expansions; False the model's class in
-            pyterrier_dr, which reads queries alone; None takes pyterrier_dr's where that is the maintained home (ANCE,
-            TAS-B, E5, GTR, BGE-M3) and an `ExpandREncoder` everywhere else.
-        options: passed on to the class (`device`, `batch_size`, `fusion` ...).
+        fuse: True gives an `ExpandREncoder`, which fuses queries with their expansions. False gives the model's class
+            in pyterrier_dr, which ignores `query_expansions`. None takes pyterrier_dr's where that is the maintained
+            home (ANCE, TAS-B, E5, GTR, BGE-M3), with a warning that says so, and an `ExpandREncoder` everywhere else.
+        options: passed on to the class (`device`, `batch_size`; for an `ExpandREncoder` also `fusion` ...).
 
     Raises:
         ValueError: an unknown name (the closest ones are named), a model that another PyTerrier plugin provides, one
-            whose checkpoint is not known here, or a folder that is no model.
+            whose checkpoint is not known here, a folder that is no model, or a checkpoint that is not of that kind.
+        TypeError: an option that the class does not have.
 
     Example:
         >>> load_encoder("contriever")
         ExpandREncoder('facebook/contriever')
     """
-    entry = ENCODERS.get(str(name))
+    name = str(name)
+    entry = ENCODERS.get(name)
     if entry is None:
-        return _load_unlisted(str(name), checkpoint, fuse, options)
-    if not entry.home.startswith(("ExpandREncoder", "pyterrier_dr.")):
-        raise ValueError(f"{name!r} is not hosted here but by the PyTerrier plugin {entry.home}: {entry.note}")
-    if checkpoint is None and entry.model is None:
-        raise ValueError(f"no checkpoint of {name!r} is known here: {entry.note}")
+        return _load_unlisted(name, checkpoint, fuse, options)
     hosted_by_dr = entry.home.startswith("pyterrier_dr.")
+    if not hosted_by_dr and entry.home != "ExpandREncoder":
+        raise ValueError(f"{name!r} is not hosted here but by the PyTerrier plugin {entry.home}: {entry.note}")
     if fuse is False and not hosted_by_dr:
         raise ValueError(f"pyterrier_dr has no class for {name!r}: leave fuse out")
+    if checkpoint is None and entry.model is None:
+        raise ValueError(
+            f"{name!r} has no checkpoint that can be opened by name: {entry.note}. Give one: "
+            f"load_encoder({name!r}, checkpoint='folder or hub id')"
+        )
+    _check_checkpoint(name, entry, checkpoint)
+    if entry.context_model is not None:
+        return _load_dpr(entry, checkpoint, options)
     if hosted_by_dr and not fuse:
-        import pyterrier_dr
-
-        return getattr(pyterrier_dr, entry.home.partition(".")[2])(model_name=str(checkpoint or entry.model), **options)
+        return _load_pyterrier_dr(name, entry, checkpoint, fuse, options)
     return _load_entry(entry, checkpoint, options)
+
+
+def _check_checkpoint(name: str, entry: EncoderEntry, checkpoint: Any) -> None:
+    """Raises ValueError where a checkpoint cannot be one of the named model."""
+    pair = checkpoint is not None and not isinstance(checkpoint, (str, Path))
+    if entry.context_model is not None:
+        if checkpoint is not None and not (pair and len(checkpoint) == 2):
+            raise ValueError(f"checkpoint= must be a pair, the question and the context encoder, got {checkpoint!r}")
+    elif pair:
+        raise ValueError(f"{name!r} has one encoder: checkpoint= must be one folder or hub id, got {checkpoint!r}")
+    elif checkpoint is not None and entry.pooling != FIRST_DECODER_POSITION:
+        from .anchordr_checkpoint import is_anchordr
+
+        if is_anchordr(str(checkpoint)):  # T5's classes would open it without an error and compute something else
+            raise ValueError(
+                f"{str(checkpoint)!r} is an AnchorDR checkpoint, not one of {name!r}: "
+                f"load_encoder('anchordr', checkpoint={str(checkpoint)!r})"
+            )
+
+
+def _load_dpr(entry: EncoderEntry, checkpoint: Any, options: dict[str, Any]) -> BiEncoder:
+    from ..encoder import ExpandREncoder
+    from .dpr import open_dpr
+
+    question, context = checkpoint or (str(entry.model), str(entry.context_model))
+    return ExpandREncoder(open_dpr(question, context), **{"normalize": entry.normalize, **options})
+
+
+def _load_pyterrier_dr(
+    name: str, entry: EncoderEntry, checkpoint: Any, fuse: bool | None, options: dict[str, Any]
+) -> BiEncoder:
+    import pyterrier_dr
+
+    from ..hosting import opening
+
+    home = getattr(pyterrier_dr, entry.home.partition(".")[2])
+    if unknown := sorted(options.keys() - inspect.signature(home.__init__).parameters.keys()):
+        raise TypeError(
+            f"{entry.home} has no option {', '.join(unknown)}: fuse=True gives an ExpandREncoder of {name!r}"
+        )
+    if fuse is None:
+        logger.warning(
+            "%r is %s, which ignores query_expansions: give fuse=True where expansions are to count (or fuse=False, "
+            "and this is not said)", name, entry.home,
+        )  # fmt: skip
+    model = str(checkpoint or entry.model)
+    try:
+        with opening(model):
+            return home(model_name=model, **options)
+    except ImportError as error:
+        raise ImportError(f"{error} Or give fuse=True: an ExpandREncoder does not need it.") from error
 
 
 def _load_entry(entry: EncoderEntry, checkpoint: Any, options: dict[str, Any]) -> BiEncoder:
     from ..encoder import ExpandREncoder
 
-    if entry.context_model is not None:
-        from .dpr import open_dpr
-
-        if checkpoint is not None and (isinstance(checkpoint, (str, Path)) or len(checkpoint) != 2):
-            raise ValueError(f"checkpoint= must be a pair, the question and the context encoder, got {checkpoint!r}")
-        question, context = checkpoint or (entry.model or "", entry.context_model)
-        return ExpandREncoder(open_dpr(question, context), **{"normalize": entry.normalize, **options})
-    settings: dict[str, Any] = {"max_length": entry.max_length if checkpoint is None else None}
-    # Prefixes are given even where they are empty: a checkpoint saved with others would be used otherwise than listed.
-    settings |= {"query_prompt": entry.query_prefix, "doc_prompt": entry.doc_prefix}
     model = str(checkpoint or entry.model)
-    settings |= {"normalize": entry.normalize}
-    if entry.pooling != "first decoder position" and not _says_its_pooling(model):
+    # Prefixes are given even where they are empty: a checkpoint saved with others would be used otherwise than listed.
+    settings: dict[str, Any] = {
+        "max_length": entry.max_length if checkpoint is None else None,
+        "query_prompt": entry.query_prefix,
+        "doc_prompt": entry.doc_prefix,
+        "normalize": entry.normalize,
+    }
+    # A folder with sentence-transformers files says its own pooling; that it must be AnchorDR is said here in any case.
+    if entry.pooling == FIRST_DECODER_POSITION or not (Path(model) / "modules.json").is_file():
         settings["pooling"] = entry.pooling
     return ExpandREncoder(model, **{**settings, **options})
 
 
-def _says_its_pooling(model: str) -> bool:
-    """Whether a folder has sentence-transformers files of its own; their pooling is then taken as it is."""
-    return (Path(model) / "modules.json").is_file()
-
-
 def _load_unlisted(name: str, checkpoint: Any, fuse: bool | None, options: dict[str, Any]) -> BiEncoder:
-    folder = Path(name).expanduser()
-    if not folder.is_dir() and "/" not in name:
-        close = difflib.get_close_matches(name.lower(), ENCODERS, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-        raise ValueError(
-            f"unknown encoder {name!r}: {hint}Names are {', '.join(ENCODERS)}; a hub id has the form owner/model, and "
-            "there is no folder of that name."
-        )
+    if not name or (not Path(name).expanduser().is_dir() and "/" not in name):
+        raise ValueError(_unknown(name))
     if checkpoint is not None or fuse is False:
         raise ValueError(f"{name!r} is no name of the table: checkpoint= and fuse=False are for those")
     from ..encoder import ExpandREncoder
@@ -96,11 +143,25 @@ def _load_unlisted(name: str, checkpoint: Any, fuse: bool | None, options: dict[
     return ExpandREncoder(name, **options)
 
 
+def _unknown(name: str) -> str:
+    """What to say of a name that nothing here has."""
+    if name in LLMS:
+        return f"{name!r} is a language model, not an encoder: HuggingFaceBackend({LLMS[name].model!r})"
+    wanted = name.lower()
+    close = [known for known in ENCODERS if wanted and known.startswith(wanted)]
+    close = close or difflib.get_close_matches(wanted, ENCODERS, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return (
+        f"unknown encoder {name!r}: {hint}Names are {', '.join(ENCODERS)}; a hub id has the form owner/model, and "
+        "there is no folder of that name."
+    )
+
+
 def models_table() -> str:
     """The table of encoders and of language models as text, one block for each: what `expandr models` prints."""
     blocks = ["Encoders (load_encoder)"]
     for name, entry in ENCODERS.items():
-        hub = " + ".join(filter(None, (entry.model, entry.context_model))) or "no hub id"
+        hub = " + ".join(filter(None, (entry.model, entry.context_model))) or "no hub id: give checkpoint="
         pooling = entry.pooling or "as its files say"
         norm = {True: "normalised", False: "not normalised", None: "normalised as its files say"}[entry.normalize]
         lines = [f"{name}: {hub}", f"{entry.home}; {pooling}; {norm}; {entry.similarity}; {entry.max_length} tokens"]

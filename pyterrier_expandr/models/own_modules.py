@@ -1,0 +1,47 @@
+"""Whether a saved model's modules may be imported: sentence-transformers asks for trust in all but its own."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .anchordr_checkpoint import find_file
+
+#: the module classes of this package, as modules.json names them
+OURS = ("pyterrier_expandr.models.anchordr.AnchorDR", "pyterrier_expandr.models.dpr.DPRTower")
+#: what may stand beside them: modules of sentence-transformers that bring no code of their own
+PLAIN = ("Normalize", "Dense", "Dropout", "LayerNorm", "Router")
+
+
+def has_own_modules(name: str, revision: str | None = None) -> bool:
+    """Whether a folder or hub model was saved from a module of this package, so that it can be trusted.
+
+    Args:
+        name: a folder or a hub name.
+        revision: the revision on the hub.
+
+    Raises:
+        ValueError: beside our modules there are others that may bring code of their own.
+
+    Example:
+        >>> has_own_modules(".")
+        False
+    """
+    types = [module.get("type", "") for module in _read(name, "modules.json", revision, [])]
+    if any(kind.endswith(".Router") for kind in types):
+        types += _read(name, "router_config.json", revision, {}).get("types", {}).values()
+    if not any(kind in OURS for kind in types):
+        return False
+    foreign = [kind for kind in types if kind not in OURS and not _is_plain(kind)]
+    if foreign:
+        raise ValueError(f"{name!r} has modules that are not expected beside this package's own: {foreign}")
+    return True
+
+
+def _is_plain(kind: str) -> bool:
+    return kind.startswith("sentence_transformers.") and kind.rpartition(".")[2] in PLAIN
+
+
+def _read(name: str, filename: str, revision: str | None, missing: Any) -> Any:
+    path = find_file(name, filename, revision)
+    return json.loads(path.read_text(encoding="utf-8")) if path else missing
