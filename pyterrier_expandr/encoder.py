@@ -164,7 +164,10 @@ class ExpandREncoder(BiEncoder):
         settings = {name: spec[name] for name in names}
         recorded = spec["fingerprint"]
         if "weights_sha256" in recorded:
-            raise ValueError(f"these vectors come from a model built in memory ({spec['model']}): give it again")
+            raise ValueError(
+                f"these vectors come from a model built in memory ({spec['model']}): build it again, or save it to a "
+                "folder before indexing (encoder.model.save_pretrained) and open that"
+            )
         if "commit" in recorded:  # a hub model: that commit, whatever the name points to by now
             settings["revision"] = recorded["commit"]
         encoder = cls(spec["model"], **settings, **options)
