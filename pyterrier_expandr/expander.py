@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -177,13 +178,20 @@ class LLMExpander(_Expander):
 def generate_cached(
     backend: Backend, requests: list[Request], cache: GenerationCache, *, verbose: bool = False
 ) -> list[list[Generation]]:
-    """All samples of all requests, in order; only what the cache lacks is generated, and stored as it comes."""
+    """All samples of all requests, in order; only what the cache lacks is generated, and stored as it comes.
+
+    Equal requests are generated once.
+    """
     fingerprint = backend.fingerprint()
-    known = [cache.get(fingerprint, request) for request in requests]
-    absent = [tuple(s for s in request.samples if s not in known[i]) for i, request in enumerate(requests)]
+    places: dict[str, int] = {}  # each distinct request -> where it first stands
+    first = [
+        places.setdefault(json.dumps([r.messages, asdict(r.sampling), r.samples]), i) for i, r in enumerate(requests)
+    ]
+    known = {i: cache.get(fingerprint, requests[i]) for i in places.values()}
+    absent = {i: tuple(s for s in requests[i].samples if s not in known[i]) for i in known}
     missing = [
-        (i, Request(request.messages, request.sampling, part))
-        for i, request in enumerate(requests)
+        (i, Request(requests[i].messages, requests[i].sampling, part))
+        for i in known
         for part in ([(s,) for s in absent[i]] if backend.samples_apart else [absent[i]])
         if part
     ]
@@ -198,7 +206,7 @@ def generate_cached(
             cache.put(fingerprint, request, fresh)
             known[i].update(fresh)
             progress.update()
-    return [[known[i][sample] for sample in request.samples] for i, request in enumerate(requests)]
+    return [[known[i][sample] for sample in request.samples] for i, request in zip(first, requests, strict=True)]
 
 
 class RecordedExpander(_Expander):

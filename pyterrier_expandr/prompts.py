@@ -63,39 +63,43 @@ def fit(
 ) -> tuple[tuple[Message, ...], bool]:
     """The messages for `fields`, with the end of field `cut` taken off where the model's context is too short.
 
+    Returns:
+        The messages, and whether the field was cut; see `cut_to_fit`.
+    """
+    kept = cut_to_fit(template, fields, cut=cut, backend=backend, max_new_tokens=max_new_tokens)
+    return render(template, **{**fields, cut: kept}), kept != fields[cut]
+
+
+def cut_to_fit(template: str, fields: dict[str, str], *, cut: str, backend: Backend, max_new_tokens: int) -> str:
+    """Field `cut`, without its end where all of `fields` and `max_new_tokens` exceed the model's context.
+
     The prompt's own words and the other fields are never cut. An engine that does not tell its context or cannot count
     tokens gets everything.
-
-    Returns:
-        The messages, and whether the field was cut.
 
     Raises:
         ValueError: not even the first 8 characters of the field fit beside `max_new_tokens`.
     """
-    messages = render(template, **fields)
-    context = backend.context_length
+    whole, context = fields[cut], backend.context_length
     if context is None:
-        return messages, False
+        return whole
     room = context - max_new_tokens
 
-    def fits(candidate: tuple[Message, ...]) -> bool:
-        tokens = backend.prompt_tokens(candidate)
+    def shortened(length: int) -> str:
+        return whole if length == len(whole) else whole[:length].rstrip()
+
+    def fits(length: int) -> bool:
+        tokens = backend.prompt_tokens(render(template, **{**fields, cut: shortened(length)}))
         return tokens is None or tokens <= room
 
-    if fits(messages):
-        return messages, False
-    whole = fields[cut]
-
-    def shortened(length: int) -> tuple[Message, ...]:
-        return render(template, **{**fields, cut: whole[:length].rstrip()})
-
-    longest = _largest(len(whole), lambda length: fits(shortened(length)))
+    if fits(len(whole)):
+        return whole
+    longest = _largest(len(whole), fits)
     if longest < min(8, len(whole)):
         raise ValueError(
             f"the prompt leaves no room for the {cut}: the model's context is {context} tokens, of which "
             f"max_new_tokens={max_new_tokens} are kept for the answer; lower max_new_tokens or shorten the prompt"
         )
-    return shortened(longest), True
+    return shortened(longest)
 
 
 def _largest(high: int, fits: Callable[[int], bool]) -> int:

@@ -98,6 +98,21 @@ def test_a_long_document_is_cut_and_the_prompts_own_words_are_not():
     assert 40 < len(prompt.split()) <= 54
 
 
+def test_a_query_that_is_too_long_is_cut_for_the_answer_too():
+    backend = Scripted(lambda request: "text", context=80)
+    long = TrainingExample("1", "why is the sky blue " * 50, ("d",), ("Air scatters light. " * 50,))
+    assert next(generate_candidates([long], backend, SMALL)).answer == "text"
+    prompt = backend._sent[-1].messages[0]["content"]
+    assert len(prompt.split()) <= 74 and "Air scatters light." in prompt and prompt.endswith("\nAnswer:")
+
+
+def test_equal_queries_are_generated_once(backend, examples):
+    sent = Scripted(lambda request: "text")
+    twice = [examples[0], replace(examples[0], query_id="again")]
+    found = list(generate_candidates(twice, sent, SMALL))
+    assert len(sent._sent) == 3 and found[0].candidates == found[1].candidates
+
+
 def test_a_killed_run_ends_in_the_same_texts(tiny_llama, tmp_path):
     code = (
         "import sys\n"
@@ -153,6 +168,11 @@ def test_candidate_files(tmp_path):
     )
     assert next(read_candidates(path)).candidates == ("x",)
     path.write_text('{"query_id": "1", "query": "q"}\n')
+    for broken in ({"candidates": "abc"}, {"candidates": [3]}, {"candidates": ["a"], "temperatures": [0.8, 0.9]}):
+        lines = json.dumps({"query_id": "1", "query": "q", "positive_id": "d", "positive": "g", "answer": "a"} | broken)
+        (tmp_path / "broken.jsonl").write_text(lines)
+        with pytest.raises(ValueError, match=r"broken.jsonl:1: candidates must be a list of strings"):
+            next(read_candidates(tmp_path / "broken.jsonl"))
     with pytest.raises(ValueError, match=r"c.jsonl:1 lacks .*'candidates'.*fields are \['query', 'query_id'"):
         next(read_candidates(path))
 

@@ -65,6 +65,27 @@ def test_judgments_of_unknown_documents_and_queries(beir):
         list(open_examples(beir, "train"))
 
 
+def test_broken_documents_and_queries_of_a_folder(beir):
+    corpus = beir / "corpus.jsonl"
+    corpus.write_text(corpus.read_text() + '{"_id": "d9"}\n{"_id": "d8", "te\n')
+    with pytest.raises(ValueError, match=r"corpus.jsonl:4 is no document.*found \['_id'\]"):
+        list(open_examples(beir, "train"))
+    with open(beir / "queries.jsonl", "a") as file:
+        file.write("{\n")
+    skipped = Counter()
+    assert len(list(open_examples(beir, "train", skipped=skipped))) == 2 and skipped["broken line"] == 3
+    with pytest.raises(ValueError, match="min_relevance must be 1 or more"):
+        list(open_examples(beir, "train", min_relevance=0))
+
+
+def test_what_no_file_can_hold_is_replaced(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"query": "a \\ud800 b", "positive": "\\udfff", "positive_id": 7}\n')
+    [example] = open_examples(path)
+    assert example.query == "a \ufffd b" and example.positive_ids == ("7",)
+    assert write_examples(tmp_path / "y.jsonl", [example]) == 1
+
+
 def test_ir_datasets_and_the_folder_give_the_same():
     folder = list(open_examples("pocket", "train"))
     assert folder == list(open_examples("irds:expandr-pocket/train"))

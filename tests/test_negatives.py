@@ -20,10 +20,11 @@ def ranking(rows):
 def test_what_is_relevant_or_says_the_same_is_never_a_negative():
     retriever = ranking(
         [
-            ("1", "d5", "Sky", "Air scatters.", 1),  # another document with the positive's text
+            ("1", "d5", "Sky", "Air  scatters.", 1),  # another document with the positive's text
             ("1", "d1", "Sky", "Air scatters.", 0),
             ("1", "d4", "", "Judged relevant.", 2),
             ("1", "d3", "", "Given before.", 3),
+            ("1", "d7", "", "Judged  relevant.", 5),  # a copy of it
             ("1", "d2", "Rust", "Iron.", 4),
             ("1", "d6", "", "Too deep.", 9),
         ]
@@ -62,6 +63,23 @@ def test_bm25_finds_them_on_pocket(tmp_path):
 def test_depths_that_mean_nothing_are_refused(values):
     with pytest.raises(ValueError, match="0 <= skip < depth"):
         list(mine_negatives(EXAMPLES, ranking([]), **values))
+
+
+def test_a_dense_retriever_finds_them_too(encoder, tmp_path):
+    pytest.importorskip("faiss")
+    from pyterrier_expandr import FaissIndex
+
+    index = FaissIndex(tmp_path / "index")
+    documents = [
+        {"docno": f"d{n}", "title": "", "text": text}
+        for n, text in enumerate(("Air scatters.", "Air scatters blue.", "Iron."))
+    ]
+    (encoder.doc_encoder() >> index).index(documents)
+    texts = {row["docno"]: row["text"] for row in documents}
+    get_text = pt.apply.text(lambda row: texts[row["docno"]])
+    example = TrainingExample("1", "why is the sky blue", ("d0",), ("Air scatters.",))
+    retriever = encoder.query_encoder() >> index.retriever(num_results=3) >> get_text
+    assert next(mine_negatives([example], retriever)).negatives == ("Air scatters blue.",)
 
 
 def test_a_ranking_without_texts_is_refused():

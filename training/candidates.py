@@ -14,12 +14,15 @@ from ..cache import GenerationCache
 from ..cleaning import strip_preamble
 from ..expander import generate_cached
 from ..jsonl import read_jsonl, write_jsonl
-from ..prompts import fit, resolve_prompt
+from ..prompts import cut_to_fit, fit, resolve_prompt
 from .examples import TrainingExample
 from .streams import in_chunks
 
 #: queries whose texts are asked for together
 CHUNK = 32
+
+#: characters of a gold document that a query which is too long must leave room for
+LEAST_DOCUMENT = 200
 
 
 @dataclass(frozen=True)
@@ -177,13 +180,11 @@ def _candidate_requests(example: TrainingExample, backend: Backend, settings: Ca
 def _answer_request(example: TrainingExample, backend: Backend, settings: CandidateSettings) -> Request:
     if not example.positives:
         raise ValueError(f"example {example.query_id!r} has no positive to answer from")
-    messages, _ = fit(
-        resolve_prompt(settings.answer_prompt, fields=("document", "query")),
-        {"query": example.query, "document": example.positives[0]},
-        cut="document",
-        backend=backend,
-        max_new_tokens=settings.max_new_tokens,
-    )
+    template = resolve_prompt(settings.answer_prompt, fields=("document", "query"))
+    room: dict[str, Any] = {"backend": backend, "max_new_tokens": settings.max_new_tokens}
+    fields = {"query": example.query, "document": example.positives[0][:LEAST_DOCUMENT]}
+    query = cut_to_fit(template, fields, cut="query", **room)
+    messages, _ = fit(template, {"query": query, "document": example.positives[0]}, cut="document", **room)
     return Request(messages, settings.sampling(settings.answer_temperature))
 
 
@@ -211,8 +212,11 @@ def read_candidates(path: str | Path) -> Iterator[CandidateSet]:
 def _from_row(row: dict[str, Any], where: str) -> CandidateSet:
     names = list(CandidateSet.__dataclass_fields__)
     if missing := [name for name in names if row.get(name) is None]:
-        raise ValueError(
-            f"{where} lacks {missing}; its fields are {sorted(name for name in row if row[name] is not None)}"
-        )
-    values = {name: tuple(row[name]) if isinstance(row[name], (list, tuple)) else str(row[name]) for name in names}
-    return CandidateSet(**values)  # type: ignore[arg-type]
+        found = sorted(name for name in row if row[name] is not None)
+        raise ValueError(f"{where} lacks {missing}; its fields are {found}")
+    candidates, temperatures = row["candidates"], row["temperatures"]
+    texts = isinstance(candidates, list) and all(isinstance(text, str) for text in candidates)
+    if not texts or not isinstance(temperatures, (list, tuple)) or len(temperatures) not in (0, len(candidates)):
+        raise ValueError(f"{where}: candidates must be a list of strings, with no temperatures or one for each")
+    values = {name: str(row[name]) for name in names if name not in ("candidates", "temperatures")}
+    return CandidateSet(**values, candidates=tuple(candidates), temperatures=tuple(temperatures))

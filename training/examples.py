@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..frames import without_surrogates
 from ..jsonl import read_jsonl, write_jsonl
 
 
@@ -66,7 +67,7 @@ def open_examples(
         skipped: given a counter, what is broken or unknown is counted there and passed over; without, it raises.
 
     Raises:
-        ValueError: an unknown source; judgments of unknown queries or documents; no example at all.
+        ValueError: an unknown source, `min_relevance` below 1, judgments of unknown queries or documents, broken lines.
 
     Example:
         >>> next(open_examples("pocket", "train")).query_id
@@ -130,7 +131,7 @@ def examples_from_jsonl(
                     raise
                 skipped["wrong fields"] += 1
                 continue
-            if share == 1.0 or _uniform(seed, example.query_id, example.query) < share:
+            if share == 1.0 or _uniform(seed, example.positives[0], example.query) < share:
                 yield example
 
 
@@ -146,16 +147,18 @@ def _from_row(row: dict[str, Any], where: str, own_id: str) -> TrainingExample:
     query_id = own_id if values["query_id"] is None else str(values["query_id"])
     ids = _texts(values["positive_ids"], where) or [f"{query_id}+{n}" for n in range(len(positives))]
     if len(ids) != len(positives):
-        raise ValueError(f"{where} names {len(ids)} positive ids for {len(positives)} positives")
+        raise ValueError(f"{where} names {len(ids)} positive ids for {len(positives)} positives that are not blank")
     negatives, expansions = _texts(values["negatives"], where), _texts(values["expansions"], where)
-    return TrainingExample(query_id, query, tuple(ids), tuple(positives), tuple(negatives), tuple(expansions))
+    return TrainingExample(
+        query_id, without_surrogates(query), tuple(ids), tuple(positives), tuple(negatives), tuple(expansions)
+    )
 
 
 def _texts(value: Any, where: str) -> list[str]:
-    texts = [] if value is None else [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+    texts = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(text, (str, int)) for text in texts):
         raise ValueError(f"{where}: texts and ids must be strings or lists of strings, got {value!r:.80}")
-    return [text for text in texts if text.strip()]
+    return [without_surrogates(str(text)) for text in texts if str(text).strip()]
 
 
 def write_examples(path: str | Path, examples: Iterable[TrainingExample], *, released: bool = False) -> int:
@@ -185,7 +188,9 @@ def split_examples(
         examples: a stream.
         parts: name -> size. Sizes up to 1 in sum are fractions: an example's part depends on its query alone. Whole
             numbers are counts: parts fill up in the order of the stream, and what comes after the last is full is left
-            out. The paper's are `{"llm": 100_000, "retriever-train": 637_866, "retriever-dev": 70_874}`.
+            out, so that they mean a random split where they add up to the stream's length, as the paper's do:
+            `{"llm": 100_000, "retriever-train": 637_866, "retriever-dev": 70_874}`. Of a part of a stream that is
+            sorted, by file for instance, take fractions.
         seed: of the split.
 
     Equal queries come into the same part while it has room, so that none is trained on what another evaluates.
@@ -229,10 +234,10 @@ def _part(uniform: float, sizes: Mapping[str, float], *, whole: bool) -> str | N
     return None
 
 
-def _hash(seed: int, query_id: str, query: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}\0{query_id}\0{query}".encode("utf-8", "surrogatepass")).digest()[:8])
+def _hash(seed: int, text: str, query: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}\0{text}\0{query}".encode("utf-8", "surrogatepass")).digest()[:8])
 
 
-def _uniform(seed: int, query_id: str, query: str) -> float:
+def _uniform(seed: int, text: str, query: str) -> float:
     """A number in [0, 1) that depends on nothing but its arguments."""
-    return _hash(seed, query_id, query) / 2**64
+    return _hash(seed, text, query) / 2**64

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..frames import document_text
 from .examples import TrainingExample
@@ -59,7 +59,11 @@ def examples_of_collection(
         >>> len(example.positives)
         1
     """
-    source = _open(name, split)
+    if min_relevance < 1:
+        raise ValueError(
+            f"min_relevance must be 1 or more, since grades below 1 are judged not relevant, got {min_relevance}"
+        )
+    source = _open(name, split, skipped)
     judged: dict[str, list[tuple[int, str]]] = {}
     for query_id, doc_id, grade in source.judgments():
         judged.setdefault(query_id, []).append((grade, doc_id))
@@ -73,12 +77,12 @@ def examples_of_collection(
         yield from _chunk(source, chunk, judged, min_relevance, name, skipped)
 
 
-def _open(name: str, split: str) -> _Source:
+def _open(name: str, split: str, skipped: Counter[str] | None) -> _Source:
     if name.startswith("irds:"):
         return _Irds(name.removeprefix("irds:"))
     from ..collections import beir_folder, pocket
 
-    return _Beir(pocket(split) if name == "pocket" else beir_folder(name, split))
+    return _Beir(pocket(split) if name == "pocket" else beir_folder(name, split), skipped)
 
 
 def _known_queries(
@@ -122,15 +126,15 @@ def _chunk(
 
 
 class _Beir:
-    def __init__(self, folder: BeirFolder) -> None:
-        self._folder = folder
+    def __init__(self, folder: BeirFolder, skipped: Counter[str] | None) -> None:
+        self._folder, self._skipped = folder, skipped
         self._offsets: dict[str, int] | None = None
 
     def judgments(self) -> Iterator[tuple[str, str, int]]:
         yield from self._folder.get_qrels().itertuples(index=False, name=None)
 
     def queries(self) -> Iterator[tuple[str, str]]:
-        yield from self._folder.get_queries()
+        yield from self._folder.get_queries(self._skipped)
 
     def texts(self, ids: set[str]) -> dict[str, str]:
         corpus = Path(self._folder.path) / "corpus.jsonl"
@@ -150,15 +154,25 @@ class _Beir:
         offsets, place = {}, 0
         with open(corpus, "rb") as file:
             for number, line in enumerate(file, 1):
-                if line.strip():
-                    try:
-                        doc_id = str(json.loads(line)["_id"])
-                    except (ValueError, KeyError, TypeError) as error:
-                        raise ValueError(f"{corpus}:{number} is no document in JSON with an _id: {error}") from error
-                    if doc_id in judged:
-                        offsets[doc_id] = place
+                row = _document(line, f"{corpus}:{number}", self._skipped) if line.strip() else None
+                if row is not None and str(row["_id"]) in judged:
+                    offsets[str(row["_id"])] = place
                 place += len(line)
         return offsets
+
+
+def _document(line: bytes, where: str, skipped: Counter[str] | None) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+        if isinstance(row, dict) and "_id" in row and isinstance(row.get("text"), str):
+            return row
+        problem = f"found {sorted(row) if isinstance(row, dict) else type(row).__name__}"
+    except ValueError as error:
+        problem = str(error)
+    if skipped is None:
+        raise ValueError(f"{where} is no document, a JSON object with _id and text: {problem}")
+    skipped["broken line"] += 1
+    return None
 
 
 class _Irds:

@@ -28,7 +28,7 @@ def mine_negatives(
     """The examples with `n` mined negatives added to those they have, fewer where the ranking has no more.
 
     Negatives are the highest ranked documents between the ranks `skip` and `depth` that are not judged relevant to the
-    query, nor have the text of one of its positives.
+    query, nor say the same, white space apart, as its positives or as what is judged relevant in the ranking.
 
     Args:
         examples: a stream.
@@ -54,18 +54,19 @@ def mine_negatives(
     for chunk in in_chunks(examples, CHUNK):
         queries = pd.DataFrame({"qid": [e.query_id for e in chunk], "query": [e.query for e in chunk]})
         ranking = retriever.transform(queries)
-        if "text" not in ranking:
+        if lacking := [name for name in ("qid", "docno", "rank", "text") if name not in ranking]:
             raise ValueError(
-                f"the retriever gives {list(ranking.columns)}, but negatives need their text: add "
+                f"the retriever gives {list(ranking.columns)}, and negatives need {lacking} too: texts come from "
                 '>> pt.text.get_text(dataset, ["title", "text"])'
             )
-        in_reach = ranking[(ranking["rank"] >= skip) & (ranking["rank"] < depth)].sort_values(["qid", "rank"])
-        in_reach = in_reach.assign(document=document_texts(in_reach, "text"))
-        of_query = {str(qid): rows for qid, rows in in_reach.groupby("qid")}
+        documents = [" ".join(text.split()) for text in document_texts(ranking, "text")]
+        ranking = ranking.assign(document=documents).sort_values(["qid", "rank"])
+        of_query = {str(qid): rows for qid, rows in ranking.groupby("qid")}
         for example in chunk:
-            found = of_query.get(example.query_id, in_reach.iloc[:0])
-            barred = {*example.positive_ids, *judged.get(example.query_id, ())}
-            same = {*example.positives, *example.negatives}
-            texts = found.loc[~found["docno"].isin(barred), "document"]
-            mined = [text for text in dict.fromkeys(texts) if text not in same][:n]
+            found = of_query.get(example.query_id, ranking.iloc[:0])
+            barred = found["docno"].isin({*example.positive_ids, *judged.get(example.query_id, ())})
+            same = {" ".join(text.split()) for text in (*example.positives, *example.negatives)}
+            same.update(found.loc[barred, "document"])
+            in_reach = found.loc[~barred & (found["rank"] >= skip) & (found["rank"] < depth), "document"]
+            mined = [text for text in dict.fromkeys(in_reach) if text not in same][:n]
             yield replace(example, negatives=(*example.negatives, *mined))

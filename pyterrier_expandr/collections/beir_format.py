@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,9 @@ class BeirFolder(pt.datasets.Dataset):
         for _, row in pt.tqdm(rows, desc=self.path.name, unit="doc", disable=not verbose):
             yield {"docno": str(row["_id"]), "title": row.get("title") or "", "text": row["text"]}
 
-    def get_queries(self) -> Iterator[tuple[str, str]]:
-        """Yield (qid, text) of all queries, judged or not, in file order."""
-        for _, row in read_jsonl(self.path / "queries.jsonl", ("_id", "text")):
+    def get_queries(self, skipped: Counter[str] | None = None) -> Iterator[tuple[str, str]]:
+        """Yield (qid, text) of all queries, judged or not, in file order; `skipped` as in `read_jsonl`."""
+        for _, row in read_jsonl(self.path / "queries.jsonl", ("_id", "text"), skipped=skipped):
             yield str(row["_id"]), row["text"]
 
     def get_topics(self, variant: str | None = None) -> pd.DataFrame:
