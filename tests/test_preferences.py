@@ -8,7 +8,7 @@ from pyterrier_expandr import ExpandREncoder
 from pyterrier_expandr.training.candidates import CandidateSet
 from pyterrier_expandr.training.pair_files import read_pairs, released_row, trl_row, write_pairs
 from pyterrier_expandr.training.preferences import PreferenceSettings, choose, compare, decide, similarities
-from pyterrier_expandr.training.rewards import Candidates
+from pyterrier_expandr.training.rewards import Candidates, LengthPenalty
 
 REFERENCE = PreferenceSettings(filter="reference", candidates=13)
 
@@ -46,7 +46,9 @@ def test_choice_from_stored_similarities_is_the_references(name):
     assert (stored[f"{name}_chosen"][~usable] == -1).all()
 
 
-@pytest.mark.parametrize(("name", "rows", "kept"), [("edge", 60, 37), ("public", 300, 300)])
+@pytest.mark.parametrize(
+    ("name", "rows", "kept"), [("edge", 60, 37), pytest.param("public", 300, 300, marks=pytest.mark.slow)]
+)
 def test_pairs_are_the_references_on_its_own_rows(name, rows, kept, expandr_data, minilm):
     folder = expandr_data.parent / "fixtures" / "preferences" / name
     if not folder.is_dir():
@@ -79,13 +81,15 @@ def test_why_a_query_gives_no_pair(encoder):
         one("fit", (good, off, other)),
         one("no answer", (good, off, other), answer=" \n"),
         one("too few", (good, other)),
+        one("too many", (good, other, off, good)),
         one("an empty one", (good, "", other)),
+        one("enough beside an empty one", (good, "", other, off)),
         one("off topic", (off, "A stamp is glued.", "Two and two are four.")),
         one("equal", (good, good, good)),
     ]
     made = list(decide(sets, encoder, PreferenceSettings(candidates=3), queries_per_chunk=2))
     assert [d.of.query_id for d in made] == [s.query_id for s in sets]
-    reasons = [None, "empty answer", "wrong candidate count", "wrong candidate count", "filtered", "equal texts"]
+    reasons = [None, "empty answer", *["wrong candidate count"] * 4, "filtered", "equal texts"]
     assert [d.dropped for d in made] == reasons
     assert made[0].rejected == 1 and made[0].chosen in (0, 2)
     assert made[0].rewards == pytest.approx(np.sum(made[0].parts, axis=0))
@@ -128,9 +132,15 @@ def test_rewards_can_be_named_weighted_or_given():
         decisions(pair, wrong)
 
 
-def test_broken_embeddings_are_refused():
-    with pytest.raises(ValueError, match="NaN in rows"):
-        decisions(candidates_of([[0.9, np.nan]], [[0.6, 0.8]]), PreferenceSettings(candidates=2))
+@pytest.mark.parametrize("anchor", ["query", "answer", "gold"])
+def test_broken_embeddings_are_refused_whatever_the_reward(anchor):
+    """Also where neither filter nor reward would notice: NaN is not below a threshold, nor above it."""
+    fine, broken = [[0.9, 0.8], [0.9, 0.8]], [[0.9, 0.8], [0.9, np.nan]]
+    by_anchor = {name: broken if name == anchor else fine for name in ("query", "answer", "gold")}
+    settings = PreferenceSettings(candidates=2, rewards=[LengthPenalty(3)])
+    given = candidates_of(by_anchor["gold"], by_anchor["answer"], by_anchor["query"])
+    with pytest.raises(ValueError, match=rf"to the {anchor} are NaN or infinite for queries \['q1'\]"):
+        decisions(given, settings)
 
 
 def test_similarities_are_the_encoders(encoder):

@@ -124,7 +124,7 @@ def decide(
         queries_per_chunk: queries encoded together.
 
     Raises:
-        ValueError: an embedding has NaN, or a reward has another shape than (n_queries, n_candidates).
+        ValueError: an embedding has NaN or infinity, or a reward has another shape than (n_queries, n_candidates).
 
     Example:
         >>> sets = [CandidateSet("1", "sky", "d1", "Air scatters.", "Scattering.", ("Air.", "Mud."))]
@@ -143,7 +143,7 @@ def decide(
 def _unfit(one: CandidateSet, settings: PreferenceSettings) -> Reason | None:
     if not one.answer.strip():
         return "empty answer"
-    if sum(bool(text.strip()) for text in one.candidates) != settings.candidates:
+    if len(one.candidates) != settings.candidates or not all(text.strip() for text in one.candidates):
         return "wrong candidate count"
     return None
 
@@ -181,6 +181,7 @@ def similarities(anchors: np.ndarray, candidates: np.ndarray) -> np.ndarray:
 
 def choose(sets: Sequence[CandidateSet], candidates: Candidates, settings: PreferenceSettings) -> Iterator[Decision]:
     """The `Decision` for each of `sets`, from their similarities; all have an answer and equally many candidates."""
+    _check_finite(candidates)
     parts = [_computed(reward, candidates) for reward in settings.rewards]
     rewards = combined_reward(parts, settings.weights)
     score, _ = FILTERS[settings.filter]
@@ -203,6 +204,18 @@ def choose(sets: Sequence[CandidateSet], candidates: Candidates, settings: Prefe
             rewards=tuple(rewards[row].tolist()),
             parts=tuple(tuple(part[row].tolist()) for part in parts),
         )
+
+
+def _check_finite(candidates: Candidates) -> None:
+    """A comparison with NaN is false, so that a broken embedding would pass for a text off the topic."""
+    for anchor in ("query", "answer", "gold"):
+        finite = np.isfinite(getattr(candidates, f"to_{anchor}")).all(axis=1)
+        if not finite.all():
+            broken = [candidates.query_ids[row] for row in np.flatnonzero(~finite)[:5]]
+            raise ValueError(
+                f"similarities to the {anchor} are NaN or infinite for queries {broken}: the encoder's embeddings of "
+                "their texts are broken"
+            )
 
 
 def _computed(reward: str | Reward, candidates: Candidates) -> np.ndarray:
