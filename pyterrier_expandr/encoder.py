@@ -136,7 +136,7 @@ class ExpandREncoder(BiEncoder):
             self._source = {
                 "type": "ExpandREncoder",
                 "model": hosting.portable_name(self.model_name),
-                "fingerprint": self._fingerprint(),
+                "fingerprint": self.fingerprint(),
                 "pooling": hosting.pooling_of(model),
                 "normalize": hosting.normalizes(model),
                 "max_length": model.max_seq_length,
@@ -171,7 +171,7 @@ class ExpandREncoder(BiEncoder):
         if "commit" in recorded:  # a hub model: that commit, whatever the name points to by now
             settings["revision"] = recorded["commit"]
         encoder = cls(spec["model"], **settings, **options)
-        found = encoder._fingerprint() if "sha256" in recorded else recorded
+        found = encoder.fingerprint() if "sha256" in recorded else recorded
         if found != recorded:
             raise ValueError(
                 f"the model at {spec['model']!r} is no longer the one that made these vectors "
@@ -179,10 +179,17 @@ class ExpandREncoder(BiEncoder):
             )
         return encoder
 
-    def _fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
+        """The identity of the model as JSON values, without loading it where it has a name or a folder."""
         if self._built is not None:
             return hosting.weights_fingerprint(self._built)
         return model_fingerprint(self.model_name, self.revision)
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the vectors, as JSON values, without loading the model: its content and the settings given."""
+        names = "pooling normalize max_length query_prompt doc_prompt renormalize text_field".split()
+        settings = {name: getattr(self, name) for name in names}
+        return {"encoder": self.fingerprint(), "fusion": repr(self.fusion), **settings}
 
     def query_encoder(
         self, verbose: bool | None = None, batch_size: int | None = None, fusion: Fusion | None = None

@@ -39,6 +39,10 @@ class _View(pt.Transformer):
     def __hash__(self) -> int:
         return hash(self._key())
 
+    def describe(self) -> dict[str, Any]:
+        """What decides the output, as JSON values, without loading the model."""
+        return {"view": type(self).__name__, **self.bi_encoder_model.describe()}
+
     def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
         """The node that PyTerrier draws."""
         return {"label": self.LABEL, "help_url": HELP_URL}
@@ -108,6 +112,10 @@ class QueryEncoder(_View, BiQueryEncoder):
         if encoder.renormalize:
             fused = fused / np.maximum(np.linalg.norm(fused, axis=1, keepdims=True), np.finfo(np.float32).tiny)
         return with_source(fused, encoder.source)
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the vectors, as JSON values, without loading the model."""
+        return {**super().describe(), "fusion": repr(self.fusion)}
 
     def _key(self) -> tuple[Any, ...]:
         return (*super()._key(), self.fusion)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import warnings
@@ -262,9 +263,19 @@ class RecordedExpander(_Expander):
             )
         return record if record is not None else self._by_query.get(query)
 
+    def describe(self) -> dict[str, Any]:
+        """What decides the texts, as JSON values: a hash of the records, and how they are used."""
+        return {
+            "records_sha256": hashlib.sha256(self._content().encode()).hexdigest(),
+            "on_missing": self.on_missing,
+            "cleaning": "strip_preamble" if self.clean else None,
+        }
+
+    def _content(self) -> str:
+        return json.dumps([[r.qid, r.query, r.passages] for r in self._all()])
+
     def _key(self) -> tuple[Any, ...]:
-        content = json.dumps([[r.qid, r.query, r.passages] for r in self._all()])
-        return (content, self.on_missing, self.clean)
+        return (self._content(), self.on_missing, self.clean)
 
     def _all(self) -> list[Record]:
         return [*self._by_qid.values(), *(r for r in self._by_query.values() if r.qid is None)]

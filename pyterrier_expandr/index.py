@@ -231,6 +231,10 @@ class FaissIndex(pt.Artifact, pt.Indexer):
             if layout.describe_file(self.folder / name) != recorded:
                 raise ValueError(f"{str(self.folder / name)!r} is not what was written: index again, or download again")
 
+    def describe(self) -> dict[str, Any]:
+        """What the index holds, as JSON values: kind, and size and SHA-256 of its files."""
+        return {name: self.metadata[name] for name in ("factory", "metric", "files")}
+
     def _forget(self) -> None:
         self._metadata, self._docnos, self._opened = None, None, {}
 

@@ -98,14 +98,20 @@ class ResultStore:
             path.unlink()
             self._mark(system, collection, "pending")
             return None
+        if record is not None and self._states[system, collection]["state"] != "done":
+            self._mark(system, collection, "done")
         return record
 
     def save_run(self, system: str, collection: str, run: pd.DataFrame) -> None:
-        """Write `[qid, docno, rank, score]` in TREC format, so that a failing evaluation need not search again."""
+        """Write the ranking `[qid, docno, rank, score]` of a cell."""
         folder = self.cell(system, collection)
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / RUN) as part:
             write_run(run, part, system)
+
+    def read_run(self, system: str, collection: str) -> pd.DataFrame:
+        """The ranking that `save_run` wrote."""
+        return read_run(self.cell(system, collection) / RUN)
 
     def commit(self, system: str, collection: str, per_query: pd.DataFrame, record: Mapping[str, Any]) -> None:
         """Finish a cell.

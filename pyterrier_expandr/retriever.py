@@ -115,6 +115,11 @@ class FaissRetriever(pt.Transformer):
             return None
         return pt.inspect.transformer_apply_attributes(self, num_results=k)
 
+    def describe(self) -> dict[str, Any]:
+        """What decides the ranking beside the query vectors, as JSON values."""
+        settings = {"num_results": self.num_results, "search_params": self.search_params}
+        return {"retriever": "FaissRetriever", **self.faiss_index.describe(), **settings}
+
     def _key(self) -> tuple[Any, ...]:
         return (self.faiss_index, self.num_results, self.search_params, self.drop_query_vec)
 

@@ -1,0 +1,176 @@
+"""Experiments by the BEIR protocol: systems on collections, finished cell by cell (METHOD 5)."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyterrier as pt
+from ir_measures import Measure
+
+from .beir_collections import Collection, resolve
+from .evaluation import evaluate, parse_measures, search
+from .provenance import describe_pipeline, digest
+from .result_store import ResultStore
+from .results import Results
+
+if TYPE_CHECKING:
+    pass
+
+logger = logging.getLogger(__name__)
+
+#: a function that makes a pipeline for a collection, or an ExpandR
+System = "Callable[[Collection], pt.Transformer] | ExpandR"
+
+MEASURES = ("nDCG@10", "R@100")
+
+__all__ = ["Collection", "experiment", "resolve"]
+
+
+def experiment(
+    systems: Mapping[str, Any] | Iterable[tuple[str, Any]],
+    collections: str | Collection | Iterable[str | Collection],
+    folder: str | Path,
+    *,
+    measures: Iterable[str | Measure] = MEASURES,
+    num_results: int = 1000,
+    data: str | Path | None = None,
+    split: str = "test",
+    indexes: str | Path | None = None,
+    versions: Mapping[str, str] | None = None,
+    verbose: bool = True,
+) -> Results:
+    """The results of every system on every collection, kept in `folder`.
+
+    Each cell (one system on one collection) is written as it ends: its ranking in TREC format, its value for each
+    query, and what produced it. Called again, it computes only what is missing, what failed, and what has changed;
+    further measures are computed from the rankings that are there. A cell that fails is noted (`Results.failures`) and
+    the others go on; after Ctrl-C or a crash the finished ones are there.
+
+    What has changed is seen by a fingerprint: queries, judgments and corpus of the collection, and of the pipeline what
+    `describe_pipeline` says. Of parts from other packages that is their class and `repr`: name a new word in `versions`
+    after a change that these do not show.
+
+    Args:
+        systems: name -> a function that gets a `Collection` and gives a pipeline `[qid, query]` -> R, or an `ExpandR`.
+            The pipeline should retrieve `collection.num_results` documents. An `ExpandR` without an index gets one for
+            each collection, which systems with equal encoders share.
+        collections: names and `Collection` objects, see `resolve`.
+        folder: where results go; new, or one of an earlier experiment, which is added to.
+        measures: of ir-measures.
+        num_results: documents for each query that are evaluated.
+        data: a folder of collections in BEIR format; what it lacks comes from ir-datasets.
+        split: which queries, of collections that are none of the paper's.
+        indexes: where indexes of `ExpandR` systems go; `FOLDER/.indexes` if not given.
+        versions: name of a system -> any word; another word has all of its cells computed again.
+        verbose: show a progress bar.
+
+    Raises:
+        ValueError: two systems of one name, an unknown collection or measure, a folder of another version or with other
+            settings. TypeError: a system is neither. FileExistsError: the folder holds other things. OSError: it cannot
+            be written.
+
+    Example:
+        >>> from pyterrier_expandr.sparse import bm25
+        >>> systems = {"BM25": lambda c: bm25(c.get_corpus_iter(), f"{c.name}.pisa", num_results=c.num_results)}
+        >>> experiment(systems, ["pocket", "SciFact"], "results").means()  # doctest: +SKIP
+    """
+    named = _named(systems)
+    chosen = resolve(collections, data=data, split=split, num_results=num_results)
+    wanted = parse_measures(measures)
+    names = [collection.name for collection in chosen]
+    settings = {"num_results": num_results, "split": split}
+    store = ResultStore(folder, list(named), names, [str(measure) for measure in wanted], settings)
+    makers = {name: _maker(system, Path(indexes or Path(folder) / ".indexes"), names) for name, system in named.items()}
+    failed = []
+    with pt.tqdm(total=len(chosen) * len(named), desc="Experiment", unit="cell", disable=not verbose) as progress:
+        for collection in chosen:
+            for name, make in makers.items():
+                progress.set_postfix_str(f"{name} on {collection.name}")
+                try:
+                    _cell(store, name, make, collection, wanted, (versions or {}).get(name))
+                except Exception as error:
+                    logger.debug("%s on %s", name, collection.name, exc_info=True)
+                    store.fail(name, collection.name, error)
+                    failed.append(f"{name} on {collection.name}: {type(error).__name__}: {error}")
+                progress.update()
+    if failed:
+        said = "\n  ".join(failed[:5])
+        warnings.warn(f"{len(failed)} of {progress.total} cells failed (see .failures):\n  {said}", stacklevel=2)
+    return Results.load(folder, systems=list(named), collections=names)
+
+
+def _named(systems: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The systems by name. Raises ValueError where there is none or a name comes twice, TypeError on other things."""
+    pairs = list(systems.items() if isinstance(systems, Mapping) else systems)
+    names = [name for name, _ in pairs]
+    if not pairs:
+        raise ValueError("name at least one system")
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"there are two systems named {repeated[0]!r}: give each a name of its own")
+    for name, system in pairs:
+        if isinstance(system, pt.Transformer):
+            raise TypeError(
+                f"system {name!r} is a pipeline, which searches one collection: give a function of the collection, "
+                "such as lambda collection: pipeline"
+            )
+        if not callable(system) and not hasattr(system, "pipeline"):
+            raise TypeError(f"system {name!r} must be a function of a collection or an ExpandR, got {system!r:.80}")
+    return dict(pairs)
+
+
+def _maker(system: Any, indexes: Path, collections: list[str]) -> Callable[[Collection], pt.Transformer]:
+    """A function that makes a system's pipeline for a collection."""
+    if not hasattr(system, "pipeline"):
+        return system
+    if system.faiss_index is None:
+        return lambda collection: system.for_collection(collection, indexes).pipeline(collection.num_results)
+    if len(collections) > 1:
+        raise ValueError(
+            f"{system!r} has the index of one corpus, and there are {len(collections)}: leave its index out, and every "
+            "collection gets one"
+        )
+    return lambda collection: system.pipeline(collection.num_results)
+
+
+def _cell(
+    store: ResultStore,
+    name: str,
+    make: Callable[[Collection], pt.Transformer],
+    collection: Collection,
+    measures: list[Measure],
+    version: str | None,
+) -> None:
+    """Compute one cell, or what of it is missing."""
+    pipeline = make(collection)
+    record = store.finished(name, collection.name, _fingerprint(pipeline, collection, version))
+    if record is not None:
+        known = parse_measures(record["means"])
+        if set(measures) <= set(known):
+            return
+        run, seconds = store.read_run(name, collection.name), record["seconds"]
+        measures = list(dict.fromkeys([*known, *measures]))
+    else:
+        start = time.perf_counter()
+        run = search(pipeline, collection)
+        seconds = time.perf_counter() - start
+        store.save_run(name, collection.name, run)
+    per_query, means = evaluate(run, collection.qrels, measures)
+    found = {
+        # Again: a model that was downloaded for the first search is known by its commit only now.
+        "fingerprint": _fingerprint(pipeline, collection, version),
+        "means": means,
+        "n_queries": int(collection.qrels["qid"].nunique()),
+        "queries_without_results": len(set(collection.qrels["qid"]) - set(run["qid"])),
+        "seconds": seconds,
+        "pipeline": describe_pipeline(pipeline),
+    }
+    store.commit(name, collection.name, per_query, found)
+
+
+def _fingerprint(pipeline: pt.Transformer, collection: Collection, version: str | None) -> str:
+    return digest([describe_pipeline(pipeline), collection.fingerprint, version])

@@ -1,0 +1,226 @@
+"""The collections that an experiment runs on: the 15 of the paper by name, and any other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .averages import AVERAGES, COLLECTIONS, FORUMS
+from .collections import BeirFolder
+from .collections.opening import open_collection, topics_of
+from .fingerprint import file_fingerprint
+from .provenance import digest, stable_repr
+
+logger = logging.getLogger(__name__)
+
+#: name -> (folder in BEIR's own distribution, ir-datasets id, split)
+SOURCES = {
+    "MS MARCO": ("msmarco", "beir/msmarco/dev", "dev"),
+    "TREC-COVID": ("trec-covid", "beir/trec-covid", "test"),
+    "NFCorpus": ("nfcorpus", "beir/nfcorpus/test", "test"),
+    "NQ": ("nq", "beir/nq", "test"),
+    "HotpotQA": ("hotpotqa", "beir/hotpotqa/test", "test"),
+    "FiQA": ("fiqa", "beir/fiqa/test", "test"),
+    "ArguAna": ("arguana", "beir/arguana", "test"),
+    "Touche-2020": ("webis-touche2020", "beir/webis-touche2020/v2", "test"),
+    **{forum: (forum.lower(), f"beir/{forum.lower()}", "test") for forum in FORUMS},
+    "Quora": ("quora", "beir/quora/test", "test"),
+    "DBPedia": ("dbpedia-entity", "beir/dbpedia-entity/test", "test"),
+    "SCIDOCS": ("scidocs", "beir/scidocs", "test"),
+    "FEVER": ("fever", "beir/fever/test", "test"),
+    "Climate-FEVER": ("climate-fever", "beir/climate-fever", "test"),
+    "SciFact": ("scifact", "beir/scifact/test", "test"),
+}
+
+#: names for several collections at once
+GROUPS = {"BEIR14": AVERAGES["Avg.BEIR14"], "All": AVERAGES["Avg.All"], "CQADupStack": FORUMS}
+
+
+class Collection:
+    """A test collection as an experiment needs it: judged queries, judgments, corpus. Data is opened when first used.
+
+    Args:
+        name: as it stands in tables.
+        source: a PyTerrier dataset, or a function that gives one.
+        self_matches: a document whose id is the query's is the query itself, and dropped (BEIR's ArguAna and Quora).
+            False where ids of queries and documents have nothing to do with each other, as in Vaswani.
+        num_results: documents for each query that are evaluated.
+
+    Example:
+        >>> from pyterrier_expandr.collections import pocket
+        >>> collection = Collection("pocket", pocket())
+        >>> len(collection.topics), sorted(collection.qrels.columns)
+        (37, ['docno', 'label', 'qid'])
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: Any | Callable[[], Any],
+        *,
+        self_matches: bool = False,
+        num_results: int = 1000,
+        folder_name: str | None = None,
+    ) -> None:
+        self.name, self.self_matches = name, self_matches
+        self.evaluated_results = num_results
+        self.folder_name = folder_name or name
+        self._source = source
+
+    @cached_property
+    def dataset(self) -> Any:
+        """The PyTerrier dataset."""
+        return self._source() if callable(self._source) else self._source
+
+    @property
+    def num_results(self) -> int:
+        """What a pipeline should retrieve: one more than is evaluated where the query itself may be among it."""
+        return self.evaluated_results + self.self_matches
+
+    def get_corpus_iter(self, verbose: bool = False) -> Iterator[dict[str, Any]]:
+        """Yield `{"docno", "title", "text"}` of each document."""
+        yield from self.dataset.get_corpus_iter(verbose=verbose)
+
+    @cached_property
+    def qrels(self) -> pd.DataFrame:
+        """`[qid, docno, label]`.
+
+        Raises:
+            ValueError: nothing is judged relevant. OSError: the data is neither here nor can it be downloaded.
+        """
+        qrels = self._read(self.dataset.get_qrels)[["qid", "docno", "label"]]
+        qrels = qrels.astype({"qid": str, "docno": str, "label": int})
+        if not (qrels["label"] > 0).any():
+            raise ValueError(f"{self.name}: no document is judged relevant, so nothing can be evaluated")
+        return qrels
+
+    @cached_property
+    def topics(self) -> pd.DataFrame:
+        """`[qid, query]` of the judged queries: the others would be searched for nothing.
+
+        Raises:
+            ValueError: no query is judged, or one comes twice. OSError: as for `qrels`.
+        """
+        judged = set(self.qrels["qid"])
+        topics = self._read(lambda: topics_of(self.dataset))
+        topics = topics[topics["qid"].isin(judged)].reset_index(drop=True)
+        if topics.empty:
+            raise ValueError(f"{self.name}: queries and judgments have no query id in common")
+        if topics["qid"].duplicated().any():
+            repeated = topics.loc[topics["qid"].duplicated(), "qid"].tolist()
+            raise ValueError(f"{self.name}: query ids come twice: {repeated[:5]}")
+        if without := sorted(judged - set(topics["qid"])):
+            logger.warning("%s: %d judged queries have no text and score 0: %s", self.name, len(without), without[:5])
+        return topics
+
+    @cached_property
+    def corpus_fingerprint(self) -> str:
+        """What the corpus is: a hash of its file, or the name under which ir-datasets provides it."""
+        if isinstance(self.dataset, BeirFolder):
+            return file_fingerprint(self.dataset.path / "corpus.jsonl")
+        return stable_repr(self.dataset)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash over queries, judgments, the corpus' fingerprint, and how results are cut."""
+        frames = [self.topics.to_csv(index=False), self.qrels.to_csv(index=False)]
+        return digest([*frames, self.corpus_fingerprint, self.self_matches, self.evaluated_results])
+
+    def _read(self, get: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        try:
+            return get()
+        except ConnectionError as error:  # Python's own
+            raise self._missing(error) from error
+        except OSError as error:
+            if type(error).__module__.partition(".")[0] not in ("requests", "urllib3"):
+                raise
+            raise self._missing(error) from error
+
+    def _missing(self, error: OSError) -> OSError:
+        return OSError(
+            f"{self.name} is not on this machine and cannot be downloaded: name a folder with data=FOLDER (--data) "
+            f"that holds it in BEIR format as {self.folder_name}/ (corpus.jsonl, queries.jsonl, qrels/), or run once "
+            f"with a network, and ir-datasets keeps it; {type(error).__name__}: {error!s:.200}"
+        )
+
+    def __repr__(self) -> str:
+        return f"Collection({self.name!r})"
+
+
+def resolve(
+    collections: str | Collection | Iterable[str | Collection],
+    *,
+    data: str | Path | None = None,
+    split: str = "test",
+    num_results: int = 1000,
+) -> list[Collection]:
+    """The collections that names mean, each once; sub-forums of CQADupStack are collections by themselves.
+
+    Args:
+        collections: `Collection` objects; names of the paper ("SciFact") or of BEIR's folders ("scifact"), in any case;
+            "CQADupStack" for its 12 sub-forums, "BEIR14", "All"; the name of a folder in `data`; "pocket"; "irds:NAME";
+            a folder in BEIR format.
+        data: a folder of folders in BEIR format. What it lacks comes from ir-datasets.
+        split: which queries, of collections that are none of the 15.
+        num_results: documents for each query that are evaluated.
+
+    Raises:
+        ValueError: no collection, an unknown name, or two collections of one name.
+
+    Example:
+        >>> [c.name for c in resolve(["scifact", "CQADupStack"])][:2]
+        ['SciFact', 'CQADupStack/android']
+    """
+    given = [collections] if isinstance(collections, (str, Collection)) else list(collections)
+    single: list[str | Collection] = []
+    for item in given:
+        single += [item] if isinstance(item, Collection) else _members(item)
+    found = [
+        item if isinstance(item, Collection) else _named(item, data, split, num_results)
+        for item in dict.fromkeys(single)
+    ]
+    names = [collection.name for collection in found]
+    if not names:
+        raise ValueError("name at least one collection")
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"there are two collections named {repeated[0]!r}: give each a name of its own")
+    return found
+
+
+def _members(name: str) -> list[str]:
+    """The single collections that a name of the paper or a group stands for; any other name as it is."""
+    for group, members in GROUPS.items():
+        if name.lower() == group.lower():
+            return [single for member in members for single in _members(member)]
+    for known, (folder, _, _) in SOURCES.items():
+        if name.lower() in (known.lower(), folder):
+            return [known]
+    return [name]
+
+
+def _named(name: str, data: str | Path | None, split: str, num_results: int) -> Collection:
+    if name in SOURCES:
+        folder, irds, split = SOURCES[name]
+        here = data is not None and (Path(data) / folder).is_dir()
+        where = str(Path(data or "") / folder) if here else f"irds:{irds}"
+        self_matches = True  # as BEIR's own evaluation does for all of its collections
+    else:
+        folder, self_matches = name, False
+        where = str(Path(data) / name) if data is not None and (Path(data) / name).is_dir() else name
+        if where == name and not name.startswith("irds:") and name != "pocket" and not Path(name).is_dir():
+            raise ValueError(
+                f"unknown collection {name!r}: name one of {', '.join(COLLECTIONS)}, pocket, irds:NAME, or a folder in "
+                f"BEIR format{'' if data is None else f' (there is none of this name in {str(data)!r} either)'}"
+            )
+    return Collection(
+        name,
+        lambda: open_collection(where, split),
+        self_matches=self_matches,
+        num_results=num_results,
+        folder_name=folder,
+    )

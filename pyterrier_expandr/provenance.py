@@ -1,0 +1,55 @@
+"""What decides the output of a pipeline, as JSON values: so that what was computed is known to be still true."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any
+
+import pyterrier as pt
+
+
+def digest(values: Any) -> str:
+    """A SHA-256 over JSON values.
+
+    Example:
+        >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+        True
+    """
+    return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def stable_repr(thing: Any) -> str:
+    """The `repr` of an object without its place in memory.
+
+    Example:
+        >>> stable_repr(object())
+        '<object object>'
+    """
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
+
+
+def describe_pipeline(pipeline: pt.Transformer) -> Any:
+    """What decides the rankings of a pipeline, part by part, without running it or loading a model.
+
+    A part that has `describe()` says it itself; this package's parts do: the model's content, prompt, sampling and
+    cleaning of an expander or the recorded texts; the encoder's weights and settings; the bytes of the index. Of other
+    parts their class and their `repr` count, and nothing that these do not show, such as what a lambda does or what an
+    index that was built anew under the same path holds. Versions of packages do not count.
+
+    Example:
+        >>> describe_pipeline(pt.RankCutoff(10))
+        ['pyterrier._ops.RankCutoff', 'RankCutoff(10)']
+    """
+    if hasattr(pipeline, "describe"):
+        return {name: value for name, value in pipeline.describe().items() if name != "versions"}
+    parts = [part for group in pt.inspect.subtransformers(pipeline).values() for part in _as_list(group)]
+    if isinstance(pipeline, pt.Compose):
+        return list(map(describe_pipeline, parts))
+    kind = type(pipeline)
+    return [f"{kind.__module__}.{kind.__qualname__}", stable_repr(pipeline), *map(describe_pipeline, parts)]
+
+
+def _as_list(group: Any) -> list[Any]:
+    return list(group) if isinstance(group, (list, tuple)) else [group]
