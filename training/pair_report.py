@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,14 @@ class PairReport:
     chosen: Counter[float] = field(default_factory=Counter)
     rejected: Counter[float] = field(default_factory=Counter)
     words: dict[str, Counter[int]] = field(default_factory=lambda: {"chosen": Counter(), "rejected": Counter()})
+
+    @classmethod
+    def of(cls, decisions: Iterable[Decision], skipped: Counter[str] | None = None) -> PairReport:
+        """The report on a stream of decisions."""
+        report = cls(skipped=skipped or Counter())
+        for decision in decisions:
+            report.add(decision)
+        return report
 
     def add(self, decision: Decision) -> None:
         """Count one query."""

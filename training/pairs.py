@@ -119,17 +119,21 @@ def build_pairs(
         work = claim(out, settings)
         skipped = _write_examples(config, work)
         _write_candidates(config, backend, work, verbose)
-        _write_decisions(config, encoder, work, verbose)
+        candidates, decisions = work / "candidates.jsonl", work / "decisions.jsonl"
+        write_decisions(candidates, decisions, encoder, config.preferences, verbose=verbose)
         _finish(config, settings, work, skipped, out)
     return _report(out)
 
 
 def _settings(config: PairsConfig, backend: Backend, encoder: ExpandREncoder) -> dict[str, Any]:
     preferences = asdict(config.preferences) | {"rewards": [_name(reward) for reward in config.preferences.rewards]}
-    # Of a hub model the name counts: its commit is not known before the download.
-    engine = {name: value for name, value in backend.fingerprint().items() if name not in ("commit", "revision")}
-    values = asdict(config) | {"preferences": preferences, "llm": engine, "encoder": encoder.source}
+    values = asdict(config) | {"preferences": preferences, "llm": identity(backend), "encoder": encoder.source}
     return dict(json.loads(json.dumps(values)))
+
+
+def identity(backend: Backend) -> dict[str, Any]:
+    """What an engine is; of a hub model the name counts, since its commit is not known before the download."""
+    return {name: value for name, value in backend.fingerprint().items() if name not in ("commit", "revision")}
 
 
 def _name(reward: Any) -> str:
@@ -164,18 +168,22 @@ def _write_candidates(config: PairsConfig, backend: Backend, work: Path, verbose
             write_candidates(path, sets)
 
 
-def _write_decisions(config: PairsConfig, encoder: ExpandREncoder, work: Path, verbose: bool) -> None:
-    """Append decisions chunk by chunk; after an interruption the last, broken chunk is decided again."""
-    path = work / "decisions.jsonl"
+def write_decisions(
+    candidates: Path, path: Path, encoder: ExpandREncoder, settings: PreferenceSettings, *, verbose: bool = False
+) -> None:
+    """Append the decision on each set in `candidates` to `path`, chunk by chunk.
+
+    After an interruption whole chunks are kept, and the broken one is decided again.
+    """
     done = _whole_chunks(path)
-    total = sum(1 for _ in read_jsonl(work / "examples.jsonl"))
-    sets = islice(read_candidates(work / "candidates.jsonl"), done, None)
+    total = sum(1 for _ in read_jsonl(candidates))
+    sets = islice(read_candidates(candidates), done, None)
     with (
         open(path, "a", encoding="utf-8") as file,
         pt.tqdm(total=total, initial=done, desc="Rewards", unit="query", disable=not verbose) as progress,
     ):
         for chunk in in_chunks(sets, CHUNK):
-            decisions = list(decide(chunk, encoder, config.preferences, queries_per_chunk=CHUNK))
+            decisions = list(decide(chunk, encoder, settings, queries_per_chunk=CHUNK))
             file.write("".join(json.dumps(_row(decision)) + "\n" for decision in decisions))
             file.flush()
             os.fsync(file.fileno())
@@ -206,20 +214,33 @@ def _row(decision: Decision) -> dict[str, Any]:
     }
 
 
-def read_decisions(folder: str | Path) -> Iterator[Decision]:
-    """The decisions in a folder of `build_pairs`, with their queries and candidates.
+def read_decisions(path: str | Path, candidates: str | Path | None = None) -> Iterator[Decision]:
+    """Decisions with their queries and candidates.
+
+    Args:
+        path: a folder of `build_pairs`, or a file that `write_decisions` wrote.
+        candidates: the file with the candidates; None takes that in the folder.
 
     Raises:
-        ValueError: the files do not belong together. FileNotFoundError: there is no such folder.
+        ValueError: the files do not belong together. FileNotFoundError: one is missing.
     """
-    folder = Path(folder)
-    rows = (row for _, row in read_jsonl(folder / "decisions.jsonl"))
-    sets: Iterator[CandidateSet] = read_candidates(folder / "candidates.jsonl")
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    rows = (row for _, row in read_jsonl(folder / "decisions.jsonl" if Path(path).is_dir() else path))
+    sets: Iterator[CandidateSet] = read_candidates(candidates or folder / "candidates.jsonl")
     for of, row in zip(sets, rows, strict=True):
         if row.pop("query_id") != of.query_id:
-            raise ValueError(f"{folder}: candidates and decisions disagree at query {of.query_id!r}")
+            raise ValueError(f"{path}: candidates and decisions disagree at query {of.query_id!r}")
         parts = tuple(tuple(part) for part in row.pop("parts"))
         yield Decision(of, **{**row, "rewards": tuple(row["rewards"])}, parts=parts)
+
+
+def write_report(report: PairReport, folder: Path) -> None:
+    """Write report.txt, and report.png where matplotlib is installed."""
+    (folder / "report.txt").write_text(f"{report}\n", encoding="utf-8")
+    try:
+        report.picture(folder / "report.png")
+    except ImportError as error:
+        logger.warning("report.png is left out: %s", error)
 
 
 def _finish(config: PairsConfig, settings: dict[str, Any], work: Path, skipped: Counter[str], out: Path) -> None:
@@ -228,12 +249,8 @@ def _finish(config: PairsConfig, settings: dict[str, Any], work: Path, skipped: 
     finished.mkdir()
     rows = (trl_row(one, config.candidates.prompt) for one in read_decisions(work) if one.dropped is None)
     write_pairs(finished / f"pairs{config.suffix}", rows, released=config.format == "released")
-    report = _count(work, skipped)
-    (finished / "report.txt").write_text(f"{report}\n", encoding="utf-8")
-    try:
-        report.picture(finished / "report.png")
-    except ImportError as error:
-        logger.warning("report.png is left out: %s", error)
+    report = PairReport.of(read_decisions(work), skipped)
+    write_report(report, finished)
     names = ("pyterrier_expandr", "torch", "transformers", "sentence-transformers")
     record = {"settings": settings, "report": report.as_json(), "versions": {name: version(name) for name in names}}
     write_json(finished / RECORD, record)
@@ -244,13 +261,6 @@ def _finish(config: PairsConfig, settings: dict[str, Any], work: Path, skipped: 
     publish(finished, out)
 
 
-def _count(folder: Path, skipped: Counter[str]) -> PairReport:
-    report = PairReport(skipped=skipped)
-    for decision in read_decisions(folder):
-        report.add(decision)
-    return report
-
-
 def _report(out: Path) -> PairReport:
     record = json.loads((out / RECORD).read_text(encoding="utf-8"))
-    return _count(out, Counter(record["report"]["skipped"]))
+    return PairReport.of(read_decisions(out), Counter(record["report"]["skipped"]))
