@@ -36,7 +36,7 @@ def run_demo(
 
     Args:
         folder: holds the indexes, and with `llm` the cache of its generations.
-        llm: a model name or folder that writes the expansions live; None replays the recorded ones.
+        llm: an engine (see `open_engine`) that writes the expansions live; None replays the recorded ones.
         device: "cuda", "cpu"; None takes cuda where there is one.
         say: called with each line of the report.
     """
@@ -85,10 +85,11 @@ def _expander(
     if llm is None:
         say("Expansions: recorded with the collection (name a model with --llm to have them written live)")
         return RecordedExpander(recorded)
-    from .backends.huggingface import HuggingFaceBackend
+    from .backends.engines import open_engine
 
+    engine = open_engine(llm, device=device)
     say(f"Expansions: written now by {llm}, kept in {folder / 'expansions.sqlite'}")
-    return LLMExpander(HuggingFaceBackend(llm, device=device), cache=folder / "expansions.sqlite", verbose=True)
+    return LLMExpander(engine, cache=folder / "expansions.sqlite", verbose=True)
 
 
 def _bm25(folder: Path, collection: pt.datasets.Dataset, say: Callable[[str], None]) -> dict[str, pt.Transformer]:

@@ -4,8 +4,9 @@ import warnings
 
 import pytest
 
-from pyterrier_expandr import HuggingFaceBackend
+from pyterrier_expandr import GenerationCache, HuggingFaceBackend, LLMExpander
 from pyterrier_expandr.backends.base import Generation, Request, Sampling
+from pyterrier_expandr.expander import generate_cached
 
 ANSWER = "the sky"
 
@@ -75,8 +76,6 @@ class BackendContract:
         assert cut.truncated and cut.text and ANSWER.startswith(cut.text)
 
     def test_texts_reach_the_cache_and_are_not_asked_again(self, backend, tmp_path, monkeypatch):
-        from pyterrier_expandr import GenerationCache, LLMExpander
-
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="of .* expansions")
             cache = GenerationCache(tmp_path / "c.sqlite")
@@ -90,3 +89,16 @@ class BackendContract:
 def iter_nothing(requests):
     assert requests == [], "nothing is missing"
     yield from ()
+
+
+def generate_cached_until(backend, requests, cache, count, then):
+    """A call of `generate_cached` that does `then` when `count` texts are in the cache."""
+
+    class Watched(GenerationCache):
+        def put(self, *args):
+            super().put(*args)
+            if len(self) == count:
+                then()
+
+    cache.__class__ = Watched
+    return lambda: generate_cached(backend, requests, cache)

@@ -81,6 +81,12 @@ def test_expand_index_search(tmp_path, minilm, tiny_llama):
         ),
         (["expand", "--collection", "pocket", "--llm", "./nowhere", "--out", "o.jsonl"], "there is no folder"),
         (["demo", "--folder", "d", "--llm", "./nowhere"], "there is no folder"),
+        (["expand", "--collection", "pocket", "--llm", "vlm:m", "--out", "o.jsonl"], "there is no engine 'vlm'"),
+        (["expand", "--collection", "pocket", "--llm", "openai:m", "--out", "o.jsonl"], "openai:MODEL@URL"),
+        (
+            ["expand", "--collection", "pocket", "--llm", "openai:m@http://127.0.0.1:9/v1?max_retries=0", "--out", "o"],
+            "is the server running",
+        ),
         (["search", "x", "--num-results", "0"], "num-results"),
     ],
 )

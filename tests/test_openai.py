@@ -14,8 +14,9 @@ from pyterrier_expandr import GenerationCache
 from pyterrier_expandr.backends.base import Generation
 from pyterrier_expandr.backends.openai import OpenAIBackend
 from pyterrier_expandr.expander import generate_cached
-from tests.backend_contract import ANSWER, BackendContract, ask
+from tests.backend_contract import ANSWER, BackendContract, ask, generate_cached_until
 from tests.servers import DROP, HALF, FaultyServer, completion, echo, free_port, server_process, transformers_serve
+from tests.test_cli import expandr
 from tests.tiny import build_saying_llama, sampling_by_default
 
 KEY = "sk-a-very-secret-key-0123456789"
@@ -57,6 +58,12 @@ class TestTransformersServe(BackendContract):
     def saying(self, served, tmp_path):
         build_saying_llama(tmp_path, ANSWER)
         return OpenAIBackend(str(tmp_path), base_url=served, concurrency=4)
+
+    def test_from_the_command_line(self, served, tiny_llama, tmp_path):
+        out, engine = tmp_path / "e.jsonl", f"openai:{tiny_llama}@{served}?concurrency=2"
+        arguments = ["--collection", "pocket", "--limit", 3, "--n", 2, "--max-new-tokens", 8, "--out", out]
+        assert "3 queries, 6 expansions" in expandr("expand", "--llm", engine, *arguments)
+        assert len(out.read_text().splitlines()) == 3
 
     def test_an_unknown_model_fails(self, served):
         with pytest.raises(ConnectionError, match="after 1 tries"):
@@ -260,19 +267,6 @@ def test_a_server_that_dies_costs_nothing_that_it_wrote(tmp_path):
         texts = generate_cached(backend, requests, cache)
         assert len(server.bodies) == 60 - kept
     assert [t[0].text for t in texts] == [f"question {i} #{r.sample_seed(0) % 2**31}" for i, r in enumerate(requests)]
-
-
-def generate_cached_until(backend, requests, cache, count, then):
-    """A call of `generate_cached` that does `then` when `count` texts are in the cache."""
-
-    class Watched(GenerationCache):
-        def put(self, *args):
-            super().put(*args)
-            if len(self) == count:
-                then()
-
-    cache.__class__ = Watched
-    return lambda: generate_cached(backend, requests, cache)
 
 
 INTERRUPTED = """

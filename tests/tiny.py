@@ -23,7 +23,7 @@ SENTENCES = [
 ]
 
 
-def build_tiny_llama(folder: Path, *, seed: int = 0, template: str | None = TEMPLATE) -> None:
+def build_tiny_llama(folder: Path, *, seed: int = 0, template: str | None = TEMPLATE, head_dim: int = 8) -> None:
     """A two-layer Llama with a byte-level BPE tokenizer that adds BOS by itself, as Llama 3's does."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -56,6 +56,7 @@ def build_tiny_llama(folder: Path, *, seed: int = 0, template: str | None = TEMP
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=head_dim,
         max_position_embeddings=2048,
         initializer_range=0.3,
         bos_token_id=tokenizer.bos_token_id,
@@ -65,13 +66,13 @@ def build_tiny_llama(folder: Path, *, seed: int = 0, template: str | None = TEMP
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
-def build_saying_llama(folder: Path, text: str) -> None:
+def build_saying_llama(folder: Path, text: str, **options: int) -> None:
     """A tiny Llama that answers every chat with `text` and ends its turn, at any temperature.
 
     Its layers add nothing, so the next token depends on the last one alone: each token of the answer has a direction of
     the hidden space to itself, which the output layer turns into the token that follows.
     """
-    build_tiny_llama(folder)
+    build_tiny_llama(folder, **options)
     model = LlamaForCausalLM.from_pretrained(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     prompt = tokenizer.apply_chat_template(

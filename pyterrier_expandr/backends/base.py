@@ -140,3 +140,13 @@ def complete(requests: Sequence[Request], samples: Iterable[tuple[int, int, Gene
         wanted = requests[i].samples
         if len(found[i]) == len(set(wanted)):
             yield i, [found[i][s] for s in wanted]
+
+
+def check_context(request: Request, prompt_tokens: int, context: int | None) -> None:
+    """Raise ValueError if the prompt and `max_new_tokens` together exceed `context`, where that is known."""
+    new = request.sampling.max_new_tokens
+    if context is not None and prompt_tokens + new > context:
+        raise ValueError(
+            f"a prompt of {prompt_tokens} tokens and max_new_tokens={new} exceed the model's context of {context}: "
+            f"shorten the prompt or lower max_new_tokens ({request.messages[-1]['content']!r:.60})"
+        )

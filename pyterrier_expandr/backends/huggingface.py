@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..fingerprint import model_fingerprint
 from ..frames import without_surrogates
 from ..prompts import plain_control_tokens
-from .base import Backend, Generation, Message, Request, Stream
+from .base import Backend, Generation, Message, Request, Stream, check_context
 
 if TYPE_CHECKING:
     import torch
@@ -199,7 +199,7 @@ class HuggingFaceBackend(Backend):
         """Yield `(index, one Generation per sample)`, batch by batch, prompts of like length together."""
         prompts = [self.prompt_ids(request.messages) for request in requests]
         for request, prompt in zip(requests, prompts, strict=True):
-            self._check_context(request, prompt)
+            check_context(request, len(prompt), self.context_length)
         # The longest first: a batch that does not fit into memory fails at the start and not after hours.
         order = sorted(range(len(requests)), key=lambda i: (-requests[i].sampling.max_new_tokens, -len(prompts[i])))
         for batch in self._batches(requests, order):
@@ -225,14 +225,6 @@ class HuggingFaceBackend(Backend):
             batch.append(i)
         if batch:
             yield batch
-
-    def _check_context(self, request: Request, prompt: list[int]) -> None:
-        context, new = self.context_length, request.sampling.max_new_tokens
-        if context is not None and len(prompt) + new > context:
-            raise ValueError(
-                f"a prompt of {len(prompt)} tokens and max_new_tokens={new} exceed the model's context of {context}: "
-                f"shorten the prompt or lower max_new_tokens ({request.messages[-1]['content']!r:.60})"
-            )
 
     def _decode(
         self, requests: Sequence[Request], prompts: list[list[int]], rows: list[tuple[int, int]]

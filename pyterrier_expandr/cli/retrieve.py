@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import Collection, Device, Split, app, open_collection, topics_of
+from .common import LLM_HELP, Collection, Device, Split, app, open_collection, topics_of
 
 
 @app.command(epilog="Example: expandr demo --folder /tmp/demo")
@@ -16,9 +16,7 @@ def demo(
     folder: Annotated[
         Path | None, typer.Option(help="Where indexes are written; a new temporary folder if not given.")
     ] = None,
-    llm: Annotated[
-        str | None, typer.Option(help="A model (hub name or folder) that writes the expansions now.")
-    ] = None,
+    llm: Annotated[str | None, typer.Option(help=f"Writes the expansions now. {LLM_HELP}")] = None,
     device: Device = None,
 ) -> None:
     """Compare BM25, a dense retriever and ExpandR on the collection that comes with the package."""
@@ -30,7 +28,7 @@ def demo(
 @app.command(epilog="Example: expandr expand --collection pocket --llm Qwen/Qwen2.5-7B-Instruct --out pocket.jsonl")
 def expand(
     collection: Collection,
-    llm: Annotated[str, typer.Option(help="Hub name or folder of an instruct model.")],
+    llm: Annotated[str, typer.Option(help=LLM_HELP)],
     out: Annotated[Path, typer.Option(help="JSONL file to write: query_id, query, passages.")],
     split: Split = "test",
     prompt: Annotated[str, typer.Option(help="q2d, q2q, q2e, q2c, or a template with {query}.")] = "q2d",
@@ -46,7 +44,7 @@ def expand(
     device: Device = None,
 ) -> None:
     """Write an LLM's expansions of a collection's queries; a rerun goes on where it was interrupted."""
-    from ..backends.huggingface import HuggingFaceBackend
+    from ..backends.engines import open_engine
     from ..expander import LLMExpander
     from ..recorded import write_expansions
 
@@ -54,7 +52,7 @@ def expand(
     if limit is not None:
         topics = topics.head(limit)
     expander = LLMExpander(
-        HuggingFaceBackend(llm, device=device),
+        open_engine(llm, device=device),
         prompt=prompt,
         n=n,
         temperature=temperature,
@@ -104,7 +102,7 @@ def search(
     collection: Annotated[str | None, typer.Option(help="pocket, irds:NAME, or a folder in BEIR format.")] = None,
     split: Split = "test",
     expansions: Annotated[Path | None, typer.Option(help="JSONL file that `expandr expand` wrote.")] = None,
-    llm: Annotated[str | None, typer.Option(help="A model that writes the expansions now.")] = None,
+    llm: Annotated[str | None, typer.Option(help=f"Writes the expansions now. {LLM_HELP}")] = None,
     num_results: Annotated[int, typer.Option(help="Documents for each query.", min=1)] = 10,
     out: Annotated[
         Path | None, typer.Option(help="Write the ranking here, in TREC format, rather than print it.")
@@ -150,8 +148,8 @@ def _expander(expansions: Path | None, llm: str | None, device: str | None) -> A
 
         return RecordedExpander(expansions)
     if llm is not None:
-        from ..backends.huggingface import HuggingFaceBackend
+        from ..backends.engines import open_engine
         from ..expander import LLMExpander
 
-        return LLMExpander(HuggingFaceBackend(llm, device=device), verbose=True)
+        return LLMExpander(open_engine(llm, device=device), verbose=True)
     return pt.Transformer.identity()

@@ -1,0 +1,223 @@
+"""The engine for large jobs on GPUs: vLLM in this process, without a server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Sequence
+from itertools import count, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..fingerprint import model_fingerprint
+from .base import Backend, Generation, Message, Request, Stream, check_context, complete
+from .huggingface import HuggingFaceBackend
+
+if TYPE_CHECKING:
+    from vllm import LLM, SamplingParams
+
+#: samples that the engine holds at once; it decides by itself how many of them it decodes together
+WINDOW = 4096
+
+#: the ranks that vLLM has room for
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+
+class VLLMBackend(Backend):
+    """Generates with vLLM in this process.
+
+    Prompts and texts are those of `HuggingFaceBackend`: rendered by the model's chat template, exactly one
+    begin-of-sequence token, spelled control tokens as plain text, no sampler but `Sampling`. All samples of all
+    requests are in one queue, whatever their temperatures and lengths; the engine reads a prompt once for all its
+    samples. Each sample has a seed of its own. The same requests give the same texts again; a text may change with what
+    is decoded beside it, because vLLM's kernels round differently in batches of another size.
+
+    The engine starts on first use, in processes of its own, and holds its memory until `close()` or the end of a `with`
+    block. A script that uses it needs `if __name__ == "__main__":`.
+
+    Args:
+        model: a hub name or a folder.
+        adapter: the folder of a LoRA adapter, applied without merging.
+        dtype: "float32", "bfloat16", "float16"; None takes what vLLM chooses for the model and device.
+        revision: the model's revision on the hub.
+        trust_remote_code: run Python code that comes with the model.
+        tensor_parallel_size: GPUs that share the model.
+        gpu_memory_utilization: share of each GPU's memory that the engine takes.
+        max_model_len: tokens of prompt and text together; None takes the model's own context. Less saves memory.
+        options: more arguments of `vllm.LLM`, e.g. `{"quantization": "fp8"}`; they are part of the cache's address.
+
+    Raises:
+        ValueError: a folder that holds no model, or no adapter (at once); the engine does not start, e.g. because the
+            model does not fit into the memory; a prompt that with `max_new_tokens` exceeds the context.
+        ImportError: vLLM is missing (at first use).
+
+    Example:
+        >>> backend = VLLMBackend("Qwen/Qwen2.5-7B-Instruct", max_model_len=2048)
+        >>> backend.fingerprint()["engine"]
+        'vllm'
+    """
+
+    samples_apart = True
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        adapter: str | Path | None = None,
+        dtype: str | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        tensor_parallel_size: int = 1,
+        gpu_memory_utilization: float = 0.9,
+        max_model_len: int | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        # Names, folders, prompts and tokens mean the same in both engines; this one never loads its weights.
+        self._prompts = HuggingFaceBackend(
+            model, adapter=adapter, revision=revision, trust_remote_code=trust_remote_code, device="cpu"
+        )
+        self.model, self.adapter = self._prompts.model, self._prompts.adapter
+        self.dtype, self.revision, self.trust_remote_code = dtype, revision, trust_remote_code
+        self.tensor_parallel_size, self.gpu_memory_utilization = tensor_parallel_size, gpu_memory_utilization
+        self.max_model_len = max_model_len
+        self.options = None if options is None else json.loads(json.dumps(options))
+        self._llm: LLM | None = None
+        self._numbers = count()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Model, its content or commit, adapter, dtype and further options."""
+        options = {} if self.options is None else {"options": self.options}
+        adapted = {} if self.adapter is None else {"adapter": model_fingerprint(self.adapter)}
+        model = model_fingerprint(self.model, self.revision)
+        return {"engine": "vllm", "dtype": self.dtype or "auto", **model, **adapted, **options}
+
+    @property
+    def context_length(self) -> int | None:  # type: ignore[override]
+        """Tokens of prompt and text together: `max_model_len`, or what the model's configuration says."""
+        return self.max_model_len or self._prompts.context_length
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The prompt's tokens, with exactly one begin-of-sequence token if the model uses one."""
+        return self._prompts.prompt_ids(messages)
+
+    def prompt_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of the rendered prompt."""
+        return len(self.prompt_ids(messages))
+
+    def load(self) -> LLM:
+        """The engine, started when first asked for."""
+        if self._llm is None:
+            try:
+                from vllm import LLM
+            except ImportError as error:
+                raise ImportError(
+                    f"VLLMBackend needs vllm ({error}): pip install 'pyterrier_expandr[vllm]', in an environment of "
+                    "its own if its pins do not go with yours"
+                ) from error
+            settings = {
+                "dtype": self.dtype or "auto",
+                "revision": self.revision,
+                "trust_remote_code": self.trust_remote_code,
+                "tensor_parallel_size": self.tensor_parallel_size,
+                "gpu_memory_utilization": self.gpu_memory_utilization,
+                "max_model_len": self.max_model_len,
+            }
+            try:
+                self._llm = LLM(self.model, **settings, **self._lora(), **(self.options or {}))
+            except (RuntimeError, ValueError, TypeError, OSError) as error:
+                raise ValueError(
+                    f"vLLM could not start with {self.model!r}: {error}\nvLLM's own log above has the cause. If memory "
+                    "is short, lower max_model_len, spread the model with tensor_parallel_size, or change "
+                    "gpu_memory_utilization."
+                ) from error
+        return self._llm
+
+    def _lora(self) -> dict[str, Any]:
+        if self.adapter is None:
+            return {}
+        rank = json.loads((Path(self.adapter) / "adapter_config.json").read_text())["r"]
+        return {"enable_lora": True, "max_lora_rank": next((r for r in LORA_RANKS if r >= rank), rank)}
+
+    def close(self) -> None:
+        """Stop the engine and free its memory; it is started again when needed."""
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
+            self._llm = None
+
+    def stream(self, requests: Sequence[Request]) -> Stream:
+        """Yield `(index, one Generation per sample)` as they are ready."""
+        yield from complete(requests, self._samples(requests))
+
+    def _samples(self, requests: Sequence[Request]) -> Generator[tuple[int, int, Generation], None, None]:
+        """Each `(index of the request, sample, text)` as it is ready; what is given up midway leaves the engine."""
+        if not requests:
+            return
+        prompts = self._checked_prompts(requests)
+        engine, adapter = self.load().llm_engine, self._lora_request()
+        waiting = iter([(i, s) for i, request in enumerate(requests) for s in dict.fromkeys(request.samples)])
+        running: dict[str, tuple[int, int]] = {}
+        try:
+            while True:
+                for i, sample in islice(waiting, WINDOW - len(running)):
+                    name = str(next(self._numbers))
+                    prompt = {"prompt_token_ids": prompts[_key(requests[i])]}
+                    engine.add_request(name, prompt, _parameters(requests[i], sample), lora_request=adapter)
+                    running[name] = (i, sample)
+                if not running:
+                    return
+                for output in engine.step():
+                    if output.finished:
+                        yield *running.pop(output.request_id), self._generation(output.outputs[0])
+        except Exception as error:
+            self.close()
+            raise ChildProcessError(
+                f"vLLM's engine failed: {error}\nIts own log above has the cause. It is started anew when used again."
+            ) from error
+        finally:
+            if running and self._llm is not None:
+                engine.abort_request(list(running))
+
+    def _checked_prompts(self, requests: Sequence[Request]) -> dict[tuple[str, ...], list[int]]:
+        """The tokens of each distinct prompt. Raises ValueError if one is too long, before anything is generated."""
+        prompts: dict[tuple[str, ...], list[int]] = {}
+        for request in requests:
+            key = _key(request)
+            if key not in prompts:
+                prompts[key] = self.prompt_ids(request.messages)
+            check_context(request, len(prompts[key]), self.context_length)
+        return prompts
+
+    def _lora_request(self) -> Any:
+        if self.adapter is None:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        return LoRARequest("adapter", 1, self.adapter)
+
+    def _generation(self, output: Any) -> Generation:
+        if output.finish_reason not in ("stop", "length"):
+            raise RuntimeError(f"a text ended with {output.finish_reason!r}")
+        truncated = output.finish_reason == "length"
+        # Decoded as HuggingFaceBackend does: the engine's own decoding, token by token, drops an unfinished character.
+        ids = list(output.token_ids)
+        text = self._prompts.tokenizer.decode(ids if truncated else ids[:-1], skip_special_tokens=True)
+        return Generation(str(text), truncated)
+
+    def __repr__(self) -> str:
+        return f"VLLMBackend({self.model!r})"
+
+
+def _key(request: Request) -> tuple[str, ...]:
+    return tuple(part for message in request.messages for part in (message["role"], message["content"]))
+
+
+def _parameters(request: Request, sample: int) -> SamplingParams:
+    from vllm import SamplingParams
+
+    s = request.sampling
+    return SamplingParams(
+        temperature=s.temperature,
+        top_p=s.top_p,
+        max_tokens=s.max_new_tokens,
+        seed=request.sample_seed(sample),
+        detokenize=False,
+    )
