@@ -88,7 +88,7 @@ def latex(title: str, tables: list[Table], notes: list[str]) -> str:
 
 def _latex_table(table: Table) -> str:
     columns = len(table.header()) - 1
-    lines = [r"\begin{table*}", r"\centering", rf"\caption{{{_latex(table.title)}}}"]
+    lines = [r"\begin{table*}", r"\centering\small", rf"\caption{{{_latex(table.title)}}}"]
     lines += [rf"\begin{{tabular}}{{l{'r' * columns}}}", r"\toprule"]
     if groups := table.groups():
         spans = [rf"\multicolumn{{{count}}}{{c}}{{{_latex(name)}}}" for name, count in groups]

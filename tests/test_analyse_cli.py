@@ -11,6 +11,7 @@ from pyterrier_expandr.cli import app
 from pyterrier_expandr.cli.analyse import recorded
 from pyterrier_expandr.collections import pocket
 from pyterrier_expandr.result_store import ResultStore
+from tests.tiny_nli import build_tiny_nli
 
 EXPANSIONS = f"ExpandR={pocket().expansions_path}"
 
@@ -80,6 +81,14 @@ def test_bleu_against_gold_documents_and_answers(tmp_path):
     assert lines[0][1:] == ["answers", "100.00", "100.00", "37"]
     assert lines[1][1:3] == ["gold", "documents"] and 0 < float(lines[1][3]) < 20
     assert "sacreBLEU nrefs:1" in out and (tmp_path / "b.png").stat().st_size > 1000
+
+
+def test_entailment(tmp_path):
+    model = build_tiny_nli(tmp_path, ["contradiction", "entailment", "neutral"])
+    out = rows(
+        analyse("entailment", "--expansions", EXPANSIONS, "--collection", "pocket", "--model", model, "--device", "cpu")
+    )
+    assert 0 < float(out["ExpandR"][1]) < 100 and out["ExpandR"][3] == "37"
 
 
 def test_alignment(minilm, tmp_path):

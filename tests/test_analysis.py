@@ -110,6 +110,12 @@ def test_alignment_plot(settings, tmp_path):
     assert_nothing_is_clipped(figure)
 
 
+def test_two_pairs_are_enough():
+    assert len(alignment_plot({"few": (np.eye(2), np.eye(2)[::-1])}).axes) == 1
+    with pytest.raises(ValueError, match="no setting"):
+        alignment_plot({})
+
+
 def test_expansion_brings_queries_nearer_to_their_documents(encoder):
     pairs = gold_documents(pocket(), n=10)
     expander = RecordedExpander(pocket().expansions_path)

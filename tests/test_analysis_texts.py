@@ -7,42 +7,20 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertTokenizerFast
+from transformers import AutoTokenizer, BertForSequenceClassification
 
 from pyterrier_expandr import FaissIndex, RecordedExpander
 from pyterrier_expandr.analysis import case_study, entailment
 from pyterrier_expandr.analysis.case import CasePart, CaseStudy
 from pyterrier_expandr.analysis.phrases import shared_phrases
 from pyterrier_expandr.collections import pocket
-
-WORDS = (
-    "[PAD] [UNK] [CLS] [SEP] [MASK] the moon turns once its same side faces us red light is scattered by air".split()
-)
+from tests.tiny_nli import build_tiny_nli
 
 
 @pytest.fixture(scope="module")
 def nli(tmp_path_factory):
-    """A function that saves one random BERT for natural language inference with labels in any order."""
-
-    def build(labels):
-        folder = tmp_path_factory.mktemp("nli")
-        (folder / "vocab.txt").write_text("\n".join(WORDS))
-        BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-        torch.manual_seed(3)
-        config = BertConfig(
-            vocab_size=len(WORDS),
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=32,
-            initializer_range=0.6,
-            id2label=dict(enumerate(labels)),
-            label2id={label: i for i, label in enumerate(labels)},
-        )
-        BertForSequenceClassification(config).save_pretrained(folder)
-        return str(folder)
-
-    return build
+    """A function that saves a tiny model for natural language inference, its labels in any order."""
+    return lambda labels: build_tiny_nli(tmp_path_factory.mktemp("nli"), labels)
 
 
 EXPANSIONS = {
