@@ -29,6 +29,17 @@ def encoder(minilm):
 
 
 @pytest.fixture(scope="session")
+def pocket_index(encoder, tmp_path_factory):
+    """The index of the pocket collection; never changed by a test."""
+    from pyterrier_expandr import FaissIndex
+    from pyterrier_expandr.collections import pocket
+
+    index = FaissIndex(tmp_path_factory.mktemp("pocket") / "index")
+    (encoder.doc_encoder() >> index).index(pocket().get_corpus_iter())
+    return index
+
+
+@pytest.fixture(scope="session")
 def expandr_data() -> Path:
     """The folder with real collections."""
     folder = os.environ.get("EXPANDR_DATA", "")

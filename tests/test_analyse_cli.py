@@ -5,7 +5,7 @@ import pytest
 from ir_measures import nDCG
 from typer.testing import CliRunner
 
-from pyterrier_expandr import FaissIndex, RecordedExpander
+from pyterrier_expandr import RecordedExpander
 from pyterrier_expandr.analysis import expansion_lengths
 from pyterrier_expandr.cli import app
 from pyterrier_expandr.cli.analyse import recorded
@@ -24,12 +24,10 @@ def analyse(*arguments):
 
 
 @pytest.fixture(scope="module")
-def experiment(encoder, tmp_path_factory):
+def experiment(encoder, pocket_index, tmp_path_factory):
     """The folder of a real experiment on pocket: the query alone and ExpandR."""
     folder, dataset = tmp_path_factory.mktemp("experiment"), pocket()
-    index = FaissIndex(folder / "index")
-    (encoder.doc_encoder() >> index).index(dataset.get_corpus_iter())
-    dense = encoder.query_encoder() >> index.retriever(num_results=20)
+    dense = encoder.query_encoder() >> pocket_index.retriever(num_results=20)
     systems = {"dense": dense, "ExpandR": RecordedExpander(dataset.expansions_path) >> dense}
     store = ResultStore(folder / "out", list(systems), ["pocket"], ["nDCG@10"], {"num_results": 20})
     qrels = dataset.get_qrels().rename(columns={"qid": "query_id", "docno": "doc_id", "label": "relevance"})
@@ -97,10 +95,8 @@ def test_alignment(minilm, tmp_path):
     assert float(out["ExpandR"][1]) < float(out["query"][2]) and (tmp_path / "a.png").stat().st_size > 1000
 
 
-def test_transfer(encoder, tmp_path):
-    index = FaissIndex(tmp_path / "index")
-    (encoder.doc_encoder() >> index).index(pocket().get_corpus_iter())
-    options = ["--collection", "pocket", "--index", f"MiniLM={tmp_path / 'index'}", "--device", "cpu"]
+def test_transfer(pocket_index):
+    options = ["--collection", "pocket", "--index", f"MiniLM={pocket_index.path}", "--device", "cpu"]
     out = rows(analyse("transfer", "--expansions", EXPANSIONS, *options))
     assert float(out["ExpandR"][1]) > float(out["query"][2]) > 0.5
 

@@ -9,7 +9,7 @@ import pyterrier as pt
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from pyterrier_expandr import FaissIndex, RecordedExpander
+from pyterrier_expandr import RecordedExpander
 from pyterrier_expandr.analysis import (
     alignment_distances,
     alignment_plot,
@@ -311,10 +311,8 @@ def test_lengths_plot(tmp_path):
 # Transfer (Table 8)
 
 
-def test_transfer_is_a_matrix_of_experiments(encoder, tmp_path):
-    dataset = pocket()
-    index = FaissIndex(tmp_path / "index")
-    (encoder.doc_encoder() >> index).index(dataset.get_corpus_iter())
+def test_transfer_is_a_matrix_of_experiments(encoder, pocket_index):
+    dataset, index = pocket(), pocket_index
     expander = RecordedExpander(dataset.expansions_path)
     fused = encoder.query_encoder() >> index.retriever(num_results=10)
     alone = encoder.query_encoder(fusion=0.0) >> index.retriever(num_results=10)

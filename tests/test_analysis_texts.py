@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertForSequenceClassification
 
-from pyterrier_expandr import FaissIndex, RecordedExpander
+from pyterrier_expandr import RecordedExpander
 from pyterrier_expandr.analysis import case_study, entailment
 from pyterrier_expandr.analysis.case import CasePart, CaseStudy
 from pyterrier_expandr.analysis.phrases import shared_phrases
@@ -125,11 +125,9 @@ def test_every_text_of_a_case_is_escaped(tmp_path):
     assert page.startswith("<!DOCTYPE html>") and "<script" not in page and not Parser(page).open
 
 
-def test_a_case_says_what_each_system_makes_of_it(encoder, tmp_path):
+def test_a_case_says_what_each_system_makes_of_it(encoder, pocket_index):
     dataset = pocket()
-    index = FaissIndex(tmp_path / "index")
-    (encoder.doc_encoder() >> index).index(dataset.get_corpus_iter())
-    dense = encoder.query_encoder() >> index.retriever(num_results=20)
+    dense = encoder.query_encoder() >> pocket_index.retriever(num_results=20)
     expander = RecordedExpander(dataset.expansions_path)
     systems = {"query": dense, "ExpandR": expander >> dense, "one hit": dense % 1}
     case = case_study("q01", systems, dataset, min_words=1)
