@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..collections.opening import topics_of
 from ..frames import expansion_lists
 
 LOG = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def gold_documents(dataset: Any, n: int | None = None, seed: int = 42) -> pd.Dat
     Of several best ones the first in the qrels' order is taken. Queries without a relevant document are left out.
 
     Args:
-        dataset: a PyTerrier dataset with topics (`query`), qrels and a corpus of `docno`, `text` and maybe `title`;
+        dataset: a PyTerrier dataset with topics, qrels and a corpus of `docno`, `text` and maybe `title`;
             the corpus is read once, as a stream.
         n: take that many queries at random; None takes all.
         seed: of that choice.
@@ -60,10 +61,7 @@ def gold_documents(dataset: Any, n: int | None = None, seed: int = 42) -> pd.Dat
     """
     qrels = dataset.get_qrels()
     best = qrels[qrels["label"] > 0].sort_values("label", ascending=False, kind="stable").drop_duplicates("qid")
-    topics = dataset.get_topics()
-    if "query" not in topics and "text" in topics:
-        topics = topics.rename(columns={"text": "query"})
-    pairs = topics[["qid", "query"]].merge(best[["qid", "docno", "label"]], on="qid")
+    pairs = topics_of(dataset).merge(best[["qid", "docno", "label"]], on="qid")
     if pairs.empty:
         raise ValueError(f"no query of {dataset} has a relevant document")
     if n is not None and n < len(pairs):

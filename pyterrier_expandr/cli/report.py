@@ -1,0 +1,50 @@
+"""`expandr report`: the tables of an experiment, beside the paper's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .analyse import Results, pairs_of
+from .common import app
+
+
+@app.command(epilog="Example: expandr report OUT --baseline dense --paper ExpandR=Contriever/ExpandR --format html")
+def report(
+    results: Results,
+    format: Annotated[str, typer.Option(help="md, latex or html.")] = "md",
+    baseline: Annotated[str | None, typer.Option(help="The system that others are tested against.")] = None,
+    paper: Annotated[
+        list[str] | None,
+        typer.Option(help="SYSTEM=ROW of the paper that it corresponds to, such as ExpandR=Contriever/ExpandR."),
+    ] = None,
+    system: Annotated[list[str] | None, typer.Option(help="Only these systems, in this order.")] = None,
+    on: Annotated[list[str] | None, typer.Option(help="Only these collections, in this order.")] = None,
+    measure: Annotated[list[str] | None, typer.Option(help="Only these measures, in this order.")] = None,
+    layout: Annotated[str, typer.Option(help="What makes a row: collections (Tables 2, 5-8) or systems (3).")] = (
+        "collections"
+    ),
+    title: str = "Results",
+    out: Annotated[Path | None, typer.Option(help="Write the report here rather than print it.")] = None,
+) -> None:
+    """Tables of an experiment in Markdown, LaTeX or HTML, with significance and the paper's values."""
+    from ..report import report as written
+    from ..results import Results as ResultSet
+
+    chosen: dict[str, Any] = {"format": format, "layout": layout}
+    text = written(
+        ResultSet.load(results, systems=system, collections=on),
+        **chosen,
+        baseline=baseline,
+        paper=dict(pairs_of(paper or [])),
+        measures=measure,
+        title=title,
+    )
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding="utf-8")
+    typer.echo(f"report in {out}")
