@@ -1,9 +1,10 @@
-"""SciFact test (300 queries) with recorded LLM passages: measured scores against the expected ones.
+"""SciFact test (300 queries) with every recorded LLM passage: scores, expected scores, significance, pictures.
 
-    EXPANDR_DATA=FOLDER python -m benchmarks.scifact [--json FILE]
+    EXPANDR_DATA=FOLDER python -m benchmarks.scifact [--out docs/results] [--folder KEEP]
 
 FOLDER holds `scifact/` in BEIR format and `expansions/scifact/*.jsonl`; without `scifact/` the collection comes from
-ir-datasets. The exit status is 1 if any line is not OK.
+ir-datasets. `--out` writes scifact.json and the pictures; `--folder` keeps the indexes and the result set, and a rerun
+computes only what is missing. The exit status is 1 if any line is not OK.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import os
 import sys
 import tempfile
-from importlib.metadata import version
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,80 +22,106 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_expandr import ExpandREncoder, FaissIndex, RecordedExpander
-from pyterrier_expandr.collections import beir_folder
+from pyterrier_expandr.beir import Collection, experiment, resolve
 from pyterrier_expandr.demo import demo_encoder_folder
+from pyterrier_expandr.result_store import versions
+from pyterrier_expandr.results import Results
 from pyterrier_expandr.sparse import bm25
 
-EXPECTED = Path(__file__).with_name("scifact_expected.json")
-COLUMNS = {"ndcg_cut_10": "nDCG@10", "recall_100": "R@100"}
+EXPECTED = json.loads(Path(__file__).with_name("scifact_expected.json").read_text())
+MEASURES = ["nDCG@10", "R@100"]
 
 
-def open_scifact(data: Path) -> Any:
-    """The collection: a BEIR folder where there is one, else ir-datasets."""
-    return (
-        beir_folder(data / "scifact", "test")
-        if (data / "scifact").is_dir()
-        else pt.get_dataset("irds:beir/scifact/test")
-    )
-
-
-def run(data: Path, folder: Path) -> pd.DataFrame:
-    """The experiment: one row for each system, columns name, ndcg_cut_10, recall_100."""
-    expected = json.loads(EXPECTED.read_text())
-    dataset = open_scifact(data)
-    encoder = ExpandREncoder(demo_encoder_folder(), max_length=expected["max_length"], device="cpu")
+def systems(data: Path, folder: Path) -> dict[str, Callable[[Collection], pt.Transformer]]:
+    """The systems by name: BM25, the dense retriever, and the dense retriever behind each recording."""
+    encoder = ExpandREncoder(demo_encoder_folder(), max_length=EXPECTED["max_length"], device="cpu")
     index = FaissIndex(folder / "scifact.faiss")
-    if not index.built():
-        corpus = pt.tqdm(dataset.get_corpus_iter(), desc="Indexing SciFact", unit="doc")
-        (encoder.doc_encoder() >> index).index(corpus)
-    dense = encoder.query_encoder() >> index.retriever(num_results=1000)
-    systems = {}
-    for line in expected["lines"]:
-        if line["expansions"] == "bm25":
-            systems[line["name"]] = bm25(dataset.get_corpus_iter(), folder / "scifact.pisa")
-        elif line["expansions"] is None:
-            systems[line["name"]] = dense
-        else:
-            recorded = data / "expansions" / "scifact" / line["expansions"]
-            systems[line["name"]] = RecordedExpander(recorded) >> dense
-    topics = dataset.get_topics()
-    if "query" not in topics:
-        topics = topics.rename(columns={"text": "query"})
-    return pt.Experiment(list(systems.values()), topics, dataset.get_qrels(), list(COLUMNS), names=list(systems))
+
+    def dense(collection: Collection) -> pt.Transformer:
+        if not index.built():
+            corpus = index.remaining(collection.get_corpus_iter(verbose=True))
+            (encoder.doc_encoder() >> index.indexer("resume")).index(corpus)
+        return encoder.query_encoder() >> index.retriever(num_results=collection.num_results)
+
+    def sparse(collection: Collection) -> pt.Transformer:
+        return bm25(collection.get_corpus_iter(), folder / "scifact.pisa", num_results=collection.num_results)
+
+    def expanded(file: str) -> Callable[[Collection], pt.Transformer]:
+        recorded = data / "expansions" / "scifact" / file
+        return lambda collection: RecordedExpander(recorded) >> dense(collection)
+
+    made = {None: dense, "bm25": sparse}
+    return {line["name"]: made.get(line["expansions"]) or expanded(line["expansions"]) for line in EXPECTED["lines"]}
 
 
-def judge(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """One row for each system and measure with the expected value and OK, FAIL or - (nothing expected)."""
-    expected = json.loads(EXPECTED.read_text())
+def run(data: Path, folder: Path) -> Results:
+    """The experiment."""
+    return experiment(systems(data, folder), "SciFact", folder / "results", measures=MEASURES, data=data)
+
+
+def judge(means: pd.DataFrame) -> list[dict[str, Any]]:
+    """One row for each system and measure with the expected value and OK, FAIL or - (nothing expected).
+
+    `means` is that of `Results`: system, collection, measure, value.
+    """
+    lines = {line["name"]: line for line in EXPECTED["lines"]}
     rows = []
-    for line in expected["lines"]:
-        measured = table[table["name"] == line["name"]].iloc[0]
-        for measure, title in COLUMNS.items():
-            want, got = line.get(measure), float(measured[measure])
-            verdict = "-" if want is None else "OK" if abs(got - want) <= expected["tolerance"] else "FAIL"
-            rows.append(
-                {"system": line["name"], "measure": title, "measured": got, "expected": want, "result": verdict}
-            )
+    for system, _, measure, got in means.itertuples(index=False, name=None):
+        want = lines[system].get(measure)
+        verdict = "-" if want is None else "OK" if abs(got - want) <= EXPECTED["tolerance"] else "FAIL"
+        rows.append({"system": system, "measure": measure, "measured": got, "expected": want, "result": verdict})
     return rows
 
 
+def with_significance(rows: list[dict[str, Any]], results: Results) -> list[dict[str, Any]]:
+    """The rows with the difference to the query alone, its p-value, and that after Holm's correction."""
+    compared = results.compare(EXPECTED["baseline"], correction="holm").set_index(["system", "measure"])
+    columns = ["difference", "p_value", "p_corrected"]
+    return [
+        row
+        | (compared.loc[key, columns].to_dict() if (key := (row["system"], row["measure"])) in compared.index else {})
+        for row in rows
+    ]
+
+
+def draw(results: Results, data: Path, out: Path) -> None:
+    """The pictures: gains and losses of the best recording by query, and the lengths of all recordings."""
+    from pyterrier_expandr.analysis import change_plot, expansion_lengths, lengths_plot, per_query_change
+
+    recorded = {
+        line["name"]: line["expansions"] for line in EXPECTED["lines"] if line["expansions"] not in (None, "bm25")
+    }
+    means = results.means().query("measure == 'nDCG@10'").set_index("system")["value"]
+    best = str(means[list(recorded)].idxmax())
+    changes = per_query_change(results.per_query, best, EXPECTED["baseline"])
+    change_plot(changes, system=best, baseline=EXPECTED["baseline"], path=out / "scifact_change.svg")
+    (collection,) = resolve("SciFact", data=data)
+    expansions = {
+        name: RecordedExpander(data / "expansions" / "scifact" / file).transform(collection.topics)
+        for name, file in recorded.items()
+    }
+    lengths_plot(expansion_lengths(expansions), path=out / "scifact_lengths.svg")
+
+
 def main() -> int:
-    """Run, print the table, write JSON; 0 if every line is OK."""
+    """Run, print the table, write what was found; 0 if every line is OK."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the results here")
-    parser.add_argument("--folder", type=Path, help="keep the indexes here; a temporary folder if not given")
+    parser.add_argument("--out", type=Path, help="write scifact.json and the pictures here")
+    parser.add_argument("--folder", type=Path, help="keep indexes and results here; a temporary folder if not given")
     args = parser.parse_args()
     data = Path(os.environ.get("EXPANDR_DATA", ""))
     if not (data / "expansions" / "scifact").is_dir():
         parser.error("set EXPANDR_DATA to a folder with expansions/scifact/*.jsonl (and scifact/ in BEIR format)")
     with tempfile.TemporaryDirectory() as temporary:
-        rows = judge(run(data, args.folder or Path(temporary)))
+        results = run(data, args.folder or Path(temporary))
+        rows = with_significance(judge(results.means()), results)
+        if args.out:
+            args.out.mkdir(parents=True, exist_ok=True)
+            content = {"versions": versions(), "baseline": EXPECTED["baseline"], "correction": "holm", "rows": rows}
+            (args.out / "scifact.json").write_text(json.dumps(content, indent=2) + "\n")
+            draw(results, data, args.out)
     print(pd.DataFrame(rows).to_string(index=False, na_rep="-", float_format="{:.4f}".format))
-    if args.json:
-        packages = ["pyterrier", "sentence-transformers", "torch", "faiss-cpu", "pyterrier-pisa"]
-        versions = {name: version(name) for name in packages}
-        args.json.write_text(json.dumps({"versions": versions, "rows": rows}, indent=2) + "\n")
-    return int(any(row["result"] == "FAIL" for row in rows))
+    return int(any(row["result"] == "FAIL" for row in rows) or not results.failures.empty)
 
 
 if __name__ == "__main__":

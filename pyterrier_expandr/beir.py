@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pyterrier as pt
 from ir_measures import Measure
@@ -17,22 +16,20 @@ from .evaluation import evaluate, parse_measures, search
 from .provenance import describe_pipeline, digest
 from .result_store import ResultStore
 from .results import Results
-
-if TYPE_CHECKING:
-    pass
+from .system import ExpandR
 
 logger = logging.getLogger(__name__)
 
-#: a function that makes a pipeline for a collection, or an ExpandR
-System = "Callable[[Collection], pt.Transformer] | ExpandR"
-
 MEASURES = ("nDCG@10", "R@100")
+
+#: a function that makes a pipeline for a collection, or an ExpandR
+System = Callable[[Collection], pt.Transformer] | ExpandR
 
 __all__ = ["Collection", "experiment", "resolve"]
 
 
 def experiment(
-    systems: Mapping[str, Any] | Iterable[tuple[str, Any]],
+    systems: Mapping[str, System] | Iterable[tuple[str, System]],
     collections: str | Collection | Iterable[str | Collection],
     folder: str | Path,
     *,
@@ -104,7 +101,7 @@ def experiment(
     return Results.load(folder, systems=list(named), collections=names)
 
 
-def _named(systems: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def _named(systems: Mapping[str, System] | Iterable[tuple[str, System]]) -> dict[str, System]:
     """The systems by name. Raises ValueError where there is none or a name comes twice, TypeError on other things."""
     pairs = list(systems.items() if isinstance(systems, Mapping) else systems)
     names = [name for name, _ in pairs]
@@ -118,14 +115,14 @@ def _named(systems: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> dict[str, 
                 f"system {name!r} is a pipeline, which searches one collection: give a function of the collection, "
                 "such as lambda collection: pipeline"
             )
-        if not callable(system) and not hasattr(system, "pipeline"):
+        if not callable(system) and not isinstance(system, ExpandR):
             raise TypeError(f"system {name!r} must be a function of a collection or an ExpandR, got {system!r:.80}")
     return dict(pairs)
 
 
-def _maker(system: Any, indexes: Path, collections: list[str]) -> Callable[[Collection], pt.Transformer]:
+def _maker(system: System, indexes: Path, collections: list[str]) -> Callable[[Collection], pt.Transformer]:
     """A function that makes a system's pipeline for a collection."""
-    if not hasattr(system, "pipeline"):
+    if not isinstance(system, ExpandR):
         return system
     if system.faiss_index is None:
         return lambda collection: system.for_collection(collection, indexes).pipeline(collection.num_results)

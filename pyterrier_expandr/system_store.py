@@ -1,0 +1,242 @@
+"""The folder of a saved ExpandR system: written whole or not at all, and checked part by part when it is opened.
+
+FOLDER/pt_meta.json             PyTerrier's record of the artefact
+FOLDER/expandr_system.json      expander, encoder and index with their fingerprints, versions
+FOLDER/index/                   the FaissIndex
+FOLDER/encoder/                 the encoder's files, unless it comes from the hub
+FOLDER/expansions.jsonl         recorded expansions, where the expander replays some
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .provenance import describe_pipeline
+from .result_store import versions, write_json
+from .vectors import describe_source
+
+if TYPE_CHECKING:
+    import pyterrier as pt
+
+    from .backends.base import Backend
+    from .encoder import ExpandREncoder
+    from .index import FaissIndex
+    from .system import ExpandR
+
+FORMAT_VERSION = 1
+RECORD, PT_METADATA = "expandr_system.json", "pt_meta.json"
+INDEX, ENCODER, EXPANSIONS = "index", "encoder", "expansions.jsonl"
+ARTEFACT = {"type": "retrieval_system", "format": "expandr", "package_hint": "pyterrier_expandr"}
+
+
+def save(system: ExpandR, folder: Path) -> None:
+    """Write all parts beside `folder`, then put them in place by a rename."""
+    if folder.exists():
+        raise FileExistsError(f"{str(folder)!r} exists: choose another folder, or remove it")
+    part = folder.with_name(f".part.{folder.name}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        write_json(part / RECORD, _write_parts(system, part))
+        write_json(part / PT_METADATA, ARTEFACT)
+        os.replace(part, folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _write_parts(system: ExpandR, folder: Path) -> dict[str, Any]:
+    index = system.faiss_index
+    assert index is not None
+    encoder = _save_encoder(system.encoder, folder)
+    check_index(system.encoder, index, pooling=encoder["pooling"], normalize=encoder["normalize"])
+    shutil.copytree(index.folder, folder / INDEX, copy_function=_link_or_copy)
+    return {
+        "format_version": FORMAT_VERSION,
+        "encoder": encoder,
+        "expander": _save_expander(system.expander, folder),
+        "index": {**index.describe(), "encoder": index.encoder},
+        "versions": versions(),
+    }
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """A hard link where the file system has them: files of an index are never changed in place, and may be large."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _save_encoder(encoder: ExpandREncoder, folder: Path) -> dict[str, Any]:
+    source = encoder.source
+    if callable(encoder.fusion):
+        raise ValueError("a fusion that is a function cannot be saved: give a name or a weight")
+    if "weights_sha256" in source["fingerprint"]:
+        raise ValueError(
+            f"the encoder {source['model']!r} was built in memory: save it with save_pretrained, open it from there "
+            "with ExpandREncoder(FOLDER), and index with that"
+        )
+    if Path(source["model"]).is_dir():
+        shutil.copytree(source["model"], folder / ENCODER, ignore=_hidden_files)
+    return source
+
+
+def _hidden_files(folder: str, names: list[str]) -> list[str]:
+    """What `model_fingerprint` does not look at either."""
+    return [name for name in names if name.startswith(".") and (Path(folder) / name).is_file()]
+
+
+def _save_expander(expander: pt.Transformer | None, folder: Path) -> dict[str, Any] | None:
+    from .expander import LLMExpander, RecordedExpander
+    from .jsonl import write_jsonl
+
+    if expander is None:
+        return None
+    if isinstance(expander, RecordedExpander):
+        if isinstance(expander.records, (str, Path)):
+            shutil.copyfile(expander.records, folder / EXPANSIONS)
+        else:
+            write_jsonl(folder / EXPANSIONS, expander.records)
+        return {"kind": "recorded", **describe_pipeline(expander)}
+    if isinstance(expander, LLMExpander):
+        backend = expander.backend
+        place = {name: getattr(backend, name, None) for name in ("model", "adapter")}
+        return {"kind": "llm", "engine": type(backend).__name__, "place": place, **describe_pipeline(expander)}
+    raise TypeError(f"only an LLMExpander or a RecordedExpander can be saved, not {expander!r:.80}")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a saved system. Raises FileNotFoundError or ValueError where it is none, damaged, or newer."""
+    path = folder / RECORD
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(folder)!r} holds no ExpandR system: it has no {RECORD}")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        newer = record["format_version"] > FORMAT_VERSION
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{str(path)!r} is damaged ({error!r}): save the system again") from error
+    if newer:
+        raise ValueError(
+            f"the system in {str(folder)!r} has format {record['format_version']}, this release reads up to "
+            f"{FORMAT_VERSION}: upgrade pyterrier_expandr"
+        )
+    return record
+
+
+def load_encoder(folder: Path, record: dict[str, Any], device: str | None) -> ExpandREncoder:
+    """The encoder of a record; `from_spec` refuses one with other weights than recorded."""
+    from .encoder import ExpandREncoder
+
+    source = dict(record["encoder"])
+    if (folder / ENCODER).is_dir():
+        source["model"] = str(folder / ENCODER)
+    return ExpandREncoder.from_spec(source, device=device)
+
+
+def load_index(folder: Path, record: dict[str, Any]) -> FaissIndex:
+    """The index inside a system. Raises ValueError where it is not the one that was saved."""
+    from .index import FaissIndex
+
+    index, saved = FaissIndex(folder / INDEX), record["index"]
+    found = {**index.describe(), "encoder": index.encoder}
+    if found != saved:
+        raise ValueError(
+            f"the index in {str(folder)!r} is not the one that was saved: it was made by "
+            f"{describe_source(found['encoder'])} and has files {_hashes(found)}; the system has one by "
+            f"{describe_source(saved['encoder'])} with files {_hashes(saved)}"
+        )
+    return index
+
+
+def _hashes(index: dict[str, Any]) -> list[str]:
+    return [file["sha256"][:12] for file in index["files"].values()]
+
+
+def load_expander(
+    folder: Path, record: dict[str, Any], backend: Backend | None, cache: Any, device: str | None
+) -> pt.Transformer | None:
+    """The expander of a record.
+
+    Raises:
+        ValueError: the LLM or the recorded texts are not those that were saved, or the LLM is not here.
+    """
+    from .expander import LLMExpander, RecordedExpander
+
+    saved = record["expander"]
+    if saved is None:
+        return None
+    clean = saved["cleaning"] is not None
+    if saved["kind"] == "recorded":
+        replayed = RecordedExpander(folder / EXPANSIONS, on_missing=saved["on_missing"], clean=clean)
+        _check_equal("recorded expansions", saved["records_sha256"], replayed.describe()["records_sha256"])
+        return replayed
+    names = ("prompt", "n", "temperature", "top_p", "max_new_tokens", "seed")
+    engine = backend if backend is not None else _open_backend(saved, device)
+    expander = LLMExpander(engine, cache=cache, clean=clean, **{name: saved[name] for name in names})
+    if not _same_model(engine.fingerprint(), saved["model"]):
+        _check_equal("LLM", saved["model"], engine.fingerprint())
+    return expander
+
+
+def _open_backend(saved: dict[str, Any], device: str | None) -> Backend:
+    from .backends.huggingface import HuggingFaceBackend
+
+    model, place = saved["model"], saved["place"]
+    if saved["engine"] != "HuggingFaceBackend":
+        raise ValueError(f"this system's LLM ran on {saved['engine']}: give it with backend=, or load(expansion=False)")
+    try:
+        return HuggingFaceBackend(**place, dtype=model["dtype"], revision=model.get("commit"), device=device)
+    except ValueError as error:
+        raise ValueError(
+            f"this system's LLM is not at {place['model']!r} ({error}): give it with backend=, or load(expansion=False)"
+        ) from error
+
+
+def check_index(
+    encoder: ExpandREncoder, index: FaissIndex, *, pooling: str | None = None, normalize: bool | None = None
+) -> None:
+    """Raise ValueError where the index was made by another encoder; what is not known is not compared.
+
+    Without `pooling` and `normalize` those that the encoder was given count, so that no model need be loaded.
+    """
+    made = index.encoder
+    if made is None:
+        return
+    settings = {
+        "pooling": pooling if pooling is not None else encoder.pooling,
+        "normalize": normalize if normalize is not None else encoder.normalize,
+    }
+    differ = [name for name, value in settings.items() if value is not None and value != made.get(name)]
+    if not _same_model(encoder.fingerprint(), made["fingerprint"]):
+        differ = ["fingerprint", *differ]
+    if differ:
+        ours = {"fingerprint": encoder.fingerprint(), **settings}
+        raise ValueError(
+            f"these parts do not belong together: the index {str(index.path)!r} was made by {made['model']!r} "
+            f"({_told(made, differ)}), the encoder is {encoder.model_name!r} ({_told(ours, differ)})"
+        )
+
+
+def _told(source: dict[str, Any], names: list[str]) -> str:
+    return ", ".join(f"{name} {source.get(name)}" for name in names)
+
+
+def _same_model(found: dict[str, Any], saved: dict[str, Any]) -> bool:
+    """Whether two fingerprints are of one model; a hub model that is not downloaded yet is known by its revision."""
+    if found == saved:
+        return True
+    if "commit" not in saved or "model" not in found or "commit" in found:
+        return False
+    unknown = {"commit", "revision"}
+    rest = [{name: value for name, value in one.items() if name not in unknown} for one in (found, saved)]
+    return rest[0] == rest[1] and found.get("revision") in (None, saved["commit"])
+
+
+def _check_equal(what: str, saved: Any, found: Any) -> None:
+    if saved != found:
+        raise ValueError(f"the {what} are not those that were saved: the system has {saved}, found is {found}")
