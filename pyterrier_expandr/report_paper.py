@@ -114,11 +114,13 @@ def _compare(row: PaperRow, collection: str, setting: Setting) -> tuple[tuple[st
         unlike.append(f"{setting.n_queries} queries evaluated, {setting.standard_queries} in the standard split")
     if (row.table, row.system, collection) in CAPPED_RECALL:
         unlike.append("the paper prints capped recall here")
-    named = _named_retriever(setting.encoder)
-    wanted = _retriever_of(row)
-    if named is not None and named != wanted:
+    wanted, checkpoints = _retriever_of(row), _checkpoints()
+    named = checkpoints.get(setting.encoder or "")
+    # Any checkpoint may be a trained one; for an untrained retriever whose own is known, another is another model.
+    known = named is not None or (setting.encoder is not None and wanted in checkpoints.values())
+    if known and named != wanted:
         unlike.append(f"the encoder is {setting.encoder}, the paper's is {wanted}")
-    return tuple(unlike), named is None
+    return tuple(unlike), not known
 
 
 def _retriever_of(row: PaperRow) -> str:
@@ -129,11 +131,10 @@ def _retriever_of(row: PaperRow) -> str:
     return retriever if row.table == 8 or training in UNTRAINED else row.system
 
 
-def _named_retriever(encoder: str | None) -> str | None:
-    """The paper's name of a known checkpoint: "Contriever", or "AnchorDR/ExpandR" for the released retriever."""
+def _checkpoints() -> dict[str, str]:
+    """Hub id -> what the paper calls it: "Contriever", or "AnchorDR/ExpandR" for the released retriever."""
     names = {entry.model: entry.paper.partition(", ")[2] for entry in ENCODERS.values() if entry.model and entry.paper}
-    name = names.get(encoder or "")
-    return None if name in UNNAMED else name
+    return {model: name for model, name in names.items() if name not in UNNAMED}
 
 
 def standard_queries(collection: str) -> int | None:

@@ -104,7 +104,8 @@ def test_transfer(pocket_index):
 def test_change(experiment, tmp_path):
     options = ["--system", "ExpandR", "--baseline", "dense", "--texts", "pocket", "--show-worst", 2]
     out = analyse("change", experiment, *options, "--out", tmp_path / "change.png")
-    assert "mean +0.1" in out and "12 queries gain, 3 lose, 22 stay as they are" in out
+    assert "ExpandR minus dense: +0.11" in out and "the mean over 37 queries" in out
+    assert "12 queries gain, 3 lose, 22 stay as they are" in out
     hurt = out.split("Hurt most:")[1].splitlines()[2:]
     assert len(hurt) == 2 and hurt[0].split()[1] == "q23" and "phone in bed" in hurt[0]
     assert (tmp_path / "change.png").stat().st_size > 1000

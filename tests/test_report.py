@@ -141,6 +141,7 @@ def test_what_is_comparable():
     [
         ("Contriever/ExpandR", "nDCG@10", settings(["SciFact"], CONTRIEVER), "the encoder is facebook/contriever"),
         ("AnchorDR/Raw", "nDCG@10", settings(["SciFact"], CONTRIEVER), "the paper's is AnchorDR"),
+        ("Contriever/Raw", "nDCG@10", settings(["SciFact"], "sentence-transformers/all-MiniLM-L6-v2"), "is Contriever"),
         ("Contriever/Raw", "nDCG@10", settings(["SciFact"], CONTRIEVER, change=509), "809 queries evaluated, 300"),
         ("BM25", "R@100", settings(["TREC-COVID"]), "capped recall"),
         ("BM25", "nDCG@10", {"SciFact": Setting(300, None, None)}, "not a collection of the paper"),

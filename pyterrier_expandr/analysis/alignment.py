@@ -58,7 +58,8 @@ def alignment_distances(settings: Settings) -> pd.DataFrame:
     """
     rows = []
     for name, (queries, documents) in settings.items():
-        distances = 1 - _units(name, queries, documents)[0] @ _units(name, documents, queries)[0].T
+        left, right = _units(name, queries, documents)
+        distances = 1 - left @ right.T
         own = float(np.diag(distances).mean())
         others = float(distances[~np.eye(len(distances), dtype=bool)].mean())
         rows.append((name, own, others, own / others if others else float("nan")))

@@ -168,12 +168,12 @@ def change(
     from ..analysis import change_plot, per_query_change
     from ..results import Results as ResultSet
 
-    scores = ResultSet.load(results, collections=on).per_query
+    scores = ResultSet.load(results, collections=collections_of(on)).per_query
     topics = None if texts is None else topics_of(open_collection(texts, split))
     changes = per_query_change(scores, system, baseline, measure=measure, topics=topics)
     values = changes["change"]
     gain, loss = (values > 0).sum(), (values < 0).sum()
-    typer.echo(f"{measure}, {system} minus {baseline}: mean {values.mean():+.4f}")
+    typer.echo(f"{measure}, {system} minus {baseline}: {values.mean():+.4f} in the mean over {len(values)} queries")
     typer.echo(f"{gain} queries gain, {loss} lose, {len(values) - gain - loss} stay as they are")
     worst = changes[values < 0].iloc[::-1].head(show_worst)
     if len(worst):
@@ -225,6 +225,15 @@ def case(
         typer.echo(f"  {part.system}: {measure} {part.score:.4f}, gold document {rank}")
     if out is not None:
         study.save(out)
+
+
+def collections_of(names: list[str] | None) -> list[str] | None:
+    """Names as an experiment has them: "CQADupStack" stands for its sub-forums; None for all."""
+    from ..averages import FORUMS
+
+    if names is None:
+        return None
+    return [each for name in names for each in (FORUMS if name == "CQADupStack" else [name])]
 
 
 def pairs_of(options: list[str]) -> list[tuple[str, str]]:

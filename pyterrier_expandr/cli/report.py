@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .analyse import Results, pairs_of
+from .analyse import Results, collections_of, pairs_of
 from .common import app
 
 
@@ -35,7 +35,7 @@ def report(
 
     chosen: dict[str, Any] = {"format": format, "layout": layout}
     text = written(
-        ResultSet.load(results, systems=system, collections=on),
+        ResultSet.load(results, systems=system, collections=collections_of(on)),
         **chosen,
         baseline=baseline,
         paper=dict(pairs_of(paper or [])),
