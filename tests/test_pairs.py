@@ -7,12 +7,14 @@ import time
 
 import pytest
 
-from pyterrier_expandr import HuggingFaceBackend
+from pyterrier_expandr import FaissIndex, HuggingFaceBackend
+from pyterrier_expandr.collections import pocket
 from pyterrier_expandr.training.candidates import CandidateSet, CandidateSettings
 from pyterrier_expandr.training.pair_files import read_pairs
 from pyterrier_expandr.training.pair_report import PairReport
 from pyterrier_expandr.training.pairs import PairsConfig, _whole_chunks, build_pairs, read_decisions
 from pyterrier_expandr.training.preferences import Decision, PreferenceSettings
+from pyterrier_expandr.training.rewards import LengthPenalty, MeasureGain
 
 DRAWN = CandidateSettings(temperatures=(0.8, 1.1), samples=2, max_new_tokens=12)
 KEPT = PreferenceSettings(candidates=4, threshold=-1)
@@ -117,6 +119,21 @@ def test_a_finished_folder_is_only_read(made, tiny_llama, encoder):
     again = build_pairs(CONFIG, HuggingFaceBackend(tiny_llama, device="cpu"), encoder, made)
     assert str(again) == (made / "report.txt").read_text().rstrip("\n")
     assert {path: path.stat().st_mtime_ns for path in made.iterdir()} == before
+
+
+def test_rewards_of_the_users_own_are_recorded_by_what_they_are(tmp_path, tiny_llama, encoder):
+    pytest.importorskip("faiss")
+    collection = pocket("train")
+    index = FaissIndex(tmp_path / "index")
+    (encoder.doc_encoder() >> index).index(collection.get_corpus_iter(verbose=False))
+    gain = MeasureGain(index.retriever(num_results=10), collection.get_qrels())
+    kept = PreferenceSettings(candidates=4, threshold=-1, rewards=["retriever", LengthPenalty(8), gain])
+    config = PairsConfig("pocket", limit=3, candidates=DRAWN, preferences=kept)
+    report = build_pairs(config, HuggingFaceBackend(tiny_llama, device="cpu"), encoder, tmp_path / "pairs")
+    record = json.loads((tmp_path / "pairs" / "pairs.json").read_text())
+    assert record["settings"]["preferences"]["rewards"] == ["retriever", "LengthPenalty(limit=8)", repr(gain)]
+    decisions = [one for one in read_decisions(tmp_path / "pairs") if one.rewards]
+    assert report.queries == 3 and decisions and all(len(one.parts) == 3 for one in decisions)
 
 
 def test_bad_input_is_counted_when_asked(tmp_path, tiny_llama, encoder):

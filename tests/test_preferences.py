@@ -1,4 +1,6 @@
 import json
+import resource
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 
 from pyterrier_expandr import ExpandREncoder
 from pyterrier_expandr.training.candidates import CandidateSet
-from pyterrier_expandr.training.pair_files import read_pairs, released_row, trl_row, write_pairs
+from pyterrier_expandr.training.pair_files import ROW_GROUP, read_pairs, released_row, trl_row, write_pairs
 from pyterrier_expandr.training.preferences import PreferenceSettings, choose, compare, decide, similarities
 from pyterrier_expandr.training.rewards import Candidates, LengthPenalty
 
@@ -213,21 +215,29 @@ def test_broken_pair_files(rows, tmp_path):
         write_pairs(tmp_path / "pairs.csv", rows)
 
 
-def test_a_full_disk_leaves_no_half_file(rows, tmp_path):
-    import resource
-
+@pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.parquet"])
+def test_a_full_disk_leaves_no_half_file(name, rows, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    import signal
-
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    many = [rows[0] | {"query_id": str(number)} for number in range(4000)]
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
         with pytest.raises(OSError, match="File too large"):
-            write_pairs(tmp_path / "pairs.jsonl", rows * 100)
+            write_pairs(tmp_path / name, many)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_parquet_is_written_in_pieces(rows, tmp_path):
+    import pyarrow.parquet as pq
+
+    many = [rows[0] | {"query_id": str(number)} for number in range(ROW_GROUP + 5)]
+    assert write_pairs(tmp_path / "pairs.parquet", iter(many)) == ROW_GROUP + 5
+    assert pq.ParquetFile(tmp_path / "pairs.parquet").num_row_groups == 2
+    assert list(read_pairs(tmp_path / "pairs.parquet")) == many
+    assert write_pairs(tmp_path / "none.parquet", []) == 0 and list(read_pairs(tmp_path / "none.parquet")) == []
 
 
 def test_a_dropped_query_has_no_row():

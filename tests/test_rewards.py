@@ -92,6 +92,9 @@ def test_measure_gain_is_the_change_of_the_measure(encoder, tmp_path):
     assert found.shape == (3, 2)
     assert found[0, 0] == pytest.approx(1 - alone[0, 2]) and found[0, 0] > 0 >= found[0, 1]
     np.testing.assert_array_equal(found[1:], 0)  # nothing to gain, nothing judged
+    assert repr(gain).endswith("num_results=3), <2 judgments>, 'RR', fusion='average')")
+    with pytest.raises(ValueError, match="two queries have one id"):
+        gain(compare([sets[0], sets[0]], encoder))
 
 
 def test_a_length_reward_reads_the_texts(encoder):

@@ -9,6 +9,10 @@ from typing import Any
 from ..jsonl import read_jsonl, write_jsonl
 from ..prompts import render, resolve_prompt
 from .preferences import Decision
+from .streams import in_chunks
+
+#: rows that are held in memory to write Parquet
+ROW_GROUP = 1024
 
 
 def trl_row(decision: Decision, prompt: str = "q2d") -> dict[str, Any]:
@@ -80,15 +84,21 @@ def _write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pylist(list(rows))
+    chunks = in_chunks(rows, ROW_GROUP)
     part = path.with_name(path.name + ".part")
     try:
-        pq.write_table(table, part)
+        table = pa.Table.from_pylist(next(chunks, []))
+        count = table.num_rows
+        with pq.ParquetWriter(part, table.schema) as writer:
+            writer.write_table(table)
+            for chunk in chunks:
+                writer.write_table(pa.Table.from_pylist(chunk, schema=table.schema))
+                count += len(chunk)
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    return int(table.num_rows)
+    return int(count)
 
 
 def read_pairs(path: str | Path) -> Iterator[dict[str, Any]]:

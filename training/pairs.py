@@ -126,8 +126,14 @@ def build_pairs(
 
 
 def _settings(config: PairsConfig, backend: Backend, encoder: ExpandREncoder) -> dict[str, Any]:
-    preferences = asdict(config.preferences) | {"rewards": [_name(reward) for reward in config.preferences.rewards]}
-    values = asdict(config) | {"preferences": preferences, "llm": identity(backend), "encoder": encoder.source}
+    # Not asdict: it would copy what a reward holds, for instance an open index.
+    preferences = vars(config.preferences) | {"rewards": [_name(reward) for reward in config.preferences.rewards]}
+    values = vars(config) | {
+        "candidates": asdict(config.candidates),
+        "preferences": preferences,
+        "llm": identity(backend),
+        "encoder": encoder.source,
+    }
     return dict(json.loads(json.dumps(values)))
 
 

@@ -135,7 +135,7 @@ class LengthPenalty:
         return length_penalty(np.array([[len(text.split()) for text in row] for row in candidates.texts]), self.limit)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MeasureGain:
     """A reward: what fusing the query with a candidate gains in a measure, such as nDCG@10, on an index of the user's.
 
@@ -146,6 +146,9 @@ class MeasureGain:
         qrels: `[qid, docno, label]`.
         measure: in the notation of ir-measures.
         fusion: how query and candidate become one vector.
+
+    Raises:
+        ValueError: when called, two queries have one id.
 
     Example:
         >>> from pyterrier_expandr import FaissIndex
@@ -162,29 +165,32 @@ class MeasureGain:
     def __call__(self, candidates: Candidates) -> np.ndarray:
         """Float64 (n, m): the measure with the candidate less that of the query alone."""
         n, m, d = candidates.vectors.shape
-        alone = self._values(candidates, candidates.query_vectors, 1)
         queries = np.broadcast_to(candidates.query_vectors[:, None, :], (n, m, d))
         fused = fuse(queries, candidates.vectors[:, :, None, :], self.fusion)
-        return self._values(candidates, fused.reshape(n * m, d), m) - alone
+        alone = self._values(candidates, candidates.query_vectors)
+        return np.stack([self._values(candidates, fused[:, number]) - alone for number in range(m)], axis=1)
 
-    def _values(self, candidates: Candidates, vectors: np.ndarray, per_query: int) -> np.ndarray:
+    def _values(self, candidates: Candidates, vectors: np.ndarray) -> np.ndarray:
+        """The measure (n,) of the queries when `vectors` (n, d) are searched with."""
         import ir_measures
 
-        names = [f"{place}/{number}" for place in range(len(candidates.query_ids)) for number in range(per_query)]
-        texts = [query for query in candidates.queries for _ in range(per_query)]
-        queries = pd.DataFrame({"qid": names, "query": texts, "query_vec": list(vectors)})
+        ids = [str(query_id) for query_id in candidates.query_ids]
+        if len(set(ids)) < len(ids):
+            raise ValueError("two queries have one id, so that their judgments cannot be told apart")
+        queries = pd.DataFrame({"qid": ids, "query": list(candidates.queries), "query_vec": list(vectors)})
         found = self.retriever.transform(queries)
-        judged = {str(qid): rows for qid, rows in self.qrels.groupby("qid")}
-        nothing = self.qrels.iloc[:0]
-        of_name = {name: judged.get(str(candidates.query_ids[int(name.split("/")[0])]), nothing) for name in names}
-        qrels = pd.concat([rows.assign(qid=name) for name, rows in of_name.items()])
+        judged = self.qrels[self.qrels["qid"].isin(ids)]
         measured = ir_measures.iter_calc(
             [ir_measures.parse_measure(self.measure)],
-            qrels.rename(columns={"qid": "query_id", "docno": "doc_id", "label": "relevance"}),
+            judged.rename(columns={"qid": "query_id", "docno": "doc_id", "label": "relevance"}),
             found.rename(columns={"qid": "query_id", "docno": "doc_id"})[["query_id", "doc_id", "score"]],
         )
         values = {metric.query_id: metric.value for metric in measured}
-        return np.array([values.get(name, 0.0) for name in names]).reshape(-1, per_query)
+        return np.array([values.get(query_id, 0.0) for query_id in ids])
+
+    def __repr__(self) -> str:
+        judged = f"<{len(self.qrels)} judgments>"
+        return f"MeasureGain({self.retriever!r}, {judged}, {self.measure!r}, fusion={self.fusion!r})"
 
 
 #: the rewards that need similarities only; "self" and "retriever" together are the paper's (Eq. 11)
