@@ -120,28 +120,41 @@ class GenerationCache:
         self.put_many(fingerprint, [(request, generations)])
 
     def put_many(self, fingerprint: dict[str, Any], rows: Iterable[tuple[Request, dict[int, Generation]]]) -> None:
-        """Store the generations of several requests in one transaction."""
-        with self._lock, self._connection:
-            for request, generations in rows:
-                key, sampling = _key(fingerprint, request), request.sampling
-                self._connection.execute(
-                    "INSERT OR IGNORE INTO request (key, model, messages, temperature, top_p, max_new_tokens, seed) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        key,
-                        json.dumps(fingerprint, sort_keys=True),
-                        json.dumps(request.messages, ensure_ascii=False),
-                        sampling.temperature,
-                        sampling.top_p,
-                        sampling.max_new_tokens,
-                        sampling.seed,
-                    ),
-                )
-                self._connection.executemany(
-                    "INSERT OR IGNORE INTO generation (request, sample, text, truncated) "
-                    "SELECT id, ?, ?, ? FROM request WHERE key = ?",
-                    [(sample, g.text, int(g.truncated), key) for sample, g in generations.items()],
-                )
+        """Store the generations of several requests in one transaction.
+
+        Raises:
+            OSError: the disk is full; what was stored before is kept.
+        """
+        try:
+            with self._lock, self._connection:
+                for request, generations in rows:
+                    self._insert(fingerprint, request, generations)
+        except sqlite3.OperationalError as error:
+            raise OSError(
+                f"cannot write the cache {self.path!r}: {error}; what was stored before is kept: make room on the disk "
+                "and start again"
+            ) from error
+
+    def _insert(self, fingerprint: dict[str, Any], request: Request, generations: dict[int, Generation]) -> None:
+        key, sampling = _key(fingerprint, request), request.sampling
+        self._connection.execute(
+            "INSERT OR IGNORE INTO request (key, model, messages, temperature, top_p, max_new_tokens, seed) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                key,
+                json.dumps(fingerprint, sort_keys=True),
+                json.dumps(request.messages, ensure_ascii=False),
+                sampling.temperature,
+                sampling.top_p,
+                sampling.max_new_tokens,
+                sampling.seed,
+            ),
+        )
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO generation (request, sample, text, truncated) "
+            "SELECT id, ?, ?, ? FROM request WHERE key = ?",
+            [(sample, g.text, int(g.truncated), key) for sample, g in generations.items()],
+        )
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Every generation with what it was made from, as a dict; `model` and `messages` are decoded from JSON."""
