@@ -256,7 +256,7 @@ def test_sentinels_that_the_dictionary_has_are_not_added_again(folder):
 @pytest.mark.parametrize("file", ["sp.model", "dict.txt", "tokenizer_config.json"])
 def test_missing_and_damaged_files(folder, file):
     (folder / file).write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"sp\.model|cannot be read"):
+    with pytest.raises(ValueError, match=r"cannot be read|is no JSON"):
         AnchorDRTokenizer.from_pretrained(folder)
     (folder / file).unlink()
     with pytest.raises(ValueError, match=f"no AnchorDR tokenizer: {file} missing"):

@@ -73,8 +73,8 @@ def test_expand_index_search(tmp_path, minilm, tiny_llama):
     [
         (["search", "--index", "i"], "name either queries"),
         (["search", "x", "--index", "nowhere"], "there is no index"),
-        (["index", "--collection", "nowhere", "--encoder", "e", "--index", "i"], "no folder in BEIR format"),
-        (["index", "--collection", "irds:nothing", "--encoder", "e", "--index", "i"], "ir-datasets knows no"),
+        (["index", "--collection", "nowhere", "--encoder", "o/e", "--index", "i"], "no folder in BEIR format"),
+        (["index", "--collection", "irds:nothing", "--encoder", "o/e", "--index", "i"], "ir-datasets knows no"),
         (
             ["expand", "--collection", "pocket", "--llm", "no/such-model", "--out", "o.jsonl"],
             "cannot open the language model",

@@ -145,7 +145,7 @@ def test_anchordr_and_other_models_do_not_pass_for_each_other(tmp_path):
     anchordr = build_tiny_anchordr(tmp_path / "anchordr")
     stock = Path(shutil.copytree(anchordr, tmp_path / "stock"))
     (stock / "pytorch_model.bin").unlink()
-    T5Model(T5Config(vocab_size=168, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)).save_pretrained(stock)
+    T5Model(T5Config(vocab_size=162, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)).save_pretrained(stock)
     for folder, message in (
         (build_bert(tmp_path / "bert"), "is a 'bert' model, not AnchorDR"),
         (stock, "it has T5's own weights"),
@@ -158,6 +158,12 @@ def test_anchordr_and_other_models_do_not_pass_for_each_other(tmp_path):
             load_encoder(name, checkpoint=anchordr)
     with pytest.raises(ValueError, match="embeds by its first decoder position: leave pooling= out"):
         ExpandREncoder(anchordr, pooling="mean").encode_docs(TEXTS)
+
+
+def test_options_that_are_none_leave_what_the_name_says():
+    encoder = load_encoder("bge-large", pooling=None, normalize=None, max_length=None, fuse=True)
+    assert (encoder.pooling, encoder.normalize, encoder.max_length) == ("cls", True, 512)
+    assert load_encoder("bge-large", pooling="mean").pooling == "mean"
 
 
 def test_folders_and_hub_ids(minilm):
@@ -200,6 +206,8 @@ def test_the_table_holds_what_the_paper_names():
         assert f"\n\n{name}: " in table
         assert entry.model is None or f"https://huggingface.co/{entry.model}" in table
         assert entry.model or entry.note
+    assert "colbert: the PyTerrier plugin pyterrier_colbert\n" in table
+    assert "rocketqa: no hub id: give checkpoint=\n" in table
     for name, llm in LLMS.items():
         assert f"\n\n{name}: {llm.model}" in table
 

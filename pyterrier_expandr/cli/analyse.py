@@ -102,7 +102,7 @@ def entailment(
 def alignment(
     expansions: Expansions,
     collection: Collection,
-    encoder: Annotated[str, typer.Option(help="Hub name or folder of an encoder.")],
+    encoder: Annotated[str, typer.Option(help="An encoder: a name of `expandr models`, hub name or folder.")],
     split: Split = "test",
     pairs: Annotated[int, typer.Option(help="Query-document pairs, taken at random.", min=2)] = 10,
     seed: Annotated[int, typer.Option(help="Of that choice, and of t-SNE.")] = 42,
@@ -111,11 +111,11 @@ def alignment(
 ) -> None:
     """How near queries are to their documents, alone and with each system's expansions."""
     from ..analysis import alignment_distances, alignment_plot, gold_documents, pair_vectors
-    from ..encoder import ExpandREncoder
     from ..expander import RecordedExpander
+    from ..models.registry import load_encoder
 
     chosen = gold_documents(open_collection(collection, split), n=pairs, seed=seed)
-    model = ExpandREncoder(encoder, device=device)
+    model = load_encoder(encoder, fuse=True, device=device)
     queries, documents = model.query_encoder(), model.doc_encoder()
     settings = {"query alone": pair_vectors(chosen, queries, documents)}
     for name, path in pairs_of(expansions):

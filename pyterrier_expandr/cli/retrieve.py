@@ -70,7 +70,7 @@ def expand(
 @app.command(epilog="Example: expandr index --collection pocket --encoder facebook/contriever --index pocket.faiss")
 def index(
     collection: Collection,
-    encoder: Annotated[str, typer.Option(help="Hub name or folder of an encoder.")],
+    encoder: Annotated[str, typer.Option(help="An encoder: a name of `expandr models`, hub name or folder.")],
     index: Annotated[Path, typer.Option(help="Folder of the index.")],
     split: Split = "test",
     pooling: Annotated[str | None, typer.Option(help="mean, cls ...; for checkpoints that do not say.")] = None,
@@ -83,10 +83,12 @@ def index(
     device: Device = None,
 ) -> None:
     """Encode a collection's documents into a FAISS index."""
-    from ..encoder import ExpandREncoder
     from ..index import FaissIndex
+    from ..models.registry import load_encoder
 
-    model = ExpandREncoder(encoder, pooling=pooling, max_length=max_length, batch_size=batch_size, device=device)
+    model = load_encoder(
+        encoder, fuse=True, pooling=pooling, max_length=max_length, batch_size=batch_size, device=device
+    )
     target = FaissIndex(index, factory=factory)
     corpus = open_collection(collection, split).get_corpus_iter(verbose=True)
     if mode == "resume":

@@ -20,7 +20,9 @@ app.add_typer(train, name="train")
 def pairs(
     dataset: Annotated[str, typer.Option(help="pocket, irds:NAME, a BEIR folder, or JSONL (a file or a folder).")],
     llm: Annotated[str, typer.Option(help="Hub name or folder of the instruct model that writes the candidates.")],
-    encoder: Annotated[str, typer.Option(help="Hub name or folder of the encoder that rewards them.")],
+    encoder: Annotated[
+        str, typer.Option(help="The encoder that rewards them: a name of `expandr models`, hub name or folder.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to make; OUT.work beside it holds an unfinished run.")],
     split: Annotated[str, typer.Option(help="Which judgments of pocket or a BEIR folder.")] = "train",
     min_relevance: Annotated[int, typer.Option(help="The grade from which on a document is a positive.")] = 1,
@@ -42,7 +44,7 @@ def pairs(
 ) -> None:
     """Make preference pairs from relevance judgments; a rerun goes on where it was interrupted."""
     from ..backends.huggingface import HuggingFaceBackend
-    from ..encoder import ExpandREncoder
+    from ..models.registry import load_encoder
     from ..training.candidates import CandidateSettings
     from ..training.pairs import PairsConfig, build_pairs
     from ..training.preferences import PreferenceSettings
@@ -71,6 +73,6 @@ def pairs(
         format=format,
         suffix=".parquet" if parquet else ".jsonl",
     )
-    model = ExpandREncoder(encoder, pooling=pooling, max_length=max_length, device=device)
+    model = load_encoder(encoder, fuse=True, pooling=pooling, max_length=max_length, device=device)
     report = build_pairs(config, HuggingFaceBackend(llm, device=device), model, out, verbose=True)
     typer.echo(f"{report}\nin {out / ('pairs' + config.suffix)}")

@@ -7,6 +7,7 @@ transformers or fairseq.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ from .own_modules import has_own_modules
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["AnchorDR", "AnchorDRConfig", "AnchorDRModel", "AnchorDRTokenizer", "is_anchordr", "open_anchordr"]
 
@@ -54,6 +57,12 @@ class AnchorDR(InputModule):
                 f"the tokenizer has {len(tokenizer)} ids and pads with {tokenizer.pad_token_id}, the model has "
                 f"{model.config.vocab_size} embeddings and pads with {model.config.pad_token_id}: they do not belong "
                 "together"
+            )
+        if len(tokenizer) < model.config.vocab_size:
+            logger.warning(
+                "the tokenizer has %d ids, the model %d embeddings: if dict.txt lost lines, the ids behind are wrong",
+                len(tokenizer),
+                model.config.vocab_size,
             )
         self.model = model
         for parameter in model.unused_parameters().values():

@@ -49,16 +49,24 @@ def read_config(name: str, revision: str | None = None) -> dict[str, Any]:
             f"{name!r} has no config.json: it is no model folder, or a model of the hub that is not there (or "
             "offline, was never downloaded)"
         )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+    config = read_json(path)
     if config.get("model_type") not in ("t5", "anchordr"):
         raise ValueError(
             f"{name!r} is a {config.get('model_type')!r} model, not AnchorDR, whose config.json says 't5' "
             "(as the reference writes it) or 'anchordr'"
         )
     return {field: config[field] for field in FIELDS if field in config}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises ValueError where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold an object of JSON, not a {type(content).__name__}")
+    return content
 
 
 def weights_file(name: str, revision: str | None = None) -> Path:
@@ -84,7 +92,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds Python objects beside its tensors, which could run code, or it is damaged: "
-            f"it was not opened. Save the weights as model.safetensors. ({str(error).splitlines()[0]})"
+            "it was not opened. Save the weights as model.safetensors."
         ) from error
     except Exception as error:  # safetensors and the zip reader raise types of their own on damaged files
         raise ValueError(f"{path} cannot be read as weights: {error}") from error
@@ -132,8 +140,8 @@ def is_anchordr(name: str, revision: str | None = None) -> bool:
     if path is None:
         return False
     try:
-        model_type = json.loads(path.read_text(encoding="utf-8")).get("model_type")
-    except (ValueError, AttributeError):
+        model_type = read_json(path).get("model_type")
+    except ValueError:
         return False
     if model_type != "t5":
         return model_type == "anchordr"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import T5Config
 from transformers.modeling_outputs import Seq2SeqModelOutput
@@ -195,7 +196,10 @@ class AnchorDRModel(PreTrainedModel):
         path = checkpoint.weights_file(name, revision)
         weights = checkpoint.read_weights(path)
         checkpoint.refuse_t5(weights, path)  # before the configuration: what it lacks would sound like a small mistake
-        config = AnchorDRConfig(**settings).check()
+        try:
+            config = AnchorDRConfig(**settings).check()
+        except (ValueError, StrictDataclassError) as error:
+            raise ValueError(f"config.json of {name!r}: {error}") from error
         with torch.device("meta"):  # the weights come from the file: none are drawn
             model = cls(config)
         expected = model.state_dict()

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from transformers import BatchEncoding
 
 from ..frames import without_surrogates
-from .anchordr_checkpoint import find_file
+from .anchordr_checkpoint import find_file, read_json
 from .anchordr_text import SPECIAL_TOKENS, pretokenize, split_specials
 
 logger = logging.getLogger(__name__)
@@ -119,11 +119,7 @@ class AnchorDRTokenizer:
                 f"({', '.join(FILES)}) beside the weights, or give a tokenizer."
             )
         sp_model, dictionary, settings = (path for path in paths.values() if path is not None)
-        try:
-            config = json.loads(settings.read_text(encoding="utf-8"))
-            text = dictionary.read_text(encoding="utf-8")
-        except ValueError as error:
-            raise ValueError(f"the tokenizer files of {name!r} cannot be read: {error}") from error
+        config = read_json(settings)
         sentinels = config.get("n_sentinel_tokens", 0)
         if not isinstance(config.get("lower"), bool) or not isinstance(sentinels, int) or sentinels < 0:
             raise ValueError(f"{settings} must say lower (true or false) and, if at all, n_sentinel_tokens (0 or more)")
@@ -131,7 +127,11 @@ class AnchorDRTokenizer:
             given = config.get(f"{role}_token", token)
             if (given.get("content") if isinstance(given, dict) else given) != token:
                 raise ValueError(f"{settings}: {role}_token is {given!r}, AnchorDR's is {token!r}")
-        return cls(sp_model.read_bytes(), text, lower=config["lower"], n_sentinel_tokens=sentinels)
+        try:
+            text = dictionary.read_text(encoding="utf-8")
+            return cls(sp_model.read_bytes(), text, lower=config["lower"], n_sentinel_tokens=sentinels)
+        except ValueError as error:
+            raise ValueError(f"the tokenizer of {name!r} cannot be read: {error}") from error
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> tuple[str, ...]:
         """Write the tokenizer's files and return their paths; `from_pretrained` reads them, the reference too."""

@@ -6,20 +6,33 @@ import difflib
 import inspect
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
-from .catalogue import ENCODERS, FIRST_DECODER_POSITION, LLMS, EncoderEntry
+from .catalogue import ENCODERS, FIRST_DECODER_POSITION, LLMS, EncoderEntry, LLMEntry
 
 if TYPE_CHECKING:
     from pyterrier_dr import BiEncoder
 
+    from ..encoder import ExpandREncoder
+
 logger = logging.getLogger(__name__)
 
+#: a folder or hub id; for a model with two encoders a pair of them
+Checkpoint: TypeAlias = "str | Path | tuple[str | Path, str | Path]"
 
+
+@overload
+def load_encoder(
+    name: str | Path, *, checkpoint: Checkpoint | None = None, fuse: Literal[True], **options: Any
+) -> ExpandREncoder: ...
+@overload
+def load_encoder(
+    name: str | Path, *, checkpoint: Checkpoint | None = None, fuse: bool | None = None, **options: Any
+) -> BiEncoder: ...
 def load_encoder(
     name: str | Path,
     *,
-    checkpoint: str | Path | tuple[str | Path, str | Path] | None = None,
+    checkpoint: Checkpoint | None = None,
     fuse: bool | None = None,
     **options: Any,
 ) -> BiEncoder:
@@ -32,7 +45,8 @@ def load_encoder(
         fuse: True gives an `ExpandREncoder`, which fuses queries with their expansions. False gives the model's class
             in pyterrier_dr, which ignores `query_expansions`. None takes pyterrier_dr's where that is the maintained
             home (ANCE, TAS-B, E5, GTR, BGE-M3), with a warning that says so, and an `ExpandREncoder` everywhere else.
-        options: passed on to the class (`device`, `batch_size`; for an `ExpandREncoder` also `fusion` ...).
+        options: passed on to the class (`device`, `batch_size`; for an `ExpandREncoder` also `fusion` ...); None leaves
+            what the name says.
 
     Raises:
         ValueError: an unknown name (the closest ones are named), a model that another PyTerrier plugin provides, one
@@ -44,13 +58,13 @@ def load_encoder(
         ExpandREncoder('facebook/contriever')
     """
     name = str(name)
+    options = {option: value for option, value in options.items() if value is not None}
     entry = ENCODERS.get(name)
     if entry is None:
         return _load_unlisted(name, checkpoint, fuse, options)
-    hosted_by_dr = entry.home.startswith("pyterrier_dr.")
-    if not hosted_by_dr and entry.home != "ExpandREncoder":
+    if not _is_loadable(entry):
         raise ValueError(f"{name!r} is not hosted here but by the PyTerrier plugin {entry.home}: {entry.note}")
-    if fuse is False and not hosted_by_dr:
+    if fuse is False and not _is_hosted_by_dr(entry):
         raise ValueError(f"pyterrier_dr has no class for {name!r}: leave fuse out")
     if checkpoint is None and entry.model is None:
         raise ValueError(
@@ -60,7 +74,7 @@ def load_encoder(
     _check_checkpoint(name, entry, checkpoint)
     if entry.context_model is not None:
         return _load_dpr(entry, checkpoint, options)
-    if hosted_by_dr and not fuse:
+    if _is_hosted_by_dr(entry) and not fuse:
         return _load_pyterrier_dr(name, entry, checkpoint, fuse, options)
     return _load_entry(entry, checkpoint, options)
 
@@ -83,7 +97,7 @@ def _check_checkpoint(name: str, entry: EncoderEntry, checkpoint: Any) -> None:
             )
 
 
-def _load_dpr(entry: EncoderEntry, checkpoint: Any, options: dict[str, Any]) -> BiEncoder:
+def _load_dpr(entry: EncoderEntry, checkpoint: Any, options: dict[str, Any]) -> ExpandREncoder:
     from ..encoder import ExpandREncoder
     from .dpr import open_dpr
 
@@ -116,7 +130,7 @@ def _load_pyterrier_dr(
         raise ImportError(f"{error} Or give fuse=True: an ExpandREncoder does not need it.") from error
 
 
-def _load_entry(entry: EncoderEntry, checkpoint: Any, options: dict[str, Any]) -> BiEncoder:
+def _load_entry(entry: EncoderEntry, checkpoint: Any, options: dict[str, Any]) -> ExpandREncoder:
     from ..encoder import ExpandREncoder
 
     model = str(checkpoint or entry.model)
@@ -133,7 +147,7 @@ def _load_entry(entry: EncoderEntry, checkpoint: Any, options: dict[str, Any]) -
     return ExpandREncoder(model, **{**settings, **options})
 
 
-def _load_unlisted(name: str, checkpoint: Any, fuse: bool | None, options: dict[str, Any]) -> BiEncoder:
+def _load_unlisted(name: str, checkpoint: Any, fuse: bool | None, options: dict[str, Any]) -> ExpandREncoder:
     if not name or (not Path(name).expanduser().is_dir() and "/" not in name):
         raise ValueError(_unknown(name))
     if checkpoint is not None or fuse is False:
@@ -158,24 +172,48 @@ def _unknown(name: str) -> str:
 
 
 def models_table() -> str:
-    """The table of encoders and of language models as text, one block for each: what `expandr models` prints."""
-    blocks = ["Encoders (load_encoder)"]
-    for name, entry in ENCODERS.items():
-        hub = " + ".join(filter(None, (entry.model, entry.context_model))) or "no hub id: give checkpoint="
-        pooling = entry.pooling or "as its files say"
-        norm = {True: "normalised", False: "not normalised", None: "normalised as its files say"}[entry.normalize]
-        lines = [f"{name}: {hub}", f"{entry.home}; {pooling}; {norm}; {entry.similarity}; {entry.max_length} tokens"]
-        if entry.query_prefix or entry.doc_prefix:
-            lines.append(f"query prefix {entry.query_prefix!r}, document prefix {entry.doc_prefix!r}")
-        lines += [f"paper: {entry.paper or 'not in it'}; licence: {entry.licence}"]
-        lines += [text for text in (entry.note, entry.documented) if text]
-        blocks.append("\n    ".join(lines))
-    blocks.append("Language models (HuggingFaceBackend)")
-    for name, llm in LLMS.items():
-        lines = [
-            f"{name}: {llm.model}",
-            f"prompt {llm.prompt}; context {llm.context:,} tokens; template: {llm.template}",
-        ]
-        lines += [f"paper: {llm.paper}; licence: {llm.licence}", llm.documented]
-        blocks.append("\n    ".join(lines))
-    return "\n\n".join(blocks)
+    """The table of encoders and of language models as text, one block for each: what `expandr models` prints.
+
+    Example:
+        >>> models_table().split("\\n\\n")[0]
+        'Encoders (load_encoder)'
+    """
+    encoders = [_block(name, *_encoder_lines(entry)) for name, entry in ENCODERS.items()]
+    llms = [_block(name, *_llm_lines(entry)) for name, entry in LLMS.items()]
+    return "\n\n".join(["Encoders (load_encoder)", *encoders, "Language models (HuggingFaceBackend)", *llms])
+
+
+def _block(name: str, first: str, *lines: str) -> str:
+    return "\n    ".join([f"{name}: {first}", *filter(None, lines)])
+
+
+def _encoder_lines(entry: EncoderEntry) -> list[str]:
+    about = [f"paper: {entry.paper or 'not in it'}; licence: {entry.licence}", entry.note, entry.documented]
+    if not _is_loadable(entry):
+        return [f"the PyTerrier plugin {entry.home}", *about]
+    home = f"{entry.home}, or with fuse=True ExpandREncoder" if _is_hosted_by_dr(entry) else entry.home
+    norm = {True: "normalised", False: "not normalised", None: "normalised as its files say"}[entry.normalize]
+    prefixes = f"query prefix {entry.query_prefix!r}, document prefix {entry.doc_prefix!r}"
+    return [
+        " + ".join(filter(None, (entry.model, entry.context_model))) or "no hub id: give checkpoint=",
+        f"{home}; {entry.pooling or 'pooled as its files say'}; {norm}; {entry.similarity}; {entry.max_length} tokens",
+        prefixes if entry.query_prefix or entry.doc_prefix else "",
+        *about,
+    ]
+
+
+def _llm_lines(entry: LLMEntry) -> list[str]:
+    return [
+        entry.model,
+        f"prompt {entry.prompt}; context {entry.context:,} tokens; template: {entry.template}",
+        f"paper: {entry.paper}; licence: {entry.licence}",
+        entry.documented,
+    ]
+
+
+def _is_hosted_by_dr(entry: EncoderEntry) -> bool:
+    return entry.home.startswith("pyterrier_dr.")
+
+
+def _is_loadable(entry: EncoderEntry) -> bool:
+    return entry.home == "ExpandREncoder" or _is_hosted_by_dr(entry)
