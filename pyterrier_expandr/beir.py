@@ -82,7 +82,8 @@ def experiment(
     names = [collection.name for collection in chosen]
     settings = {"num_results": num_results, "split": split}
     store = ResultStore(folder, list(named), names, [str(measure) for measure in wanted], settings)
-    makers = {name: _maker(system, Path(indexes or Path(folder) / ".indexes"), names) for name, system in named.items()}
+    place = Path(indexes or Path(folder) / ".indexes")
+    makers = {name: _maker(system, place, names, verbose) for name, system in named.items()}
     failed = []
     with pt.tqdm(total=len(chosen) * len(named), desc="Experiment", unit="cell", disable=not verbose) as progress:
         for collection in chosen:
@@ -120,18 +121,34 @@ def _named(systems: Mapping[str, System] | Iterable[tuple[str, System]]) -> dict
     return dict(pairs)
 
 
-def _maker(system: System, indexes: Path, collections: list[str]) -> Callable[[Collection], pt.Transformer]:
+def _maker(
+    system: System, indexes: Path, collections: list[str], verbose: bool
+) -> Callable[[Collection], pt.Transformer]:
     """A function that makes a system's pipeline for a collection."""
     if not isinstance(system, ExpandR):
         return system
     if system.faiss_index is None:
-        return lambda collection: system.for_collection(collection, indexes).pipeline(collection.num_results)
+        return lambda collection: system.for_collection(collection, indexes, verbose=verbose).pipeline(
+            collection.num_results
+        )
     if len(collections) > 1:
         raise ValueError(
             f"{system!r} has the index of one corpus, and there are {len(collections)}: leave its index out, and every "
             "collection gets one"
         )
-    return lambda collection: system.pipeline(collection.num_results)
+    return lambda collection: _own_index(system, collection)
+
+
+def _own_index(system: ExpandR, collection: Collection) -> pt.Transformer:
+    """The pipeline of a system with its own index. Raises ValueError where that is of another corpus."""
+    index = system.faiss_index
+    assert index is not None
+    if not collection.qrels["docno"].isin(index.docnos.to_pylist()).any():
+        raise ValueError(
+            f"the index {str(index.path)!r} holds none of the judged documents of {collection.name}: it is of another "
+            "corpus; give a system without an index, and every collection gets one"
+        )
+    return system.pipeline(collection.num_results)
 
 
 def _cell(

@@ -112,18 +112,19 @@ class ExpandR(pt.Artifact):
         """The same system without its expander: the baseline that shares encoder and index."""
         return ExpandR(None, self.encoder, self.faiss_index)
 
-    def for_collection(self, collection: Collection, indexes: str | Path) -> ExpandR:
+    def for_collection(self, collection: Collection, indexes: str | Path, *, verbose: bool = False) -> ExpandR:
         """This system with an index of a collection, built if it is not there.
 
         Args:
             collection: what is indexed.
             indexes: a folder; systems whose encoders read documents alike find the same index in it.
+            verbose: show a progress bar.
         """
         documents = {name: value for name, value in self.encoder.describe().items() if name not in QUERY_SIDE}
         key = digest([documents, collection.corpus_fingerprint])[:12]
         folder = Path(indexes) / f"{quote(collection.name, safe=' ')}.{key}.faiss"
         folder.parent.mkdir(parents=True, exist_ok=True)
-        return ExpandR(self.expander, self.encoder, folder).index(collection.get_corpus_iter())
+        return ExpandR(self.expander, self.encoder, folder).index(collection.get_corpus_iter(verbose=verbose))
 
     def describe(self) -> dict[str, Any]:
         """What decides the rankings, as JSON values: prompt, sampling, cleaning, encoder and index fingerprints."""

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from . import analyse, report, retrieve, train, train_expander  # noqa: F401  their commands register themselves with the app
+from . import analyse, experiment, report, retrieve, train, train_expander  # noqa: F401  their commands register themselves with the app
 from .common import app
 
 

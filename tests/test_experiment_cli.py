@@ -1,0 +1,211 @@
+import json
+import shutil
+import signal
+import threading
+import time
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from pyterrier_expandr import ExpandREncoder, HuggingFaceBackend, LLMExpander, RecordedExpander, beir
+from pyterrier_expandr.cli import app
+from pyterrier_expandr.collections import POCKET, pocket
+from pyterrier_expandr.result_store import CELL
+from pyterrier_expandr.results import Results
+from pyterrier_expandr.system import ExpandR
+from pyterrier_expandr.system_names import SystemOpener
+from tests.tiny import build_tiny_llama
+from tests.tiny_encoder import build_tiny_bert, open_tiny
+
+RECORDED = pocket().expansions_path
+
+
+def invoke(*arguments, status=0):
+    done = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+    assert done.exit_code == status, done.output
+    return done
+
+
+def experiment(out, systems, *options, collections=("pocket",), status=0):
+    """The finished command `expandr experiment`."""
+    named = [each for name, system in systems.items() for each in ("--system", f"{name}={system}")]
+    on = [each for name in collections for each in ("--collection", name)]
+    return invoke("experiment", *named, *on, "--out", out, "--device", "cpu", *options, status=status)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    """A saved encoder that is small and quick."""
+    folder = tmp_path_factory.mktemp("encoder")
+    open_tiny(build_tiny_bert(folder / "bare")).save(str(folder / "bert"))
+    return str(folder / "bert")
+
+
+@pytest.fixture(scope="module")
+def finished(bert, tmp_path_factory):
+    """The folder of a finished experiment, and what the command printed."""
+    folder = tmp_path_factory.mktemp("finished") / "deep" / "out"
+    systems = {"BM25": "BM25", "dense": bert, "ExpandR": f"{bert}+{RECORDED}"}
+    return folder, experiment(folder, systems, "--baseline", "dense", "--measure", "nDCG@10", "--measure", "RR").stdout
+
+
+def test_the_command_gives_what_the_function_gives(finished, bert, tmp_path):
+    folder, printed = finished
+    system = ExpandR(RecordedExpander(RECORDED), ExpandREncoder(bert, device="cpu"))
+    systems = {"dense": system.without_expansion(), "ExpandR": system}
+    expected = beir.experiment(systems, "pocket", tmp_path / "r", measures=["nDCG@10", "RR"], verbose=False)
+    results = Results.load(folder)
+    assert results.systems == ["BM25", "dense", "ExpandR"] and results.measures == ["nDCG@10", "RR"]
+    pd.testing.assert_frame_equal(Results.load(folder, systems=list(systems)).means(), expected.means())
+    for value in results.means()["value"]:
+        assert f"{100 * value:.2f}" in printed
+    assert "worse than dense" in printed and "## RR" in printed and f"results in {folder}" in printed
+    assert len(list((folder / ".indexes").glob("*.faiss"))) == 1  # shared by both dense systems
+
+
+def test_what_is_finished_is_not_computed_again(finished, bert):
+    folder, _ = finished
+    before = Results.load(folder).cells
+    again = experiment(folder, {"dense": bert, "ExpandR": f"{bert}+{RECORDED}"}, "--measure", "RR").stdout
+    pd.testing.assert_frame_equal(Results.load(folder).cells, before)
+    assert "## RR" in again and "nDCG" not in again and "BM25" not in again
+
+
+def test_report_and_analyse_read_the_folder(finished):
+    folder, _ = finished
+    assert "<table" in invoke("report", folder, "--baseline", "BM25", "--format", "html").stdout
+    changes = invoke("analyse", "change", folder, "--system", "ExpandR", "--baseline", "dense").stdout
+    assert "the mean over 37 queries" in changes
+    case = invoke("analyse", "case", "q01", folder, "--collection", "pocket").stdout
+    assert case.count("gold document") == 4
+
+
+def test_a_saved_system_with_and_without_its_expansions(bert, tmp_path):
+    system = ExpandR(RecordedExpander(RECORDED), ExpandREncoder(bert, device="cpu"), tmp_path / "index")
+    system.index(pocket().get_corpus_iter()).save(tmp_path / "saved")
+    systems = {"saved": tmp_path / "saved", "plain": f"{tmp_path / 'saved'}+none", "named": f"expandr:{tmp_path}/saved"}
+    experiment(tmp_path / "one", systems)
+    assert not (tmp_path / "one" / ".indexes").exists()  # its own index was searched
+    results = Results.load(tmp_path / "one")
+    theirs = ExpandR(RecordedExpander(RECORDED), ExpandREncoder(bert, device="cpu"))
+    expected = beir.experiment(
+        {"saved": theirs, "plain": theirs.without_expansion()}, "pocket", tmp_path / "r", verbose=False
+    )
+    found = results.means().set_index(["system", "measure"])["value"]
+    assert found["saved"].tolist() == found["named"].tolist() != found["plain"].tolist()
+    assert found[["saved", "plain"]].tolist() == expected.means()["value"].tolist()
+
+    both = ["pocket", "irds:expandr-pocket/train"]
+    experiment(tmp_path / "two", {"saved": tmp_path / "saved"}, collections=both)
+    assert len(list((tmp_path / "two" / ".indexes").glob("*.faiss"))) == 2
+    assert len(Results.load(tmp_path / "two").means()) == 4
+
+
+def test_the_index_of_another_corpus_is_noticed(bert, tmp_path):
+    other = ExpandR(None, ExpandREncoder(bert, device="cpu"), tmp_path / "index")
+    other.index([{"docno": "elsewhere", "text": "another corpus"}]).save(tmp_path / "saved")
+    done = experiment(tmp_path / "out", {"s": tmp_path / "saved"}, status=1)
+    assert "failed: s on pocket: ValueError: the index" in done.stderr
+    assert "holds none of the judged documents of pocket" in done.stderr
+
+
+def test_expansions_that_an_llm_writes_are_kept(bert, tiny_llama, tmp_path):
+    options = ("--max-new-tokens", 3, "--prompt", "q2e", "--n", 2)
+    with pytest.warns(UserWarning, match="of 74 expansions"):
+        experiment(tmp_path / "out", {"live": f"{bert}+{tiny_llama}"}, *options)
+    cell = json.loads((tmp_path / "out" / "live" / "pocket" / CELL).read_text())
+    expander = cell["pipeline"][0]
+    assert (expander["n"], expander["max_new_tokens"], expander["temperature"]) == (2, 3, 1.0)
+    assert "keywords" in json.dumps(expander["prompt"]) and (tmp_path / "out.sqlite").is_file()
+
+
+def test_a_saved_system_s_llm_on_another_engine(bert, tiny_llama, tmp_path):
+    expander = LLMExpander(HuggingFaceBackend(tiny_llama, device="cpu"), max_new_tokens=3)
+    index = ExpandR(None, ExpandREncoder(bert, device="cpu"), tmp_path / "index").index(pocket().get_corpus_iter())
+    ExpandR(expander, index.encoder, index.faiss_index).save(tmp_path / "saved")
+    with pytest.warns(UserWarning, match="of 37 expansions"):
+        experiment(tmp_path / "out", {"s": f"{tmp_path / 'saved'}+hf:{tiny_llama}?batch_size=2"})
+    build_tiny_llama(tmp_path / "other", seed=1)
+    with pytest.raises(ValueError, match="the LLM are not those that were saved"):
+        experiment(tmp_path / "out", {"s": f"{tmp_path / 'saved'}+{tmp_path / 'other'}"})
+
+
+def test_a_file_of_expansions_for_each_collection(bert, tmp_path):
+    data, files = tmp_path / "data", tmp_path / "expansions"
+    shutil.copytree(POCKET, data / "own")
+    shutil.copytree(POCKET, data / "other")
+    files.mkdir()
+    shutil.copy(RECORDED, files / "own.jsonl")
+    done = experiment(
+        tmp_path / "out",
+        {"E": f"{bert}+{files}/{{collection}}.jsonl"},
+        *("--data", data, "--indexes", tmp_path / "indexes", "--num-results", 50),
+        collections=["own", "other"],
+        status=1,
+    )
+    assert "failed: E on other: FileNotFoundError" in done.stderr and "computes the rest" in done.stderr
+    assert "| own |" in done.stdout and "| other |" not in done.stdout
+    shutil.copy(RECORDED, files / "other.jsonl")
+    systems = {"E": f"{bert}+{files}/{{collection}}.jsonl"}
+    options = ("--data", data, "--indexes", tmp_path / "indexes", "--num-results", 50)
+    assert "| other |" in experiment(tmp_path / "out", systems, *options, collections=["own", "other"]).stdout
+    assert len(list((tmp_path / "indexes").glob("*.faiss"))) == 2
+    assert Results.load(tmp_path / "out").run("E", "own").groupby("qid").size().max() == 50
+
+
+def test_ctrl_c_keeps_what_is_finished(bert, tiny_llama, tmp_path):
+    out, systems = tmp_path / "out", {"dense": bert, "live": f"{bert}+{tiny_llama}"}
+
+    def interrupt():
+        written = tmp_path / "out.sqlite-wal"  # the LLM is writing
+        while not (out / "dense" / "pocket" / CELL).is_file() or written.stat().st_size < 100_000:
+            time.sleep(0.02)
+        signal.raise_signal(signal.SIGINT)
+
+    watch = threading.Thread(target=interrupt, daemon=True)
+    watch.start()
+    done = experiment(out, systems, "--max-new-tokens", 100, status=130)
+    assert "Interrupted. What is finished is kept" in done.stderr
+    assert Results.load(out).cells["state"].tolist() == ["done", "pending"]
+
+
+@pytest.mark.parametrize(
+    ("systems", "options", "said"),
+    [
+        ({"s": "bm52"}, [], "unknown encoder 'bm52'"),
+        ({"s": "./nowhere"}, [], "there is no folder './nowhere'"),
+        ({"s": "expandr:./nowhere"}, [], "there is no folder './nowhere'"),
+        ({"s": "contriever+nowhere.jsonl"}, [], "nowhere.jsonl"),
+        ({"s": "contriever+vlm:m"}, [], "there is no engine 'vlm'"),
+        ({"s": "contriever+"}, [], "names no system"),
+        ({"": "bm25"}, [], "write NAME=VALUE, not '=bm25'"),
+        ({"s": "bm25"}, ["--system", "s=contriever"], "each name may stand there once"),
+        ({"s": "bm25"}, ["--baseline", "t"], "there is no system 't': choose a baseline among"),
+        ({"s": "bm25"}, ["--measure", "nonsense"], "unknown measure 'nonsense'"),
+        ({"s": "bm25"}, ["--collection", "scifct"], "unknown collection 'scifct'"),
+    ],
+)
+def test_what_can_be_mended_is_said_before_any_work(systems, options, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, OSError), match=said):
+        experiment(tmp_path / "out", systems, *options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match="holds other files"):
+        experiment(tmp_path, {"s": "bm25"})
+
+
+def test_names_that_share_a_model_share_it():
+    open_system = SystemOpener("indexes")
+    plain, live, other = (open_system(f"contriever{rest}") for rest in ("", "+hf:owner/llm", "+none"))
+    assert plain.encoder is live.encoder is other.encoder and plain == other
+    assert live.expander is open_system("bge-m3+hf:owner/llm").expander
+
+
+def test_help_shows_an_example_and_the_grammar():
+    shown = invoke("experiment", "--help").stdout
+    assert "Example: expandr experiment" in shown and "  ENCODER+LLM  " in shown
