@@ -23,6 +23,23 @@ def test_help_shows_an_example(command):
     assert f"Example: expandr {command}" in expandr(command, "--help")
 
 
+def test_every_command_with_an_engine_says_how_it_is_named():
+    import typer
+
+    from pyterrier_expandr.cli import app
+
+    def commands(group, *path):
+        for name, command in getattr(group, "commands", {}).items():
+            yield from commands(command, *path, name)
+            yield " ".join([*path, name]), {parameter.name: parameter for parameter in command.params}
+
+    found = {path: options["llm"].help for path, options in commands(typer.main.get_command(app)) if "llm" in options}
+    assert sorted(found) == ["demo", "expand", "search", "train pairs"]
+    for said in found.values():
+        for part in ("hf:NAME_OR_FOLDER", "vllm:NAME_OR_FOLDER", "openai:MODEL@URL", "?OPTION=VALUE"):
+            assert part in said
+
+
 def test_models_lists_encoders_and_language_models():
     out = expandr("models")
     assert "facebook/contriever" in out and "Qwen/Qwen2.5-7B-Instruct" in out
@@ -83,6 +100,10 @@ def test_expand_index_search(tmp_path, minilm, tiny_llama):
         (["demo", "--folder", "d", "--llm", "./nowhere"], "there is no folder"),
         (["expand", "--collection", "pocket", "--llm", "vlm:m", "--out", "o.jsonl"], "there is no engine 'vlm'"),
         (["expand", "--collection", "pocket", "--llm", "openai:m", "--out", "o.jsonl"], "openai:MODEL@URL"),
+        (
+            ["train", "pairs", "--dataset", "pocket", "--llm", "openai:m", "--encoder", "o/e", "--out", "o"],
+            "openai:MODEL@URL",
+        ),
         (
             ["expand", "--collection", "pocket", "--llm", "openai:m@http://127.0.0.1:9/v1?max_retries=0", "--out", "o"],
             "is the server running",

@@ -1,5 +1,6 @@
 import asyncio
 import importlib.util
+import json
 import logging
 import pickle
 import shutil
@@ -303,6 +304,23 @@ def test_ctrl_c_stops_at_once_and_the_rerun_goes_on(tmp_path):
         before = len(server.bodies)
         generate_cached(engine(server), [ask(f"question {i}") for i in range(100)], cache)
         assert len(server.bodies) - before == 88
+
+
+def test_pairs_are_made_with_a_server_and_go_on_after_its_fault(tmp_path, minilm):
+    def full_at_last(body, number):
+        return echo(body) if number < 7 else (503, {}, b"no more")
+
+    with FaultyServer(full_at_last) as server:
+        engine = f"openai:m@{server.url}?max_retries=0&concurrency=1"
+        arguments = ["train", "pairs", "--dataset", "pocket", "--limit", 2, "--llm", engine, "--encoder", minilm]
+        arguments += ["--temperature", 0.8, "--samples", 4, "--threshold", -1, "--out", tmp_path / "pairs"]
+        assert "7 samples of this call were written before" in expandr(*arguments, status=2)
+        server.behave = echo
+        before = len(server.bodies)
+        assert "2 queries" in expandr(*arguments)
+        assert len(server.bodies) - before == 2 * 4 + 2 - 7  # candidates and answers
+    record = json.loads((tmp_path / "pairs" / "pairs.json").read_text())
+    assert record["settings"]["llm"] == {"engine": "openai", "base_url": server.url, "model": "m"}
 
 
 class TestSettings:

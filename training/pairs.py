@@ -172,6 +172,7 @@ def _write_candidates(config: PairsConfig, backend: Backend, work: Path, verbose
         with closing(GenerationCache(work / "generations.sqlite")) as cache:
             sets = generate_candidates(examples, backend, config.candidates, cache=cache, verbose=verbose)
             write_candidates(path, sets)
+        backend.close()  # the encoder needs the memory
 
 
 def write_decisions(

@@ -20,5 +20,8 @@ app = typer.Typer(
 
 Collection = Annotated[str, typer.Option(help="pocket, irds:NAME, or a folder in BEIR format.")]
 Split = Annotated[str, typer.Option(help="Which queries of the collection.")]
-LLM_HELP = "Hub name or folder of an instruct model; or vllm:NAME, openai:MODEL@URL, with ?option=value at the end."
+LLM_HELP = (
+    "Engine and instruct model: hf:NAME_OR_FOLDER or that bare, vllm:NAME_OR_FOLDER, or openai:MODEL@URL; "
+    "?OPTION=VALUE&OPTION=VALUE may follow."
+)
 Device = Annotated[str | None, typer.Option(help="cuda, cpu ...; the GPU where there is one if not given.")]

@@ -51,18 +51,19 @@ def expand(
     topics = topics_of(open_collection(collection, split))
     if limit is not None:
         topics = topics.head(limit)
-    expander = LLMExpander(
-        open_engine(llm, device=device),
-        prompt=prompt,
-        n=n,
-        temperature=temperature,
-        top_p=top_p,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        cache=cache or out.with_suffix(".sqlite"),
-        verbose=True,
-    )
-    expanded = expander.transform(topics)
+    with open_engine(llm, device=device) as engine:
+        expander = LLMExpander(
+            engine,
+            prompt=prompt,
+            n=n,
+            temperature=temperature,
+            top_p=top_p,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            cache=cache or out.with_suffix(".sqlite"),
+            verbose=True,
+        )
+        expanded = expander.transform(topics)
     write_expansions(out, expanded)
     typer.echo(f"{len(expanded)} queries, {sum(map(len, expanded['query_expansions']))} expansions in {out}")
 

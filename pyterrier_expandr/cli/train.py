@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, app
+from .common import LLM_HELP, Device, app
 
 train = typer.Typer(help="Make training data, and train both models.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(train, name="train")
@@ -19,7 +19,7 @@ app.add_typer(train, name="train")
 )
 def pairs(
     dataset: Annotated[str, typer.Option(help="pocket, irds:NAME, a BEIR folder, or JSONL (a file or a folder).")],
-    llm: Annotated[str, typer.Option(help="Hub name or folder of the instruct model that writes the candidates.")],
+    llm: Annotated[str, typer.Option(help=f"Writes the candidates. {LLM_HELP}")],
     encoder: Annotated[
         str, typer.Option(help="The encoder that rewards them: a name of `expandr models`, hub name or folder.")
     ],
@@ -43,7 +43,7 @@ def pairs(
     device: Device = None,
 ) -> None:
     """Make preference pairs from relevance judgments; a rerun goes on where it was interrupted."""
-    from ..backends.huggingface import HuggingFaceBackend
+    from ..backends.engines import open_engine
     from ..models.registry import load_encoder
     from ..training.candidates import CandidateSettings
     from ..training.pairs import PairsConfig, build_pairs
@@ -73,6 +73,7 @@ def pairs(
         format=format,
         suffix=".parquet" if parquet else ".jsonl",
     )
-    model = load_encoder(encoder, fuse=True, pooling=pooling, max_length=max_length, device=device)
-    report = build_pairs(config, HuggingFaceBackend(llm, device=device), model, out, verbose=True)
+    with open_engine(llm, device=device) as engine:
+        model = load_encoder(encoder, fuse=True, pooling=pooling, max_length=max_length, device=device)
+        report = build_pairs(config, engine, model, out, verbose=True)
     typer.echo(f"{report}\nin {out / ('pairs' + config.suffix)}")
