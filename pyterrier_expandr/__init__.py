@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "ExpandR": "system",
     "ExpandREncoder": "encoder",
     "FaissIndex": "index",
     "FaissRetriever": "retriever",
     "GenerationCache": "cache",
     "HuggingFaceBackend": "backends.huggingface",
     "LLMExpander": "expander",
+    "OpenAIBackend": "backends.openai",
     "RecordedExpander": "expander",
+    "VLLMBackend": "backends.vllm",
     "strip_preamble": "cleaning",
 }
 
@@ -23,6 +26,8 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from .backends.huggingface import HuggingFaceBackend as HuggingFaceBackend
+    from .backends.openai import OpenAIBackend as OpenAIBackend
+    from .backends.vllm import VLLMBackend as VLLMBackend
     from .cache import GenerationCache as GenerationCache
     from .cleaning import strip_preamble as strip_preamble
     from .encoder import ExpandREncoder as ExpandREncoder
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from .expander import RecordedExpander as RecordedExpander
     from .index import FaissIndex as FaissIndex
     from .retriever import FaissRetriever as FaissRetriever
+    from .system import ExpandR as ExpandR
 
 
 def __getattr__(name: str) -> Any:
