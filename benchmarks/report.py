@@ -11,6 +11,9 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
+
+from pyterrier_expandr.report import BETTER, LEVEL, WORSE
 
 ROOT = Path(__file__).parent.parent
 RESULTS, README = ROOT / "docs" / "results", ROOT / "README.md"
@@ -18,16 +21,25 @@ BEGIN, END = "<!-- results: written by benchmarks.report -->", "<!-- end of resu
 
 
 def scifact_table() -> str:
-    """The measured scores, one line for each system."""
-    rows = json.loads((RESULTS / "scifact.json").read_text())["rows"]
+    """The measured scores, one line for each system; signs say what differs significantly from the baseline."""
+    measured = json.loads((RESULTS / "scifact.json").read_text())
+    rows = measured["rows"]
     systems = list(dict.fromkeys(row["system"] for row in rows))
     measures = list(dict.fromkeys(row["measure"] for row in rows))
-    cells = {(row["system"], row["measure"]): row for row in rows}
+    cells = {(row["system"], row["measure"]): f"{row['measured']:.4f}{_sign(row)}" for row in rows}
     lines = [f"| system | {' | '.join(measures)} |", "|---|" + "---|" * len(measures)]
-    for system in systems:
-        values = [f"{cells[system, measure]['measured']:.4f}" for measure in measures]
-        lines.append(f"| {system} | {' | '.join(values)} |")
-    return "\n".join(lines)
+    lines += [f"| {system} | {' | '.join(cells[system, measure] for measure in measures)} |" for system in systems]
+    note = (
+        f"{BETTER} better, {WORSE} worse than {measured['baseline']} with p < {LEVEL} (paired permutation test, "
+        f"{measured['correction'].capitalize()}-corrected for the number of systems)."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def _sign(row: dict[str, Any]) -> str:
+    if row.get("p_corrected", 1) >= LEVEL:
+        return ""
+    return BETTER if row["difference"] > 0 else WORSE
 
 
 def speed_table() -> str:

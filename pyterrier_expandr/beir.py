@@ -160,6 +160,7 @@ def _cell(
     version: str | None,
 ) -> None:
     """Compute one cell, or what of it is missing."""
+    _ = collection.topics  # before hours of indexing: can it be evaluated at all?
     pipeline = make(collection)
     record = store.finished(name, collection.name, _fingerprint(pipeline, collection, version))
     if record is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,9 @@ class Collection:
         return self.evaluated_results + self.self_matches
 
     def get_corpus_iter(self, verbose: bool = False) -> Iterator[dict[str, Any]]:
-        """Yield `{"docno", "title", "text"}` of each document."""
-        yield from self.dataset.get_corpus_iter(verbose=verbose)
+        """Yield `{"docno", "title", "text"}` of each document. Raises OSError as for `qrels`."""
+        with self._reading():
+            yield from self.dataset.get_corpus_iter(verbose=verbose)
 
     @cached_property
     def qrels(self) -> pd.DataFrame:
@@ -93,7 +95,8 @@ class Collection:
         Raises:
             ValueError: nothing is judged relevant. OSError: the data is neither here nor can it be downloaded.
         """
-        qrels = self._read(self.dataset.get_qrels)[["qid", "docno", "label"]]
+        with self._reading():
+            qrels = self.dataset.get_qrels()[["qid", "docno", "label"]]
         qrels = qrels.astype({"qid": str, "docno": str, "label": int})
         if not (qrels["label"] > 0).any():
             raise ValueError(f"{self.name}: no document is judged relevant, so nothing can be evaluated")
@@ -107,7 +110,8 @@ class Collection:
             ValueError: no query is judged, or one comes twice. OSError: as for `qrels`.
         """
         judged = set(self.qrels["qid"])
-        topics = self._read(lambda: topics_of(self.dataset))
+        with self._reading():
+            topics = topics_of(self.dataset)
         topics = topics[topics["qid"].isin(judged)].reset_index(drop=True)
         if topics.empty:
             raise ValueError(f"{self.name}: queries and judgments have no query id in common")
@@ -131,9 +135,11 @@ class Collection:
         frames = [self.topics.to_csv(index=False), self.qrels.to_csv(index=False)]
         return digest([*frames, self.corpus_fingerprint, self.self_matches, self.evaluated_results])
 
-    def _read(self, get: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """A download that fails within is one error that says what to do."""
         try:
-            return get()
+            yield
         except ConnectionError as error:  # Python's own
             raise self._missing(error) from error
         except OSError as error:

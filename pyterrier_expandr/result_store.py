@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from urllib.parse import quote
 
@@ -65,7 +66,7 @@ class ResultStore:
     ) -> None:
         self.folder = Path(folder)
         _check_names(systems)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         before = read_experiment(self.folder) if any(self.folder.iterdir()) else {}
         if before.get("settings", settings) != dict(settings):
             raise ValueError(
@@ -140,6 +141,17 @@ class ResultStore:
 
     def _write(self) -> None:
         write_json(self.folder / EXPERIMENT, {**self._content, "cells": list(self._states.values())})
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder if need be. Raises OSError where nothing can be written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        said = f"nothing can be written to the folder {str(folder)!r} ({error.strerror}): choose another, or mend this"
+        raise OSError(error.errno, said) from error
 
 
 def _state(system: str, collection: str, state: str, error: str | None = None) -> dict[str, Any]:

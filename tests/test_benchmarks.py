@@ -14,23 +14,30 @@ def test_the_recorded_scifact_scores_are_the_expected_ones():
     rows = json.loads((report.RESULTS / "scifact.json").read_text())["rows"]
     assert {row["result"] for row in rows} <= {"OK", "-"}
     assert sum(row["result"] == "OK" for row in rows) == 6
+    lines = {line["name"]: line["expansions"] for line in scifact.EXPECTED["lines"]}
+    assert [row["system"] for row in rows[::2]] == list(lines) and len(rows) == 2 * len(lines)
+    compared = [row for row in rows if row["system"] != scifact.EXPECTED["baseline"]]
+    assert all(0 < row["p_value"] <= row["p_corrected"] <= 1 for row in compared)
+
+
+def test_every_recording_is_measured(expandr_data):
+    files = {line["expansions"] for line in scifact.EXPECTED["lines"]} - {None, "bm25"}
+    assert files == {path.name for path in (expandr_data / "expansions" / "scifact").glob("*.jsonl")}
 
 
 def test_a_wrong_score_is_a_fail():
-    expected = json.loads(scifact.EXPECTED.read_text())["lines"]
-    table = pd.DataFrame(
-        {
-            "name": [line["name"] for line in expected],
-            "ndcg_cut_10": [line.get("ndcg_cut_10", 0.5) + 0.0004 for line in expected],
-            "recall_100": [line.get("recall_100", 0.5) - 0.0006 for line in expected],
-        }
-    )
-    verdicts = {(row["system"], row["measure"]): row["result"] for row in scifact.judge(table)}
+    rows = [
+        (line["name"], "SciFact", measure, line.get(measure, 0.5) + error)
+        for line in scifact.EXPECTED["lines"]
+        for measure, error in (("nDCG@10", 0.0004), ("R@100", -0.0006))
+    ]
+    judged = scifact.judge(pd.DataFrame(rows, columns=["system", "collection", "measure", "value"]))
+    verdicts = {(row["system"], row["measure"]): row["result"] for row in judged}
     assert verdicts["query alone", "nDCG@10"] == "OK" and verdicts["query alone", "R@100"] == "FAIL"
     assert verdicts["BM25 (PISA)", "nDCG@10"] == "-"
 
 
 @pytest.mark.slow
 def test_scifact_reproduces(expandr_data, minilm, tmp_path):
-    rows = scifact.judge(scifact.run(expandr_data, tmp_path))
+    rows = scifact.judge(scifact.run(expandr_data, tmp_path).means())
     assert not [row for row in rows if row["result"] == "FAIL"]

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 #: the palette of Okabe and Ito without its yellow, which is too light for print, and its black, which hides hatches
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 #: a second sign beside the colour, so that no picture needs colour to be read; one more than colours, so that both
-#: together repeat only after 42 kinds
-HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "ooo")
+#: together repeat only after 42 kinds; all of lines, since circles make an SVG large
+HATCHES = ("", "///", "---", "xx", "\\\\\\", "++", "|||")
 
 FORMATS = (".svg", ".png", ".pdf")
 

@@ -53,6 +53,7 @@ def experiment(
     from .. import beir
     from ..evaluation import parse_measures
     from ..report import report
+    from ..result_store import make_folder
 
     named = dict(pairs_of(system))
     if baseline is not None and baseline not in named:
@@ -60,7 +61,7 @@ def experiment(
     chosen = beir.resolve(collection, data=data, split=split, num_results=num_results)
     measures = list(map(str, parse_measures(measure or beir.MEASURES)))
     indexes = indexes or out / ".indexes"
-    out.parent.mkdir(parents=True, exist_ok=True)  # OUT itself is made by the experiment, the cache lies beside it
+    make_folder(out if out.exists() else out.parent)  # OUT is made by the experiment, the cache lies beside it
     open_system = SystemOpener(
         indexes,
         generations=cache or Path(f"{out}.sqlite"),
