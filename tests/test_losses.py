@@ -169,8 +169,8 @@ def test_false_negatives_have_no_influence(tiny_bert, rows):
     twin = second | {"positive_id": first["positive_id"]}
     assert loss_of(loss, collate([first, twin])).item() == 0
     # A document judged relevant to the query, known from elsewhere.
-    relevant = {key_of(first["query"]): [key_of(f"id:{second['positive_id']}")]}
-    half = loss_of(loss, FusedBatchCollator(model.preprocess, relevant=relevant)([first, second])).item()
+    knowing = first | {"relevant": [key_of(f"id:{second['positive_id']}")]}
+    half = loss_of(loss, collate([knowing, second])).item()
     alone = info_nce_of_second_row(model, collate([first, second]))
     assert half == pytest.approx(alone / 2) and half < base
     # Two rows of one query.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,20 +21,20 @@ def key_of(text: str) -> int:
 class FusedBatchCollator:
     """Turns rows into the two features and the layout that `ExpandRLoss` takes.
 
-    A row has `query` and `positive`, and may have `positive_id` and lists `negatives` and `expansions` of any length.
-    Expansions are read as documents are, by the document's prompt. The batch has
+    A row has `query` and `positive`, and may have `positive_id`, lists `negatives` and `expansions` of any length, and
+    `relevant`, the keys (`key_of`) of further ids and texts that are relevant to the query. Expansions are read as
+    documents are, by the document's prompt. The batch has
 
     - `query_*` and `text_*`: tokens of the queries, and of positives, negatives and expansions; each sorted by length,
       so that a mini-batch has little padding;
     - `label`: `query_order` (n,) and `text_order` (n + k + e,), where each text went by sorting; `expansion_counts`
       (n,); `document_keys` (n + k, 2), hashes of id and text; `relevant_keys` (n, r), hashes of the ids and texts that
-      are relevant to each query: its positive, those of equal queries in the batch, and what `relevant` has.
+      are relevant to each query: its positive, those of equal queries in the batch, and `relevant`.
 
     Args:
         preprocess: the model's tokenisation, `model.preprocess`.
         query_prompt: text put before each query.
         doc_prompt: text put before each document and each expansion.
-        relevant: `key_of(query)` -> the keys of ids and texts that are relevant to it, in the batch or not.
 
     Example:
         >>> collate = FusedBatchCollator(model.preprocess, query_prompt="query: ")  # doctest: +SKIP
@@ -43,7 +43,6 @@ class FusedBatchCollator:
     preprocess: Callable[..., Mapping[str, Any]]
     query_prompt: str = ""
     doc_prompt: str = ""
-    relevant: Mapping[int, Sequence[int]] = field(default_factory=dict, repr=False)
     #: read by the trainer: columns that hold no text, of which there are none
     valid_label_columns: tuple[str, ...] = ()
 
@@ -60,7 +59,7 @@ class FusedBatchCollator:
             "text_order": text_order,
             "expansion_counts": torch.tensor([len(own) for own in expansions]),
             "document_keys": torch.tensor(own_keys + [(key_of(text),) * 2 for text in negatives]),
-            "relevant_keys": self._relevant_keys([row["query"] for row in rows], own_keys),
+            "relevant_keys": self._relevant_keys(rows, own_keys),
         }
         batch = {f"query_{name}": value for name, value in query_features.items()}
         return batch | {f"text_{name}": value for name, value in text_features.items()} | {"label": label}
@@ -76,10 +75,11 @@ class FusedBatchCollator:
         text = key_of(row["positive"])
         return (key_of(f"id:{row['positive_id']}") if row.get("positive_id") else text), text
 
-    def _relevant_keys(self, queries: list[str], own_keys: list[tuple[int, int]]) -> Tensor:
+    @staticmethod
+    def _relevant_keys(rows: list[dict[str, Any]], own_keys: list[tuple[int, int]]) -> Tensor:
         known: dict[str, set[int]] = {}
-        for query, keys in zip(queries, own_keys, strict=True):
-            known.setdefault(query, set(self.relevant.get(key_of(query), ()))).update(keys)
-        rows = [sorted(known[query]) for query in queries]
-        width = max(map(len, rows))
-        return torch.tensor([row + row[:1] * (width - len(row)) for row in rows])
+        for row, keys in zip(rows, own_keys, strict=True):
+            known.setdefault(row["query"], set()).update(keys, row.get("relevant") or ())
+        lists = [sorted(known[row["query"]]) for row in rows]
+        width = max(map(len, lists))
+        return torch.tensor([keys + keys[:1] * (width - len(keys)) for keys in lists])

@@ -6,7 +6,15 @@ import sys
 
 import typer
 
-from . import analyse, experiment, report, retrieve, train, train_expander  # noqa: F401  their commands register themselves with the app
+from . import (  # noqa: F401  their commands register themselves with the app
+    analyse,
+    experiment,
+    report,
+    retrieve,
+    train,
+    train_expander,
+    train_retriever,
+)
 from .common import app
 
 

@@ -1,0 +1,104 @@
+"""`expandr train retriever`: from queries with positives to an encoder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from .common import Device
+from .train import train
+
+
+@train.command(
+    epilog="Example: expandr train retriever --data pocket --expansions pocket.jsonl --base facebook/contriever "
+    "--out retriever"
+)
+def retriever(
+    data: Annotated[str, typer.Option(help="pocket, irds:NAME, a BEIR folder, or JSONL (a file or a folder).")],
+    base: Annotated[str, typer.Option(help="Hub name, folder or short name of the encoder.")],
+    out: Annotated[Path, typer.Option(help="Folder to make; OUT.work beside it holds an unfinished run.")],
+    stage: Annotated[str, typer.Option(help="raw, ft (queries alone) or expandr (fused queries).")] = "expandr",
+    split: Annotated[str, typer.Option(help="Which judgments of pocket or a BEIR folder.")] = "train",
+    min_relevance: Annotated[int, typer.Option(help="The grade from which on a document is a positive.")] = 1,
+    expansions: Annotated[Path | None, typer.Option(help="JSONL file that `expandr expand` wrote.")] = None,
+    dev_data: Annotated[str | None, typer.Option(help="Held-out queries; a part of DATA if not given.")] = None,
+    dev_split: Annotated[str, typer.Option(help="Which judgments of DEV_DATA.")] = "dev",
+    dev_fraction: Annotated[float, typer.Option(help="Part of the queries that is held out.")] = 0.1,
+    dev_queries: Annotated[int, typer.Option(help="Held-out queries that are evaluated, at most.")] = 1000,
+    profile: Annotated[str, typer.Option(help="paper, reference-contriever or reference-anchordr.")] = "paper",
+    pooling: Annotated[str | None, typer.Option(help="mean, cls ...; the profile's or the encoder's own.")] = None,
+    fusion: Annotated[str, typer.Option(help="average, uniform, or the query's weight.")] = "average",
+    batch_size: Annotated[int | None, typer.Option(help="Queries of a step, over all devices; 1024.")] = None,
+    negatives: Annotated[int, typer.Option(help="Hard negatives of each query.")] = 1,
+    learning_rate: float = 1e-5,
+    epochs: float = 3.0,
+    max_length: Annotated[int, typer.Option(help="Tokens read of each text.")] = 512,
+    query_prompt: Annotated[str | None, typer.Option(help="Put before each query; the encoder's own.")] = None,
+    doc_prompt: Annotated[str | None, typer.Option(help="Put before documents and expansions.")] = None,
+    evaluations: Annotated[int, typer.Option(help="Evaluations and checkpoints in a run.")] = 10,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many evaluations without a better one.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    mini_batch_size: Annotated[int, typer.Option(help="Texts that a device embeds at a time.", min=1)] = 32,
+    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Saves memory.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write logs to OUT/runs.")] = False,
+    seed: int = 42,
+    device: Device = None,
+) -> None:
+    """Train an encoder by contrast; a rerun goes on where it was interrupted."""
+    from ..training.retriever import RECORD, RetrieverTrainingConfig, train_retriever
+
+    config = RetrieverTrainingConfig(
+        base,
+        data,
+        str(out),
+        stage=cast(Any, stage),
+        split=split,
+        min_relevance=min_relevance,
+        expansions=None if expansions is None else str(expansions),
+        dev_data=dev_data,
+        dev_split=dev_split,
+        dev_fraction=dev_fraction,
+        dev_queries=dev_queries,
+        profile=profile,
+        pooling=pooling,
+        fusion=_fusion(fusion),
+        batch_size=batch_size,
+        negatives=negatives,
+        learning_rate=learning_rate,
+        epochs=epochs,
+        max_length=max_length,
+        query_prompt=query_prompt,
+        doc_prompt=doc_prompt,
+        evaluations=evaluations,
+        patience=patience,
+        precision=cast(Any, precision),
+        mini_batch_size=mini_batch_size,
+        gradient_checkpointing=gradient_checkpointing,
+        tensorboard=tensorboard,
+        seed=seed,
+        device=device,
+    )
+    folder = train_retriever(config, verbose=True)
+    if (folder / RECORD).is_file():  # not in the other processes of a distributed run
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        shown = {name: record[name] for name in ("data", "steps", "kept_step", "before", "after")}
+        typer.echo(f"{json.dumps(shown, indent=1)}\nin {folder}")
+
+
+def _fusion(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def main() -> None:
+    """Run the command alone, with the command line's errors: `python -m pyterrier_expandr.training.retriever`."""
+    from . import main as expandr
+
+    sys.argv[1:1] = ["train", "retriever"]
+    expandr()

@@ -1,0 +1,243 @@
+"""The sentence-transformers trainer as the retriever's training needs it, and the evaluation while it runs."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+from sentence_transformers.util import dot_score
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from ..encoder import ExpandREncoder
+from ..fusion import Fusion
+from ..hosting import apply_overrides, pooling_of
+from ..models.anchordr import AnchorDR
+from ..models.registry import load_encoder
+from .batches import FusedBatchCollator
+from .examples import TrainingExample
+from .losses import PROFILES, ExpandRLoss, fuse_rows
+from .progress import ProgressBar
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from .retriever import RetrieverTrainingConfig
+
+logger = logging.getLogger(__name__)
+
+#: what the trainer calls the score that picks the best checkpoint
+DEV_METRIC = "dev_dot_ndcg@10"
+
+
+def open_base(config: RetrieverTrainingConfig) -> ExpandREncoder:
+    """The encoder to train, pooled and normalised as the profile says, with its prompts in the model's own files.
+
+    Raises:
+        ValueError: no such model, one with two encoders, one that cannot pool as the profile says, a bad length.
+    """
+    encoder = load_encoder(
+        config.base,
+        fuse=True,
+        normalize=PROFILES[config.profile].normalize,
+        max_length=config.max_length,
+        query_prompt=config.query_prompt,
+        doc_prompt=config.doc_prompt,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+        device="cpu",
+    )
+    assert isinstance(encoder, ExpandREncoder)
+    _set_pooling(encoder.model, config)
+    if any(type(module).__name__ == "Router" for module in encoder.model.children()):
+        raise ValueError(
+            f"{config.base!r} has an encoder for queries and one for documents: a tied one is trained here"
+        )
+    encoder.model.prompts = {"query": encoder.source["query_prompt"], "document": encoder.source["doc_prompt"]}
+    encoder.model.similarity_fn_name = "dot"
+    return encoder
+
+
+def _set_pooling(model: SentenceTransformer, config: RetrieverTrainingConfig) -> None:
+    """What the configuration names wins over the profile, and the profile over the model's own files."""
+    wanted, own = config.pooling or PROFILES[config.profile].pooling, pooling_of(model)
+    if isinstance(model[0], AnchorDR):
+        own = "first decoder position"
+    if wanted is None or wanted == own:
+        return
+    said = f"pooling={wanted!r}" if config.pooling else f"the profile {config.profile!r}, which pools by {wanted!r},"
+    if "first decoder position" in (wanted, own):
+        raise ValueError(f"{said} does not fit {config.base!r}, which can only pool by {own!r}: choose another profile")
+    logger.warning("%s wins over the pooling %r that %s says of itself", said, own, config.base)
+    apply_overrides(model, pooling=wanted, normalize=PROFILES[config.profile].normalize, max_length=None)
+
+
+class FusedRetrievalEvaluator(InformationRetrievalEvaluator):
+    """nDCG@10 of fused queries over the documents of a few examples: their positives and negatives together.
+
+    The documents are few, so the score says which checkpoint is better and nothing about a whole collection.
+
+    Args:
+        examples: one for each query.
+        fusion: as in retrieval.
+        batch_size: texts encoded at a time.
+    """
+
+    def __init__(self, examples: list[TrainingExample], *, fusion: Fusion, batch_size: int) -> None:
+        self.expansions = [list(example.expansions) for example in examples]
+        self.fusion = fusion
+        names = {str(place): example for place, example in enumerate(examples)}
+        texts = [text for example in examples for text in (*example.positives, *example.negatives)]
+        places = {text: str(place) for place, text in enumerate(dict.fromkeys(texts))}
+        super().__init__(
+            {name: example.query for name, example in names.items()},
+            {place: text for text, place in places.items()},
+            {name: {places[text] for text in example.positives} for name, example in names.items()},
+            mrr_at_k=[10],
+            ndcg_at_k=[10],
+            accuracy_at_k=[1],
+            precision_recall_at_k=[10],
+            map_at_k=[10],
+            score_functions={"dot": dot_score},
+            batch_size=batch_size,
+            name="dev",
+            write_csv=False,
+        )
+
+    def embed_inputs(
+        self,
+        model: SentenceTransformer,
+        sentences: Any,
+        encode_fn_name: str | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Embeddings (n, d), of queries fused with their expansions."""
+        vectors: Any = super().embed_inputs(model, sentences, encode_fn_name, prompt_name, prompt, **options)
+        texts = [text for own in self.expansions for text in own]
+        if encode_fn_name != "query" or not texts:
+            return vectors
+        expansions: Any = super().embed_inputs(model, texts, "document")
+        counts = torch.tensor([len(own) for own in self.expansions], device=vectors.device)
+        return fuse_rows(vectors, expansions, counts, self.fusion)
+
+
+class RetrieverTrainer(SentenceTransformerTrainer):
+    """A trainer that writes no model card of its own: it would quote the training texts, and ask the hub about them."""
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """Nothing."""
+
+
+class EvaluateAtTheEnd(TrainerCallback):
+    """The last step is a checkpoint, so it is measured as the others are."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Ask for an evaluation at the last step."""
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = True
+
+
+def build_trainer(
+    config: RetrieverTrainingConfig,
+    model: SentenceTransformer,
+    dataset: Callable[[SentenceTransformerTrainingArguments], Dataset],
+    rows: int,
+    dev: list[TrainingExample],
+    folder: Path,
+    verbose: bool,
+) -> RetrieverTrainer:
+    """The trainer; `dataset` is called once the processes of a distributed run know each other."""
+    arguments = _arguments(config, rows, bool(dev), folder)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    loss = ExpandRLoss.of_profile(
+        model,
+        config.profile,
+        fusion=config.fusion,
+        mini_batch_size=config.mini_batch_size,
+        gather_across_devices=arguments.world_size > 1,
+    )
+    prompts = {"query_prompt": model.prompts["query"], "doc_prompt": model.prompts["document"]}
+    trainer = RetrieverTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=dataset(arguments),
+        loss=loss,
+        evaluator=evaluator(config, dev),
+        data_collator=FusedBatchCollator(model.preprocess, **prompts),  # type: ignore[arg-type]  # not a subclass
+    )
+    trainer.remove_callback(PrinterCallback)
+    if dev:
+        trainer.add_callback(EvaluateAtTheEnd())
+        if config.patience is not None:
+            trainer.add_callback(EarlyStoppingCallback(config.patience))
+    if verbose:
+        trainer.add_callback(ProgressBar("Training the retriever"))
+    return trainer
+
+
+def evaluator(config: RetrieverTrainingConfig, dev: list[TrainingExample]) -> FusedRetrievalEvaluator | None:
+    """The evaluator of the held-out examples, or None where there are none."""
+    if not dev:
+        return None
+    return FusedRetrievalEvaluator(dev, fusion=config.fusion, batch_size=config.mini_batch_size or 32)
+
+
+def _arguments(
+    config: RetrieverTrainingConfig, rows: int, evaluated: bool, folder: Path
+) -> SentenceTransformerTrainingArguments:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    batch_size = config.batch_size or PROFILES[config.profile].batch_size
+    if batch_size % processes:
+        raise ValueError(f"batch_size {batch_size} must be a multiple of the {processes} processes that share it")
+    if batch_size > rows:
+        batch_size = rows - rows % processes
+        logger.warning("batch_size is larger than the %d training pairs: each step sees %d", rows, batch_size)
+    # Processes can only share a batch that is full; one process alone trains on the rest as well.
+    per_epoch = rows // batch_size if processes > 1 else math.ceil(rows / batch_size)
+    interval = max(1, math.ceil(per_epoch * config.epochs / config.evaluations))
+    on_gpu = torch.cuda.is_available() and config.device != "cpu"
+    precision = config.precision
+    if precision == "auto":
+        precision = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if on_gpu else "fp32"
+    return SentenceTransformerTrainingArguments(
+        output_dir=str(folder),
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="linear",
+        weight_decay=0.0,
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=batch_size // processes,
+        dataloader_drop_last=processes > 1,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        eval_strategy="steps" if evaluated else "no",
+        eval_steps=interval,
+        save_strategy="steps",
+        save_steps=interval,
+        save_total_limit=2,
+        load_best_model_at_end=evaluated,
+        metric_for_best_model=f"eval_{DEV_METRIC}" if evaluated else None,
+        greater_is_better=True if evaluated else None,
+        logging_steps=1,
+        seed=config.seed,
+        use_cpu=not on_gpu,
+        ddp_backend="gloo" if processes > 1 and not on_gpu else None,
+        dataloader_pin_memory=on_gpu,
+        report_to=["tensorboard"] if config.tensorboard else "none",
+        disable_tqdm=True,
+    )
