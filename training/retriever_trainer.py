@@ -20,6 +20,7 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
+    set_seed,
 )
 
 from ..encoder import ExpandREncoder
@@ -49,6 +50,7 @@ def open_base(config: RetrieverTrainingConfig) -> ExpandREncoder:
     Raises:
         ValueError: no such model, one with two encoders, one that cannot pool as the profile says, a bad length.
     """
+    set_seed(config.seed)  # weights that the checkpoint lacks, such as a pooler that nothing reads, are drawn
     encoder = load_encoder(
         config.base,
         fuse=True,
