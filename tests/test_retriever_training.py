@@ -3,6 +3,8 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,7 @@ def config(base, out, **options):
     """Pocket's 37 training pairs in batches of 8: five steps an epoch."""
     settings = {"batch_size": 8, "epochs": 2, "max_length": 64, "learning_rate": 1e-3, "dev_fraction": 0.2}
     settings |= {"expansions": EXPANSIONS, "evaluations": 3, "mini_batch_size": 5, "device": "cpu"}
-    return RetrieverTrainingConfig(base, "pocket", str(out), **(settings | options))
+    return RetrieverTrainingConfig(base, options.pop("data", "pocket"), str(out), **(settings | options))
 
 
 def record(out):
@@ -72,14 +74,19 @@ def test_training_moves_every_weight(tiny_bert, trained):
 
 
 def test_the_best_checkpoint_is_kept(tiny_bert, tmp_path):
-    """A learning rate that ruins the model in the end: what is saved is what scored best, and scores so again."""
-    out = train_retriever(config(tiny_bert, tmp_path / "out", learning_rate=0.05, evaluations=10, dev_fraction=0.5))
+    """Wrong documents are taught to a trained encoder: what is saved is an early step, and scores so again."""
+    options = {"expansions": None, "stage": "ft"}
+    base = train_retriever(config(tiny_bert, tmp_path / "base", epochs=12, dev_fraction=0, **options))
+    good = list(open_examples("pocket", "train"))
+    wrong = [replace(e, positives=f.positives, positive_ids=f.positive_ids) for e, f in pairwise(good)]
+    options |= {"data": write_some(tmp_path / "wrong.jsonl", wrong)}
+    options |= {"dev_data": write_some(tmp_path / "dev.jsonl", [replace(e, query=e.query + "?") for e in good])}
+    out = train_retriever(config(str(base), tmp_path / "out", learning_rate=5e-3, evaluations=10, **options))
     scores = {e["step"]: e["ndcg@10"] for e in json.loads((out / "steps.json").read_text()) if "ndcg@10" in e}
     found = record(out)
-    assert found["after"] == max(score for step, score in scores.items() if step) > scores[max(scores)]
-    raw = config(str(out), tmp_path / "again", stage="raw", dev_fraction=0.5)
-    expandr = record(train_retriever(raw))["before"]  # the query alone, so another number
-    assert expandr is not None and expandr != found["before"]
+    assert found["after"] == scores[found["kept_step"]] > scores[max(scores)] + 0.05 and found["kept_step"] == 2
+    again = train_retriever(config(str(out), tmp_path / "again", **options | {"stage": "raw"}))
+    assert record(again)["before"] == pytest.approx(found["after"], abs=1e-9)
 
 
 def test_a_trained_encoder_opens_in_three_ways(trained, tmp_path):
@@ -177,8 +184,6 @@ train_retriever(RetrieverTrainingConfig(**json.loads(sys.argv[1])))
 
 
 def run_until(step, action, settings):
-    from dataclasses import asdict
-
     command = [sys.executable, "-c", KILL.format(action=action), json.dumps(asdict(settings)), str(step)]
     return subprocess.run(command, capture_output=True, text=True)
 

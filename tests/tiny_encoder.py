@@ -1,11 +1,12 @@
 """A BERT small enough to be trained in a test: random weights, a real WordPiece tokenizer, pocket's words."""
 
+from collections import Counter
 from pathlib import Path
 
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from pyterrier_expandr.training.examples import open_examples
@@ -17,11 +18,14 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 def build_tiny_bert(folder: Path, *, dropout: float = 0.0, seed: int = 0) -> str:
     """A bare checkpoint, as BERT's is: it says nothing of pooling or normalisation."""
     texts = [text for example in open_examples("pocket", "train") for text in (example.query, *example.positives)]
-    core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    # The words themselves: a trained vocabulary breaks ties differently in each process.
+    split = pre_tokenizers.BertPreTokenizer().pre_tokenize_str
+    words = Counter(word for text in texts for word, _ in split(text.lower()))
+    common = sorted(words, key=lambda word: (-words[word], word))[:700]
+    letters = sorted({letter for word in words for letter in word})
+    vocabulary = list(dict.fromkeys([*SPECIAL, *letters, *(f"##{letter}" for letter in letters), *common]))
+    core = Tokenizer(models.WordPiece({word: place for place, word in enumerate(vocabulary)}, unk_token="[UNK]"))
     core.normalizer, core.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    core.train_from_iterator(
-        texts, trainers.WordPieceTrainer(vocab_size=800, special_tokens=SPECIAL, show_progress=False)
-    )
     core.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
