@@ -1,0 +1,154 @@
+"""Does DPO teach an LLM what its retriever prefers? Measured on queries that it was not trained on, with three seeds.
+
+    EXPANDR_DATA=FOLDER python -m benchmarks.dpo_effect --base MODEL --pairs pairs.jsonl --folder WORK [--json FILE]
+
+For each seed an adapter is trained on the pairs of SciFact's training queries and merged; then the trained model and
+the base write 8 passages for each of the 300 test queries, and the base once more with another seed. Reported are
+
+- `similarity`: of a passage to the relevant document (all-MiniLM-L6-v2), mean over the passages of a query;
+- `rank`: of a model's passages by reward (self reward plus retriever reward, Eq. 11) among those of both, 8.5 where the
+  models are alike. The answer of the self reward is the base's, written with the relevant document before it;
+- `noise`: the same differences between the two samplings of the base.
+
+p-values are those of a paired permutation test over queries; for all seeds together a query's value is its mean over
+the seeds. A run goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from pyterrier_expandr import ExpandREncoder, HuggingFaceBackend
+from pyterrier_expandr.demo import demo_encoder_folder
+from pyterrier_expandr.significance import permutation_test
+from pyterrier_expandr.training.candidates import CandidateSet, CandidateSettings, generate_candidates
+from pyterrier_expandr.training.examples import TrainingExample, open_examples
+from pyterrier_expandr.training.expander import RECORD, ExpanderTrainingConfig, train_expander
+from pyterrier_expandr.training.merge import merge_adapter
+from pyterrier_expandr.training.preferences import compare
+from pyterrier_expandr.training.rewards import combined_reward, retriever_reward, self_reward
+
+#: whose passages are compared, in this order
+SOURCES = ("trained", "base", "base again")
+
+
+def measure(sets: dict[str, list[CandidateSet]], encoder: ExpandREncoder) -> dict[str, np.ndarray]:
+    """For each query: similarity to gold (n,) by source, and `rank` (n,) of "trained" and "base again" among "base"."""
+    n, samples = len(sets["base"]), len(sets["base"][0].candidates)
+    merged = []
+    for place, base in enumerate(sets["base"]):
+        texts = tuple(text for source in SOURCES for text in sets[source][place].candidates)
+        answer = base.answer or base.query
+        merged.append(CandidateSet(base.query_id, base.query, base.positive_id, base.positive, answer, texts))
+    found = compare(merged, encoder)
+    written = np.array([[bool(text.strip()) for text in row] for row in found.texts])
+    to_gold, to_answer = np.where(written, found.to_gold, 0), np.where(written, found.to_answer, 0)
+    mean = to_gold.reshape(n, len(SOURCES), samples).mean(axis=2)
+    values = {f"similarity {source}": mean[:, place] for place, source in enumerate(SOURCES)}
+    base = range(samples, 2 * samples)
+    for start, source in ((0, "trained"), (2 * samples, "base again")):
+        both = [*base, *range(start, start + samples)]  # of equal texts the base's ranks first
+        reward = combined_reward([self_reward(to_answer[:, both]), retriever_reward(to_gold[:, both])])
+        # Sums of reciprocal ranks are often equal: these share a rank.
+        values[f"rank {source}"] = rankdata(-reward.round(12), axis=1)[:, samples:].mean(axis=1)
+    return values
+
+
+def summary(values: dict[str, np.ndarray], samples: int) -> dict[str, float]:
+    """Means over queries, differences to the base, and their p-values."""
+    alike = np.full(len(values["rank trained"]), samples + 0.5)
+    trained, base, again = (values[f"similarity {source}"] for source in SOURCES)
+    effect, noise = permutation_test(trained, base), permutation_test(again, base)
+    return {name: float(value.mean()) for name, value in values.items()} | {
+        "gain": float(effect.statistic),
+        "gain p": float(effect.pvalue),
+        "noise": float(noise.statistic),
+        "noise p": float(noise.pvalue),
+        "rank p": float(permutation_test(values["rank trained"], alike).pvalue),
+        "rank noise p": float(permutation_test(values["rank base again"], alike).pvalue),
+    }
+
+
+def write(
+    model: str | Path, examples: Sequence[TrainingExample], seed: int, args: argparse.Namespace
+) -> list[CandidateSet]:
+    """A model's passages for each query, and its answers."""
+    settings = CandidateSettings((1.0,), args.samples, max_new_tokens=args.max_new_tokens, seed=seed)
+    backend = HuggingFaceBackend(model, device=args.device, batch_size=64)
+    return list(generate_candidates(examples, backend, settings, cache=args.folder / "texts.sqlite", verbose=True))
+
+
+def run_seed(seed: int, examples: Sequence[TrainingExample], encoder: ExpandREncoder, args: argparse.Namespace) -> Any:
+    """Train with one seed, write, and measure: values of each query, and the record of the training."""
+    config = ExpanderTrainingConfig(
+        str(args.base),
+        str(args.pairs),
+        str(args.folder / f"adapter-{seed}"),
+        learning_rate=args.learning_rate,
+        epochs=args.epochs,
+        max_length=args.max_length,
+        report_prompts=0,
+        seed=seed,
+    )
+    adapter = train_expander(config, verbose=True)
+    trained = merge_adapter(adapter, args.folder / f"merged-{seed}", device=args.device)
+    sets = {
+        "trained": write(trained, examples, 2 * seed, args),
+        "base": write(args.base, examples, 2 * seed, args),
+        "base again": write(args.base, examples, 2 * seed + 1, args),
+    }
+    record = json.loads((adapter / RECORD).read_text())
+    return measure(sets, encoder), {name: record[name] for name in ("pairs", "steps", "kept_step", "before", "after")}
+
+
+def main() -> int:
+    """Run, print the table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, required=True, help="folder of the LLM")
+    parser.add_argument("--pairs", type=Path, required=True, help="preference pairs of SciFact's training queries")
+    parser.add_argument("--folder", type=Path, required=True, help="adapters, models and texts are kept here")
+    parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--epochs", type=float, default=2.0)
+    parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--limit", type=int, help="only the first queries, for a trial")
+    parser.add_argument("--device")
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    examples = list(islice(open_examples(Path(os.environ["EXPANDR_DATA"]) / "scifact", "test"), args.limit))
+    encoder = ExpandREncoder(demo_encoder_folder(), device=args.device)
+    measured, rows = [], []
+    for seed in args.seeds:
+        values, training = run_seed(seed, examples, encoder, args)
+        measured.append(values)
+        rows.append({"seed": seed} | summary(values, args.samples) | {"training": training})
+    together = {name: np.mean([values[name] for values in measured], axis=0) for name in measured[0]}
+    rows.append({"seed": "all"} | summary(together, args.samples))
+    print(pd.DataFrame(rows).drop(columns="training").T.to_string(float_format="{:.4f}".format))
+    if args.json:
+        settings = {
+            name: value for name, value in vars(args).items() if name not in ("base", "pairs", "folder", "json")
+        }
+        versions = {name: version(name) for name in ("torch", "transformers", "trl", "peft", "sentence-transformers")}
+        result = {"queries": len(examples), "settings": settings, "versions": versions, "rows": rows}
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
