@@ -37,8 +37,9 @@ import pyterrier as pt
 from ir_measures import nDCG
 from scipy.stats import spearmanr
 
-from benchmarks.scifact import EXPECTED, open_scifact
+from benchmarks.scifact import EXPECTED
 from pyterrier_expandr import ExpandREncoder, FaissIndex, RecordedExpander
+from pyterrier_expandr.beir import resolve
 from pyterrier_expandr.demo import demo_encoder_folder
 from pyterrier_expandr.significance import permutation_test
 from pyterrier_expandr.training.candidates import CandidateSet
@@ -109,16 +110,14 @@ def judge(rewards: np.ndarray, values: np.ndarray) -> dict[str, Any]:
 
 def run(data: Path, folder: Path) -> dict[str, Any]:
     """One row for each reward and stand-in, and the queries alone."""
-    dataset = open_scifact(data)
-    encoder = ExpandREncoder(
-        demo_encoder_folder(), max_length=json.loads(EXPECTED.read_text())["max_length"], device="cpu"
-    )
+    (collection,) = resolve("SciFact", data=data)
+    encoder = ExpandREncoder(demo_encoder_folder(), max_length=EXPECTED["max_length"], device="cpu")
     index = FaissIndex(folder / "scifact.faiss")
     if not index.built():
-        (encoder.doc_encoder() >> index).index(dataset.get_corpus_iter(verbose=True))
+        (encoder.doc_encoder() >> index).index(collection.get_corpus_iter(verbose=True))
     compared = {name: compare(sets, encoder) for name, sets in read_sets(data, encoder).items()}
     bare, knowing = compared["without document"], compared["extract"]
-    alone, values = ndcg(bare, encoder, index, dataset.get_qrels())
+    alone, values = ndcg(bare, encoder, index, collection.qrels)
     rewards = {
         ("retriever", "-"): retriever_reward(bare.to_gold),
         ("self", "without document"): self_reward(bare.to_answer),

@@ -13,6 +13,7 @@ from . import (  # noqa: F401  their commands register themselves with the app
     retrieve,
     train,
     train_expander,
+    train_recipe,
     train_retriever,
 )
 from .common import app

@@ -1,0 +1,68 @@
+"""`expandr train run` and `expandr train status`: the whole loop from one YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import Device
+from .train import train
+
+RecipeFile = Annotated[Path, typer.Argument(help="YAML file; recipes/ has some.")]
+Seed = Annotated[int | None, typer.Option(help="Takes the place of the recipe's seed, for another run of it.")]
+Runs = Annotated[Path | None, typer.Option(help="Folder of the stages; runs/NAME beside the recipe.")]
+
+
+@train.command(epilog="Example: expandr train run recipes/pocket.yaml --dry-run")
+def run(
+    recipe: RecipeFile,
+    folder: Runs = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check every field, and print the plan with texts, tokens and memory.")
+    ] = False,
+    seed: Seed = None,
+    device: Device = None,
+) -> None:
+    """Run what is not finished of a recipe, and print the final table."""
+    import pandas as pd
+
+    from ..training.recipe import read_recipe
+    from ..training.recipe_plan import plan
+    from ..training.recipe_stages import RecipeStages
+    from ..training.stages import build
+
+    read = read_recipe(recipe, seed=seed)
+    if dry_run:
+        table = plan(read)
+        texts, read_tokens, written = (table[name].sum() for name in _COUNTS)
+        typer.echo(table.to_string(index=False, float_format="{:.1f}".format, formatters=dict.fromkeys(_COUNTS, _many)))
+        typer.echo(
+            f"in all {texts:,} texts, {read_tokens:,} tokens read and {written:,} written at most; "
+            f"{table['memory_gib'].max():.1f} GiB in the largest stage"
+        )
+        return
+    root = folder or _root(recipe)
+    last = RecipeStages(read, device=device, verbose=True).experiment()
+    build([last], root, say=typer.echo)
+    typer.echo(pd.read_csv(last.folder(root) / "table.csv", index_col=0).to_string(float_format="{:.4f}".format))
+
+
+@train.command(epilog="Example: expandr train status recipes/pocket.yaml")
+def status(recipe: RecipeFile, folder: Runs = None, seed: Seed = None) -> None:
+    """Show a recipe's stages: what is finished, how long it took, what came of it, and how large it is."""
+    from ..training.recipe import read_recipe
+    from ..training.recipe_stages import RecipeStages
+    from ..training.stages import status as states
+
+    table = states([RecipeStages(read_recipe(recipe, seed=seed)).experiment()], folder or _root(recipe))
+    typer.echo(table.to_string(index=False, float_format="{:.1f}".format, na_rep="-"))
+
+
+_COUNTS = ("texts", "tokens_read", "tokens_written")
+_many = "{:,}".format
+
+
+def _root(recipe: Path) -> Path:
+    return recipe.parent / "runs" / recipe.stem

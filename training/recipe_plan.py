@@ -1,0 +1,146 @@
+"""What a recipe will take, told before anything runs: texts, tokens and memory of each stage, estimated from above."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .examples import open_examples
+from .recipe import SMALL, Recipe, encoder_name
+from .recipe_stages import RecipeStages
+from .stages import Stage, in_order
+
+#: tokens of a prompt without a document, and of a document
+PROMPT, DOCUMENT = 100, 512
+
+#: width of an encoder whose configuration is not on this machine
+WIDTH = 768
+
+GIB = 2**30
+
+
+def plan(recipe: Recipe) -> pd.DataFrame:
+    """`[stage, fingerprint, texts, tokens_read, tokens_written, memory_gib]` of each stage, estimated from above.
+
+    Texts are those that a model writes or reads. Every text is taken to be as long as its limit allows; what a filter
+    will drop is not known. `memory_gib` is that of the language model's weights in 16 bits (a tenth of a GiB for one
+    trained from scratch, half a GiB for an encoder), or of the largest index; NaN where a model's size is not known.
+    Nothing is downloaded and no model is loaded.
+
+    Raises:
+        ValueError: fractions as `parts`, of data that is not on this machine.
+    """
+    stages = in_order([RecipeStages(recipe).experiment()])
+    estimate = _Estimate(recipe)
+    rows = [(stage.name, stage.fingerprint, *estimate.of(stage)) for stage in stages]
+    return pd.DataFrame(rows, columns=["stage", "fingerprint", "texts", "tokens_read", "tokens_written", "memory_gib"])
+
+
+class _Estimate:
+    """Texts, tokens read, tokens written and GiB of a stage."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.queries = _queries(recipe)
+        sizes = [collection_size(collection) for collection in RecipeStages(recipe).test]
+        self.documents, self.topics = (sum(size[place] for size in sizes) for place in (0, 1))
+        self.largest = max(documents for documents, _ in sizes)
+        self.llm = _billions(recipe.llm) * 2e9 / GIB if recipe.llm != SMALL else 0.1
+
+    def of(self, stage: Stage) -> tuple[int, int, int, float]:
+        """What that stage takes."""
+        name = "retriever" if stage.name.startswith("retriever") else stage.name.replace("-", "_")
+        estimate: Callable[[Stage], tuple[int, int, int, float]] = getattr(self, f"_{name}")
+        return estimate(stage)
+
+    def _examples(self, stage: Stage) -> tuple[int, int, int, float]:
+        return sum(self.queries.values()), 0, 0, 0.0
+
+    def _small_lm(self, stage: Stage) -> tuple[int, int, int, float]:
+        config = self.recipe.small_lm
+        pairs = self.queries["llm"] * (config.passage_tokens + PROMPT) * config.pair_epochs
+        return self.documents, int(self.documents * DOCUMENT * config.text_epochs + pairs), 0, self.llm
+
+    def _candidates(self, stage: Stage) -> tuple[int, int, int, float]:
+        settings, n = self.recipe.candidates, self.queries["llm"]
+        texts = n * (settings.count + 1)
+        read = n * (len(settings.temperatures) * PROMPT + PROMPT + DOCUMENT)
+        return texts, read, texts * settings.max_new_tokens, self.llm
+
+    def _pairs(self, stage: Stage) -> tuple[int, int, int, float]:
+        texts = self.queries["llm"] * (self.recipe.candidates.count + 3)
+        return texts, texts * min(DOCUMENT, self.recipe.candidates.max_new_tokens), 0, 0.5
+
+    def _dpo(self, stage: Stage) -> tuple[int, int, int, float]:
+        config = self.recipe.expander_config("base", "pairs", "out")
+        pairs = min(self.queries["llm"], self.recipe.max_pairs or self.queries["llm"])
+        texts = round(pairs * (1 - config.eval_fraction) * 2 * config.epochs)
+        return texts, 2 * texts * config.max_length, 0, self.llm / (4 if config.load_in_4bit else 1)
+
+    def _merge(self, stage: Stage) -> tuple[int, int, int, float]:
+        return 0, 0, 0, self.llm
+
+    def _expansions(self, stage: Stage) -> tuple[int, int, int, float]:
+        return self._written(self.queries["retriever"])
+
+    def _test_expansions(self, stage: Stage) -> tuple[int, int, int, float]:
+        return self._written(self.topics)
+
+    def _written(self, queries: int) -> tuple[int, int, int, float]:
+        settings = self.recipe.expansion_settings()
+        texts = queries * settings["n"]
+        return texts, queries * PROMPT, texts * settings["max_new_tokens"], self.llm
+
+    def _retriever(self, stage: Stage) -> tuple[int, int, int, float]:
+        config = self.recipe.retriever_config("data", "out", "expandr", None)
+        if stage.name == "retriever-raw":
+            return 0, 0, 0, 0.5
+        expansions = self.recipe.expansion_settings()["n"] if stage.name == "retriever-expandr" else 0
+        rows = round(self.queries["retriever"] * (1 - config.dev_fraction) * config.epochs)
+        texts = rows * (2 + config.negatives + expansions)
+        return texts, texts * (config.max_length or DOCUMENT), 0, 0.5
+
+    def _index(self, stage: Stage) -> tuple[int, int, int, float]:
+        width = _width(str(self.recipe.retriever.get("base", "")))
+        return self.documents, self.documents * DOCUMENT, 0, self.largest * width * 4 / GIB
+
+    def _experiment(self, stage: Stage) -> tuple[int, int, int, float]:
+        texts = self.topics * sum(1 + (i.name == "test-expansions") for i in stage.inputs)
+        return texts, texts * DOCUMENT, 0, self._index(stage)[3]
+
+
+def collection_size(collection: Any) -> tuple[int, int]:
+    """(documents, queries) of a test collection: as ir-datasets records them, else counted in the files."""
+    if hasattr(collection.dataset, "irds_ref"):
+        recorded = collection.dataset.irds_ref().metadata()
+        return recorded["docs"]["count"], recorded["queries"]["count"]
+    return sum(1 for _ in collection.get_corpus_iter()), len(collection.topics)
+
+
+def _queries(recipe: Recipe) -> dict[str, int]:
+    """How many queries each part has at most."""
+    sizes = recipe.parts
+    if sum(sizes.values()) > 1:
+        return {name: int(size) for name, size in sizes.items()}
+    examples = islice(open_examples(recipe.data, recipe.split, min_relevance=recipe.min_relevance), recipe.limit)
+    count = sum(1 for _ in examples)
+    return {name: round(count * size) for name, size in sizes.items()}
+
+
+def _billions(model: str) -> float:
+    """Billions of weights, from the files of a folder or from a name such as Qwen2.5-7B; NaN where neither tells."""
+    if Path(model).is_dir():
+        return sum(file.stat().st_size for file in Path(model).glob("*.safetensors")) / 2e9
+    found = re.search(r"(\d+(?:\.\d+)?)[bB](?![a-zA-Z])", model.rpartition("/")[2])
+    return float(found[1]) if found else float("nan")
+
+
+def _width(encoder: str) -> int:
+    file = Path(encoder_name(encoder)) / "config.json"
+    return int(json.loads(file.read_text(encoding="utf-8"))["hidden_size"]) if file.is_file() else WIDTH

@@ -1,0 +1,312 @@
+"""The stages of a recipe: which builds on which, and what each hands to the next.
+
+    examples -> candidates -> pairs -> dpo -> merge -> expansions -> retriever -> index -> experiment
+
+A stage's folder holds what it made. Systems that need the same thing share the stage that makes it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..backends.huggingface import HuggingFaceBackend
+from ..cache import GenerationCache
+from ..collections import BeirFolder
+from ..encoder import ExpandREncoder
+from ..expander import LLMExpander, RecordedExpander
+from ..fingerprint import model_fingerprint
+from ..index import FaissIndex
+from ..models.registry import load_encoder
+from ..recorded import write_expansions
+from .candidates import generate_candidates, read_candidates, write_candidates
+from .examples import TrainingExample, examples_from_jsonl, open_examples, split_examples, write_examples
+from .expander import RECORD as ADAPTER_RECORD
+from .expander import train_expander
+from .merge import RECORD as MERGE_RECORD
+from .merge import merge_adapter
+from .pair_files import trl_row, write_pairs
+from .pair_report import PairReport
+from .preferences import decide
+from .recipe import SMALL, SYSTEMS, Recipe, encoder_name
+from .smalllm import train_small_lm
+from .stages import Stage
+
+logger = logging.getLogger(__name__)
+
+
+class RecipeStages:
+    """The stages of a recipe; `experiment` builds on all that its systems need.
+
+    Args:
+        recipe: what is trained on what.
+        device: "cuda", "cpu"; None takes cuda where there is one.
+        verbose: show progress bars.
+    """
+
+    def __init__(self, recipe: Recipe, *, device: str | None = None, verbose: bool = False) -> None:
+        self.recipe, self.device, self.verbose = recipe, device, verbose
+        self.test = _collections(recipe)
+
+    # --- data and the language model
+
+    def examples(self) -> Stage:
+        """llm.jsonl and retriever.jsonl: the queries that train either model."""
+        recipe = self.recipe
+        names = ("data", "split", "min_relevance", "ratios", "limit", "parts", "seed")
+
+        def run(folder: Path) -> dict[str, Any]:
+            counts = {}
+            for part in recipe.parts:  # the source is read once for each part, so that nothing is held in memory
+                found = split_examples(self._source(), recipe.parts, recipe.seed)
+                chosen = (example for name, example in found if name == part)
+                counts[part] = write_examples(folder / f"{part}.jsonl", chosen)
+                if not counts[part]:
+                    raise ValueError(f"{recipe.data!r} leaves no query for {part}: change parts {recipe.parts}")
+            return counts
+
+        settings = {name: getattr(recipe, name) for name in names} | {"content": identity(recipe.data)}
+        return Stage("examples", settings, (), run)
+
+    def _source(self) -> Iterator[TrainingExample]:
+        recipe = self.recipe
+        ratios = recipe.ratios or None
+        found = open_examples(
+            recipe.data, recipe.split, min_relevance=recipe.min_relevance, ratios=ratios, seed=recipe.seed
+        )
+        return islice(found, recipe.limit)
+
+    def base(self) -> tuple[Stage, ...]:
+        """The stage that trains the small language model, or none where the recipe names a model."""
+        if self.recipe.llm != SMALL:
+            return ()
+
+        def run(folder: Path, examples: Path) -> dict[str, Any]:
+            pairs = [(e.query, text) for e in examples_from_jsonl(examples / "llm.jsonl") for text in e.positives]
+            texts = [f"{d['title']} {d['text']}".strip() for c in self.test for d in c.get_corpus_iter()]
+            model = train_small_lm(texts, pairs, folder / "model", self.recipe.small_lm, verbose=self.verbose)
+            report = json.loads((model / "smalllm.json").read_text(encoding="utf-8"))
+            return {"parameters": report["parameters"], "tokens": report["text_tokens"], "pairs": report["pairs"]}
+
+        settings = {"config": asdict(self.recipe.small_lm), "corpora": self._test_settings()}
+        return (Stage("small-lm", settings, (self.examples(),), run),)
+
+    def _llm(self, stages: tuple[Path, ...]) -> str:
+        return str(stages[0] / "model") if stages else self.recipe.llm
+
+    def _llm_settings(self) -> dict[str, Any]:
+        return {} if self.recipe.llm == SMALL else {"llm": identity(self.recipe.llm)}
+
+    def candidates(self) -> Stage:
+        """candidates.jsonl: candidates and an answer for each query of the LLM's part."""
+
+        def run(folder: Path, examples: Path, *base: Path) -> dict[str, Any]:
+            backend = HuggingFaceBackend(self._llm(base), device=self.device)
+            found = examples_from_jsonl(examples / "llm.jsonl")
+            with closing(GenerationCache(folder / "generations.sqlite")) as cache:
+                sets = generate_candidates(found, backend, self.recipe.candidates, cache=cache, verbose=self.verbose)
+                count = write_candidates(folder / "candidates.jsonl", sets)
+            backend.close()
+            return {"queries": count, "candidates": count * self.recipe.candidates.count}
+
+        settings = asdict(self.recipe.candidates) | self._llm_settings()
+        return Stage("candidates", settings, (self.examples(), *self.base()), run)
+
+    def pairs(self, rewards: tuple[str, ...]) -> Stage:
+        """pairs.jsonl: chosen and rejected by these rewards."""
+        preferences = replace(self.recipe.preferences, rewards=rewards)
+        encoder = encoder_name(self.recipe.encoder)
+
+        def run(folder: Path, candidates: Path) -> dict[str, Any]:
+            report, rows = PairReport(), []
+            reward_encoder = load_encoder(encoder, device=self.device)
+            for decision in decide(read_candidates(candidates / "candidates.jsonl"), reward_encoder, preferences):
+                report.add(decision)
+                if decision.dropped is None:
+                    rows.append(trl_row(decision, self.recipe.candidates.prompt))
+            limit = self.recipe.max_pairs
+            if limit is not None and len(rows) > limit:
+                rows = [
+                    rows[place] for place in sorted(random.Random(self.recipe.seed).sample(range(len(rows)), limit))
+                ]
+            (folder / "report.txt").write_text(f"{report}\n", encoding="utf-8")
+            return {"queries": report.queries, "pairs": write_pairs(folder / "pairs.jsonl", rows)}
+
+        settings = asdict(preferences) | {"encoder": identity(encoder), "seed": self.recipe.seed}
+        return Stage("pairs", settings | {"max_pairs": self.recipe.max_pairs}, (self.candidates(),), run)
+
+    def trained(self, rewards: tuple[str, ...]) -> tuple[Stage, ...]:
+        """The stage whose folder has the LLM of these rewards; without rewards it is the base's."""
+        if not rewards:
+            return self.base()
+
+        def train(folder: Path, pairs: Path, *base: Path) -> dict[str, Any]:
+            config = self.recipe.expander_config(self._llm(base), pairs / "pairs.jsonl", folder / "adapter")
+            record = json.loads((train_expander(config, verbose=self.verbose) / ADAPTER_RECORD).read_text("utf-8"))
+            after = record["after"] or {}
+            return {"pairs": record["pairs"]["training"], "steps": record["steps"], **_rounded(after)}
+
+        def merge(folder: Path, adapter: Path, *base: Path) -> dict[str, Any]:
+            model = merge_adapter(adapter / "adapter", folder / "model", base=self._llm(base), device=self.device)
+            record = json.loads((model / MERGE_RECORD).read_text(encoding="utf-8"))
+            return _rounded({"error": record["error"], "effect": record["effect"]})
+
+        places = {"base": "", "pairs": "", "out": ""}
+        settings = {k: v for k, v in asdict(self.recipe.expander_config("b", "p", "o")).items() if k not in places}
+        dpo = Stage("dpo", settings | self._llm_settings(), (self.pairs(rewards), *self.base()), train)
+        return (Stage("merge", self._llm_settings(), (dpo, *self.base()), merge),)
+
+    # --- expansions, retriever, experiment
+
+    def _expander(self, llm: tuple[Path, ...], folder: Path) -> LLMExpander:
+        backend = HuggingFaceBackend(self._llm(llm), device=self.device)
+        cache = folder / "generations.sqlite"
+        return LLMExpander(backend, cache=cache, verbose=self.verbose, **self.recipe.expansion_settings())
+
+    def expansions(self, rewards: tuple[str, ...]) -> Stage:
+        """expansions.jsonl: what that LLM writes for the retriever's training queries."""
+
+        def run(folder: Path, examples: Path, *llm: Path) -> dict[str, Any]:
+            found = [(e.query_id, e.query) for e in examples_from_jsonl(examples / "retriever.jsonl")]
+            topics = pd.DataFrame(found, columns=["qid", "query"]).drop_duplicates("qid")
+            return _expand(self._expander(llm, folder), topics, folder / "expansions.jsonl")
+
+        settings = self.recipe.expansion_settings() | self._llm_settings()
+        return Stage("expansions", settings, (self.examples(), *self.trained(rewards)), run)
+
+    def test_expansions(self, rewards: tuple[str, ...]) -> Stage:
+        """COLLECTION.jsonl: what that LLM writes for the queries of each test collection."""
+
+        def run(folder: Path, *llm: Path) -> dict[str, Any]:
+            expander, counts = self._expander(llm, folder), {"queries": 0, "expansions": 0}
+            for collection in self.test:
+                found = _expand(expander, collection.topics, _file(folder, collection))
+                counts = {name: counts[name] + found[name] for name in counts}
+            return counts
+
+        settings = self.recipe.expansion_settings() | self._llm_settings() | self._test_settings()
+        return Stage("test-expansions", settings, self.trained(rewards), run)
+
+    def retriever(self, stage: str, rewards: tuple[str, ...] | None) -> Stage:
+        """The encoder after that training: "raw", "ft", or "expandr" with the expansions of that LLM."""
+        expanded = (self.expansions(rewards),) if stage == "expandr" and rewards is not None else ()
+
+        def run(folder: Path, examples: Path, *expansions: Path) -> dict[str, Any]:
+            from .retriever import RECORD, train_retriever
+
+            recorded = expansions[0] / "expansions.jsonl" if expansions else None
+            config = self.recipe.retriever_config(examples / "retriever.jsonl", folder / "model", stage, recorded)
+            record = json.loads((train_retriever(config, verbose=self.verbose) / RECORD).read_text(encoding="utf-8"))
+            return dict(record["data"])
+
+        config = asdict(self.recipe.retriever_config("d", "o", stage, None))
+        settings = {name: value for name, value in config.items() if name not in ("base", "data", "out", "expansions")}
+        settings |= {"base": identity(config["base"])}
+        return Stage(f"retriever-{stage}", settings, (self.examples(), *expanded), run)
+
+    def index(self, retriever: Stage) -> Stage:
+        """COLLECTION.faiss: the documents of each test collection, as that encoder reads them."""
+
+        def run(folder: Path, trained: Path) -> dict[str, Any]:
+            encoder, documents = ExpandREncoder(trained / "model", device=self.device), 0
+            for collection in self.test:
+                index = FaissIndex(_file(folder, collection, ".faiss"))
+                if not index.built():
+                    corpus = index.remaining(collection.get_corpus_iter(verbose=self.verbose))
+                    (encoder.doc_encoder() >> index.indexer(mode="resume")).index(corpus)
+                documents += len(index)
+            return {"documents": documents}
+
+        return Stage("index", self._test_settings(), (retriever,), run)
+
+    def experiment(self) -> Stage:
+        """table.csv: every system on every collection, by the BEIR protocol."""
+        systems = {name: SYSTEMS[name] for name in self.recipe.systems}
+        inputs: list[Stage] = []
+        parts: dict[str, tuple[int, int | None]] = {}
+        for name, system in systems.items():
+            inputs.append(self.index(self.retriever(system.retriever, system.rewards)))
+            place = len(inputs) - 1
+            if system.rewards is not None:
+                inputs.append(self.test_expansions(system.rewards))
+            parts[name] = (place, None if system.rewards is None else len(inputs) - 1)
+
+        def run(folder: Path, *made: Path) -> dict[str, Any]:
+            from ..beir import experiment
+
+            def pipeline(collection: Any, name: str) -> Any:
+                index, expansions = parts[name]
+                opened = FaissIndex(_file(made[index], collection, ".faiss"))
+                found = opened.query_encoder(device=self.device) >> opened.retriever(num_results=collection.num_results)
+                return found if expansions is None else RecordedExpander(_file(made[expansions], collection)) >> found
+
+            makers = {name: (lambda collection, name=name: pipeline(collection, name)) for name in parts}
+            evaluation = self.recipe.evaluation
+            results = experiment(
+                makers, self.test, folder / "results", measures=evaluation.measures, verbose=self.verbose
+            )
+            if not results.failures.empty:
+                raise RuntimeError(f"some cells failed, run again after mending: {results.failures.to_dict('records')}")
+            table(results.means(), list(parts)).to_csv(folder / "table.csv")
+            return {"systems": len(parts), "collections": len(self.test)}
+
+        settings = {"systems": list(systems), "measures": list(self.recipe.evaluation.measures)} | self._test_settings()
+        return Stage("experiment", settings, tuple(inputs), run)
+
+    def _test_settings(self) -> dict[str, Any]:
+        sources = [c.dataset for c in self.test]
+        places = [str(s.path) if isinstance(s, BeirFolder) else repr(s) for s in sources]
+        return {"collections": [[c.name, identity(place)] for c, place in zip(self.test, places, strict=True)]}
+
+
+def table(means: pd.DataFrame, systems: list[str]) -> pd.DataFrame:
+    """One row for each system in their order, and a column for each measure on each collection.
+
+    Example:
+        >>> means = pd.DataFrame({"system": ["a"], "collection": ["pocket"], "measure": ["R@100"], "value": [0.5]})
+        >>> table(means, ["a"]).columns.tolist()
+        ['pocket R@100']
+    """
+    columns = means["collection"] + " " + means["measure"]
+    wide = means.assign(column=columns).pivot(index="system", columns="column", values="value")
+    return wide.loc[systems, list(dict.fromkeys(columns))].rename_axis(columns=None)
+
+
+def _collections(recipe: Recipe) -> list[Any]:
+    from ..beir_collections import resolve
+
+    given = recipe.evaluation
+    return resolve(given.collections, data=given.data, split=given.split, num_results=given.num_results)
+
+
+def _file(folder: Path, collection: Any, ending: str = ".jsonl") -> Path:
+    return folder / (collection.name.replace("/", "-") + ending)
+
+
+def _expand(expander: LLMExpander, topics: pd.DataFrame, path: Path) -> dict[str, Any]:
+    expanded = expander.transform(topics)
+    write_expansions(path, expanded)
+    return {"queries": len(expanded), "expansions": int(expanded["query_expansions"].map(len).sum())}
+
+
+def _rounded(values: dict[str, float]) -> dict[str, Any]:
+    return {name: float(f"{value:.4g}") for name, value in values.items()}
+
+
+def identity(name: str) -> dict[str, Any]:
+    """What a model or data set is: a hash over its files, or its name where it is not on this machine.
+
+    Of a hub model the name counts: its commit is not known before the download.
+    """
+    if Path(name).is_dir():
+        return model_fingerprint(name)
+    return {"name": name} | ({"bytes": Path(name).stat().st_size} if Path(name).is_file() else {})
