@@ -227,6 +227,11 @@ def test_the_recipe_for_scifact_reads(expandr_data, monkeypatch):
         ({"evaluation": {"collections": "pocket"}}, "evaluation: collections must be a list"),
         ({"systems": ["Best"]}, r"systems \['Best'\] are unknown"),
         ({"parts": {"llm": 1.0}}, "parts must have sizes for llm and retriever"),
+        (
+            {"llm": "openai:model@http://localhost:1/v1"},
+            r"is on a server and cannot be trained, which \['ExpandR'\] need",
+        ),
+        ({"llm": "vlm:model"}, "there is no engine 'vlm'"),
         ({"limit": 0}, "limit must be a whole number from 1"),
     ],
 )
@@ -249,3 +254,18 @@ def test_a_part_without_queries_is_refused(tmp_path):
     recipe = Recipe("pocket", "small", {"base": "demo"}, limit=1)
     with pytest.raises(ValueError, match="leaves no query for"):
         RecipeStages(recipe).examples().run(tmp_path)
+
+
+def test_the_engine_is_named_with_the_model():
+    def stages_of(llm):
+        recipe = Recipe("pocket", llm, {"base": "demo"}, systems=("ExpandR",))
+        return recipe, {stage.name: stage for stage in in_order([RecipeStages(recipe).experiment()])}
+
+    recipe, ours = stages_of("vllm:me/model-7B?dtype=float16&seed=1")
+    assert recipe.model == "me/model-7B" and recipe.engine_name(None) == recipe.llm
+    assert recipe.engine_name(Path("merged")) == "vllm:merged?dtype=float16&seed=1"
+    _, theirs = stages_of("me/model-7B")
+    assert ours["dpo"].settings == theirs["dpo"].settings and ours["dpo"].fingerprint != theirs["dpo"].fingerprint
+    assert ours["candidates"].settings == theirs["candidates"].settings | {"engine": "vllm"}
+    untrained = Recipe("pocket", "openai:m@http://localhost:1/v1", {"base": "demo"}, systems=("w/o LLM Training",))
+    assert untrained.model == "m@http://localhost:1/v1"

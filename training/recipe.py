@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..backends.engines import engine_parts
 from ..demo import demo_encoder_folder
 from .candidates import CandidateSettings
 from .expander import ExpanderTrainingConfig
@@ -68,7 +69,8 @@ class Recipe:
 
     Args:
         data: training queries and positives, as `open_examples` reads them.
-        llm: hub name or folder of the instruct model; "small" trains one from scratch (`small_lm`).
+        llm: the instruct model, as `open_engine` takes it: a hub name or folder, or `vllm:` before it to generate with
+            vLLM; a model on a server (`openai:`) cannot be trained. "small" trains one from scratch (`small_lm`).
         encoder: hub name or folder of the reward encoder; "demo" is the one of the extra `demo`.
         retriever: `RetrieverTrainingConfig` less what the recipe says itself; `base` may be "demo" as well.
         split: which judgments of `data`.
@@ -119,9 +121,22 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
+        if engine_parts(self.llm)[0] == "openai" and (trained := [n for n in self.systems if SYSTEMS[n].rewards]):
+            raise ValueError(f"llm {self.llm!r} is on a server and cannot be trained, which {trained} need")
         self.expander_config("base", "pairs", "out")
         self.retriever_config("train.jsonl", "out", "expandr", None)
         self.expansion_settings()
+
+    @property
+    def model(self) -> str:
+        """The language model without its engine: what DPO trains."""
+        return engine_parts(self.llm)[1]
+
+    def engine_name(self, model: Path | None) -> str:
+        """The recipe's engine for `open_engine`, with `model` in the place of its own."""
+        word, _, options = engine_parts(self.llm)
+        written = "&".join(f"{name}={value}" for name, value in options.items())
+        return self.llm if model is None else f"{word}:{model}" + (f"?{written}" if written else "")
 
     def expander_config(self, base: str | Path, pairs: str | Path, out: str | Path) -> ExpanderTrainingConfig:
         """How the LLM is trained, with places filled in."""

@@ -51,7 +51,7 @@ class _Estimate:
         sizes = [collection_size(collection) for collection in RecipeStages(recipe).test]
         self.documents, self.topics = (sum(size[place] for size in sizes) for place in (0, 1))
         self.largest = max(documents for documents, _ in sizes)
-        self.llm = _billions(recipe.llm) * 2e9 / GIB if recipe.llm != SMALL else 0.1
+        self.llm = _billions(recipe.model) * 2e9 / GIB if recipe.llm != SMALL else 0.1
 
     def of(self, stage: Stage) -> tuple[int, int, int, float]:
         """What that stage takes."""

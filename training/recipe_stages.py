@@ -19,7 +19,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..backends.huggingface import HuggingFaceBackend
+from ..backends.base import Backend
+from ..backends.engines import engine_parts, open_engine
 from ..cache import GenerationCache
 from ..collections import BeirFolder
 from ..encoder import ExpandREncoder
@@ -101,24 +102,32 @@ class RecipeStages:
         return (Stage("small-lm", settings, (self.examples(),), run),)
 
     def _llm(self, stages: tuple[Path, ...]) -> str:
-        return str(stages[0] / "model") if stages else self.recipe.llm
+        """The model as transformers opens it: that of a stage, or the recipe's own."""
+        return str(stages[0] / "model") if stages else self.recipe.model
 
     def _llm_settings(self) -> dict[str, Any]:
-        return {} if self.recipe.llm == SMALL else {"llm": identity(self.recipe.llm)}
+        return {} if self.recipe.llm == SMALL else {"llm": identity(self.recipe.model)}
+
+    def _backend(self, stages: tuple[Path, ...]) -> Backend:
+        """The recipe's engine, with the model of a stage, or the recipe's own."""
+        return open_engine(self.recipe.engine_name(stages[0] / "model" if stages else None), device=self.device)
+
+    def _engine_settings(self) -> dict[str, Any]:
+        """What decides the generated texts: the model, and the engine where it is not transformers."""
+        engine = engine_parts(self.recipe.llm)[0]
+        return self._llm_settings() | ({} if engine == "hf" else {"engine": engine})
 
     def candidates(self) -> Stage:
         """candidates.jsonl: candidates and an answer for each query of the LLM's part."""
 
         def run(folder: Path, examples: Path, *base: Path) -> dict[str, Any]:
-            backend = HuggingFaceBackend(self._llm(base), device=self.device)
             found = examples_from_jsonl(examples / "llm.jsonl")
-            with closing(GenerationCache(folder / "generations.sqlite")) as cache:
+            with self._backend(base) as backend, closing(GenerationCache(folder / "generations.sqlite")) as cache:
                 sets = generate_candidates(found, backend, self.recipe.candidates, cache=cache, verbose=self.verbose)
                 count = write_candidates(folder / "candidates.jsonl", sets)
-            backend.close()
             return {"queries": count, "candidates": count * self.recipe.candidates.count}
 
-        settings = asdict(self.recipe.candidates) | self._llm_settings()
+        settings = asdict(self.recipe.candidates) | self._engine_settings()
         return Stage("candidates", settings, (self.examples(), *self.base()), run)
 
     def pairs(self, rewards: tuple[str, ...]) -> Stage:
@@ -128,7 +137,7 @@ class RecipeStages:
 
         def run(folder: Path, candidates: Path) -> dict[str, Any]:
             report, rows = PairReport(), []
-            reward_encoder = load_encoder(encoder, device=self.device)
+            reward_encoder = load_encoder(encoder, fuse=True, device=self.device)
             for decision in decide(read_candidates(candidates / "candidates.jsonl"), reward_encoder, preferences):
                 report.add(decision)
                 if decision.dropped is None:
@@ -167,8 +176,7 @@ class RecipeStages:
 
     # --- expansions, retriever, experiment
 
-    def _expander(self, llm: tuple[Path, ...], folder: Path) -> LLMExpander:
-        backend = HuggingFaceBackend(self._llm(llm), device=self.device)
+    def _expander(self, backend: Backend, folder: Path) -> LLMExpander:
         cache = folder / "generations.sqlite"
         return LLMExpander(backend, cache=cache, verbose=self.verbose, **self.recipe.expansion_settings())
 
@@ -178,22 +186,25 @@ class RecipeStages:
         def run(folder: Path, examples: Path, *llm: Path) -> dict[str, Any]:
             found = [(e.query_id, e.query) for e in examples_from_jsonl(examples / "retriever.jsonl")]
             topics = pd.DataFrame(found, columns=["qid", "query"]).drop_duplicates("qid")
-            return _expand(self._expander(llm, folder), topics, folder / "expansions.jsonl")
+            with self._backend(llm) as backend:
+                return _expand(self._expander(backend, folder), topics, folder / "expansions.jsonl")
 
-        settings = self.recipe.expansion_settings() | self._llm_settings()
+        settings = self.recipe.expansion_settings() | self._engine_settings()
         return Stage("expansions", settings, (self.examples(), *self.trained(rewards)), run)
 
     def test_expansions(self, rewards: tuple[str, ...]) -> Stage:
         """COLLECTION.jsonl: what that LLM writes for the queries of each test collection."""
 
         def run(folder: Path, *llm: Path) -> dict[str, Any]:
-            expander, counts = self._expander(llm, folder), {"queries": 0, "expansions": 0}
-            for collection in self.test:
-                found = _expand(expander, collection.topics, _file(folder, collection))
-                counts = {name: counts[name] + found[name] for name in counts}
+            counts = {"queries": 0, "expansions": 0}
+            with self._backend(llm) as backend:
+                expander = self._expander(backend, folder)
+                for collection in self.test:
+                    found = _expand(expander, collection.topics, _file(folder, collection))
+                    counts = {name: counts[name] + found[name] for name in counts}
             return counts
 
-        settings = self.recipe.expansion_settings() | self._llm_settings() | self._test_settings()
+        settings = self.recipe.expansion_settings() | self._engine_settings() | self._test_settings()
         return Stage("test-expansions", settings, self.trained(rewards), run)
 
     def retriever(self, stage: str, rewards: tuple[str, ...] | None) -> Stage:

@@ -38,7 +38,7 @@ def open_engine(name: str, *, device: str | None = None, **options: Any) -> Back
         >>> open_engine("Qwen/Qwen2.5-7B-Instruct")
         HuggingFaceBackend('Qwen/Qwen2.5-7B-Instruct')
     """
-    word, model, written = _parts(name)
+    word, model, written = engine_parts(name)
     engine = _engine_class(word)
     if word == "hf" and device is not None:
         options = {"device": device} | options
@@ -52,8 +52,16 @@ def open_engine(name: str, *, device: str | None = None, **options: Any) -> Back
     return engine(model, **options | {option: _value(option, text, kinds[option]) for option, text in written.items()})
 
 
-def _parts(name: str) -> tuple[str, str, dict[str, str]]:
-    """The engine's word, what follows it, and the options at the end."""
+def engine_parts(name: str) -> tuple[str, str, dict[str, str]]:
+    """The engine's word, its model (for a server with `@URL`), and the options at the end as they are written.
+
+    Raises:
+        ValueError: no such engine, no model, or options that are not written as such.
+
+    Example:
+        >>> engine_parts("vllm:Qwen/Qwen2.5-7B-Instruct?tensor_parallel_size=2")
+        ('vllm', 'Qwen/Qwen2.5-7B-Instruct', {'tensor_parallel_size': '2'})
+    """
     if name and Path(name).is_dir():
         return "hf", name, {}
     rest, _, query = name.partition("?")
