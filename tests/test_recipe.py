@@ -189,7 +189,12 @@ def test_the_papers_recipes_have_the_papers_values(name):
     assert (dpo.beta, dpo.lora_r, dpo.learning_rate, dpo.max_length) == (0.1, 8, 2e-5, 612)
     retriever = recipe.retriever_config("data", "out", "ft", None)
     assert (retriever.batch_size, retriever.learning_rate, retriever.epochs) == (1024, 1e-5, 3)
-    said = expandr("train", "run", RECIPES / f"{name}.yaml", "--dry-run")
+    candidates = plan(recipe).set_index("stage").loc["candidates"]
+    assert candidates["texts"] == 3_300_000 and candidates["tokens_written"] == 3_300_000 * 512
+
+
+def test_a_dry_run_prints_the_plan():
+    said = expandr("train", "run", RECIPES / "paper-llama3-anchordr.yaml", "--dry-run")
     candidates = next(line.split() for line in said.splitlines() if "candidates" in line)
     assert candidates[2] == "3,300,000" and candidates[4] == f"{3_300_000 * 512:,}"
     assert "GiB in the largest stage" in said and said.count("index") == 6

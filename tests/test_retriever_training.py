@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 
 from pyterrier_expandr import ExpandREncoder
 from pyterrier_expandr.collections import pocket
-from pyterrier_expandr.training.examples import TrainingExample, open_examples, write_examples
+from pyterrier_expandr.training.examples import TrainingExample, open_examples, split_examples, write_examples
 from pyterrier_expandr.training.retriever import RetrieverTrainingConfig, train_retriever
+from pyterrier_expandr.training.retriever_data import survey
 from tests.tiny_encoder import build_tiny_bert
 
 EXPANSIONS = str(pocket().expansions_path)
@@ -174,6 +175,7 @@ KILL = """
 import os, signal, sys, resource
 from pyterrier_expandr.training import retriever_trainer
 from pyterrier_expandr.training.retriever import RetrieverTrainingConfig, train_retriever
+from pyterrier_expandr.training.retriever_data import survey
 import json
 def on_step_begin(self, args, state, control, **_):
     if state.global_step == int(sys.argv[2]):
@@ -308,6 +310,16 @@ def test_held_out_queries_that_are_trained_on(tiny_bert, tmp_path):
 def write_some(path, found):
     write_examples(path, found)
     return str(path)
+
+
+def test_a_part_of_data_is_held_out_from_like_any_data(tmp_path):
+    """A recipe parts the queries by the same seed: the held-out part must not be all or nothing of what it hands over."""
+    queries = [TrainingExample(str(n), f"query {n}", (f"d{n}",), (f"text {n}",)) for n in range(400)]
+    for name in ("llm", "retriever"):
+        own = (e for part, e in split_examples(queries, {"llm": 0.5, "retriever": 0.5}, 42) if part == name)
+        count = write_examples(tmp_path / f"{name}.jsonl", own)
+        held_out = survey(RetrieverTrainingConfig("b", str(tmp_path / f"{name}.jsonl"), "o", stage="ft")).dev
+        assert 0.05 < len(held_out) / count < 0.15
 
 
 def test_no_expansions(tiny_bert, tmp_path):

@@ -114,7 +114,7 @@ def _train_examples(config: RetrieverTrainingConfig) -> Iterator[TrainingExample
     examples = _examples(config, config.data, config.split)
     if config.dev_data is not None or not config.dev_fraction:
         return examples
-    return (example for part, example in split_examples(examples, _parts(config), config.seed) if part == "train")
+    return (example for part, example in _split(examples, config) if part == "train")
 
 
 def _dev_examples(config: RetrieverTrainingConfig) -> Iterator[TrainingExample]:
@@ -122,7 +122,7 @@ def _dev_examples(config: RetrieverTrainingConfig) -> Iterator[TrainingExample]:
         found = _examples(config, config.dev_data, config.dev_split)
     elif config.dev_fraction:
         examples = _examples(config, config.data, config.split)
-        found = (e for part, e in split_examples(examples, _parts(config), config.seed) if part == "dev")
+        found = (e for part, e in _split(examples, config) if part == "dev")
     else:
         return
     for place, example in enumerate(found):
@@ -131,8 +131,11 @@ def _dev_examples(config: RetrieverTrainingConfig) -> Iterator[TrainingExample]:
         yield example
 
 
-def _parts(config: RetrieverTrainingConfig) -> dict[str, float]:
-    return {"dev": config.dev_fraction, "train": 1 - config.dev_fraction}
+def _split(
+    examples: Iterator[TrainingExample], config: RetrieverTrainingConfig
+) -> Iterator[tuple[str, TrainingExample]]:
+    # Another seed than the run's: data that was itself parted by that would be held out all or not at all.
+    return split_examples(examples, {"dev": config.dev_fraction, "train": 1 - config.dev_fraction}, config.seed + 1)
 
 
 def _examples(config: RetrieverTrainingConfig, source: str, split: str) -> Iterator[TrainingExample]:
