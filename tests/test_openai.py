@@ -1,4 +1,5 @@
 import asyncio
+import email.utils
 import importlib.util
 import json
 import logging
@@ -8,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import pytest
 
 from pyterrier_expandr import GenerationCache
+from pyterrier_expandr.backends import retries
 from pyterrier_expandr.backends.base import Generation
 from pyterrier_expandr.backends.openai import OpenAIBackend
 from pyterrier_expandr.expander import generate_cached
@@ -145,6 +148,35 @@ class TestRetries:
             assert engine(server).generate([ask("sky")])[0][0].text.startswith("sky #")
         assert 1 <= server.times[1] - server.times[0] < 2
 
+    def test_a_date_to_come_back_at_is_kept(self):
+        def busy_once(body, number):
+            date = email.utils.formatdate(time.time() + 2, usegmt=True)  # whole seconds, hence 1 to 2 from now
+            return (503, {"Retry-After": date}, b"{}") if number == 0 else echo(body)
+
+        with FaultyServer(busy_once) as server:
+            assert engine(server).generate([ask("sky")])[0][0].text.startswith("sky #")
+        assert 1 <= server.times[1] - server.times[0] < 3
+
+    def test_a_pause_beyond_the_deadline_is_not_waited_for(self):
+        with FaultyServer(lambda body, number: (429, {"Retry-After": "3600"}, b"quota")) as server:
+            start = time.monotonic()
+            with pytest.raises(
+                TimeoutError, match=r"quota.*; the next try would be in (3[6-9]|4[0-5])\d\d s; 0 samples"
+            ):
+                engine(server, max_retries=5).generate([ask("sky")])
+        assert time.monotonic() - start < 5 and len(server.bodies) == 1
+
+    def test_pauses_grow_and_are_not_equal(self, monkeypatch):
+        monkeypatch.setattr(retries, "FIRST_PAUSE", 0.1)
+        failing = FaultyServer(lambda body, number: (500, {}, b"oh"))
+        with failing as server, pytest.raises(ConnectionError, match="after 4 tries"):
+            engine(server, max_retries=3).generate([ask("sky")])
+        assert len(server.times) == 4
+        pauses = [later - before for before, later in pairwise(server.times)]
+        assert all(0.1 * 2**i <= pause < 0.1 * 2**i * 1.25 + 0.5 for i, pause in enumerate(pauses))
+        drawn = {retries.pause_after(None, 3) for _ in range(20)}
+        assert len(drawn) > 10 and min(drawn) >= 0.8 and max(drawn) <= 1
+
     @pytest.mark.parametrize("fault", ["500", "503", "drop", "slow", "half"])
     def test_a_fault_that_passes_does_no_harm(self, fault):
         def once(body, number):
@@ -162,7 +194,9 @@ class TestRetries:
     def test_the_deadline_covers_all_tries(self):
         with FaultyServer(lambda body, number: (429, {"Retry-After": "60"}, b"{}")) as server:
             start = time.monotonic()
-            with pytest.raises(TimeoutError, match=r"deadline=0.5 s for all\); 0 samples of this call were written"):
+            with pytest.raises(
+                TimeoutError, match=r"deadline=0.5 s for all\): .*; 0 samples of this call were written"
+            ):
                 engine(server, deadline=0.5).generate([ask("sky")])
         assert time.monotonic() - start < 5
 

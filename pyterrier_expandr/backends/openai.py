@@ -6,13 +6,14 @@ import json
 import os
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future
-from itertools import islice
+from itertools import count, islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..frames import without_surrogates
 from .base import Backend, Generation, Request, Stream, complete
+from .retries import may_pass, pause_after
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -112,7 +113,10 @@ class OpenAIBackend(Backend):
         error: BaseException | None = None
         written = 0
         client = openai.AsyncOpenAI(
-            api_key=self._key() or "none", base_url=self.base_url, timeout=self.timeout, max_retries=self.max_retries
+            api_key=self._key() or "none",
+            base_url=self.base_url,
+            timeout=self.timeout,
+            max_retries=0,  # the library's own retries do not keep longer pauses that a server asks for
         )
         # The event loop runs in a thread of its own: a notebook's thread has one already.
         with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
@@ -139,18 +143,31 @@ class OpenAIBackend(Backend):
 
     async def _ask(self, client: AsyncOpenAI, request: Request, sample: int) -> Generation:
         import anyio
+        import openai
 
         with anyio.fail_after(self.deadline):
-            answer = await client.chat.completions.create(
-                model=self.model,
-                messages=[{"role": m["role"], "content": without_surrogates(m["content"])} for m in request.messages],  # type: ignore[misc]
-                temperature=request.sampling.temperature,
-                top_p=request.sampling.top_p,
-                max_tokens=request.sampling.max_new_tokens,
-                seed=request.sample_seed(sample) % 2**31,  # some servers keep seeds in 32 bits
-                extra_body=self.extra_body,
-            )
-        return _generation(answer)
+            for number in count():
+                try:
+                    return _generation(await self._try(client, request, sample))
+                except openai.APIError as error:
+                    if number == self.max_retries or not may_pass(error):
+                        raise
+                    pause = pause_after(error, number)
+                    if anyio.current_time() + pause > anyio.current_effective_deadline():
+                        raise TimeoutError(f"{_words(error)}; the next try would be in {pause:.0f} s") from error
+                await anyio.sleep(pause)
+        raise AssertionError("the loop ends by an answer or an error")
+
+    async def _try(self, client: AsyncOpenAI, request: Request, sample: int) -> Any:
+        return await client.chat.completions.create(
+            model=self.model,
+            messages=[{"role": m["role"], "content": without_surrogates(m["content"])} for m in request.messages],  # type: ignore[misc]
+            temperature=request.sampling.temperature,
+            top_p=request.sampling.top_p,
+            max_tokens=request.sampling.max_new_tokens,
+            seed=request.sample_seed(sample) % 2**31,  # some servers keep seeds in 32 bits
+            extra_body=self.extra_body,
+        )
 
     def _key(self) -> str | None:
         return os.environ.get(self.api_key_env, "").strip() or None
@@ -159,17 +176,13 @@ class OpenAIBackend(Backend):
         """`error` in words that say how to mend it, without the key, which some servers repeat."""
         openai = _client_library()
         key = self._key()
-        said = str(error)
-        if isinstance(error, openai.APIConnectionError) and error.__cause__ is not None:
-            said = f"{said} ({type(error.__cause__).__name__}: {error.__cause__})"
-        if isinstance(error, openai.APIStatusError):
-            said = f"HTTP {error.status_code}: {error.response.text}"
+        said = _words(error)
         said = " ".join((said.replace(key, "***") if key else said).split())
         said = said if len(said) <= QUOTED else said[:QUOTED] + " ..."
         tries = f"after {self.max_retries + 1} tries"
         if isinstance(error, (openai.APITimeoutError, TimeoutError)):
             limits = f"timeout={self.timeout:g} s for a try, deadline={self.deadline:g} s for all"
-            return TimeoutError(f"{self!r} gave no answer in time ({limits}); {written}")
+            return TimeoutError(f"{self!r} gave no answer in time ({limits}): {said or 'no answer'}; {written}")
         if isinstance(error, openai.APIConnectionError):
             return ConnectionError(f"{self!r} cannot be reached {tries}: {said}; is the server running? {written}")
         if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
@@ -191,6 +204,16 @@ class OpenAIBackend(Backend):
 
     def __repr__(self) -> str:
         return f"OpenAIBackend({self.model!r}, base_url={self.base_url!r})"
+
+
+def _words(error: BaseException) -> str:
+    """What an error says, with the server's own words."""
+    openai = _client_library()
+    if isinstance(error, openai.APIStatusError):
+        return f"HTTP {error.status_code}: {error.response.text}"
+    if isinstance(error, openai.APIConnectionError) and error.__cause__ is not None:
+        return f"{error} ({type(error.__cause__).__name__}: {error.__cause__})"
+    return str(error)
 
 
 def _client_library() -> Any:
