@@ -53,6 +53,7 @@ class RetrieverTrainingConfig:
         dev_queries: held-out queries that are evaluated, at most.
         profile: "paper", "reference-contriever" or "reference-anchordr": similarity, temperature, pooling, batch size.
         pooling: "mean", "cls" ...; None takes the profile's, or else the encoder's own.
+        temperature: what similarities are divided by; None takes the profile's.
         fusion: how a query and its expansions become one vector: "average", "uniform", or the query's weight.
         batch_size: queries of a step, over all devices, each of which meets the documents of all others; None takes the
             profile's (1,024 in the paper). Data that is smaller is one batch.
@@ -95,6 +96,7 @@ class RetrieverTrainingConfig:
     dev_queries: int = 1000
     profile: str = "paper"
     pooling: str | None = None
+    temperature: float | None = None
     fusion: Literal["average", "uniform"] | float = "average"
     batch_size: int | None = None
     negatives: int = 1
@@ -124,6 +126,8 @@ class RetrieverTrainingConfig:
             raise TypeError(f"fusion must be one of {NAMED_FUSIONS} or a weight: a function cannot be written down")
         for name in ("learning_rate", "epochs"):
             _check_number(name, getattr(self, name), above=0)
+        if self.temperature is not None:
+            _check_number("temperature", self.temperature, above=0)
         least = {"batch_size": 2, "negatives": 0, "dev_queries": 1, "evaluations": 1, "max_length": 1, "patience": 1}
         for name, value in (least | {"mini_batch_size": 1}).items():
             if getattr(self, name) is not None:

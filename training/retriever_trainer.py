@@ -167,9 +167,11 @@ def build_trainer(
     arguments = _arguments(config, rows, bool(dev), folder)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    temperature = PROFILES[config.profile].temperature if config.temperature is None else config.temperature
     loss = ExpandRLoss.of_profile(
         model,
         config.profile,
+        temperature=temperature,
         fusion=config.fusion,
         mini_batch_size=config.mini_batch_size,
         gather_across_devices=arguments.world_size > 1,
