@@ -21,7 +21,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -81,36 +81,67 @@ def summary(values: dict[str, np.ndarray], samples: int) -> dict[str, float]:
     }
 
 
-def write(
-    model: str | Path, examples: Sequence[TrainingExample], seed: int, args: argparse.Namespace
-) -> list[CandidateSet]:
+@dataclass(frozen=True)
+class Plan:
+    """What is trained and measured: a base, preference pairs, and a folder that keeps adapters, models and texts."""
+
+    base: Path
+    pairs: Path
+    folder: Path
+    seeds: Sequence[int] = (1, 2, 3)
+    samples: int = 8
+    learning_rate: float = 1e-3
+    epochs: float = 2.0
+    max_length: int = 512
+    max_new_tokens: int = 128
+    limit: int | None = None
+    device: str | None = None
+
+
+def write(model: str | Path, examples: Sequence[TrainingExample], seed: int, plan: Plan) -> list[CandidateSet]:
     """A model's passages for each query, and its answers."""
-    settings = CandidateSettings((1.0,), args.samples, max_new_tokens=args.max_new_tokens, seed=seed)
-    backend = HuggingFaceBackend(model, device=args.device, batch_size=64)
-    return list(generate_candidates(examples, backend, settings, cache=args.folder / "texts.sqlite", verbose=True))
+    settings = CandidateSettings((1.0,), plan.samples, max_new_tokens=plan.max_new_tokens, seed=seed)
+    backend = HuggingFaceBackend(model, device=plan.device, batch_size=64)
+    return list(generate_candidates(examples, backend, settings, cache=plan.folder / "texts.sqlite", verbose=True))
 
 
-def run_seed(seed: int, examples: Sequence[TrainingExample], encoder: ExpandREncoder, args: argparse.Namespace) -> Any:
+def run_seed(seed: int, examples: Sequence[TrainingExample], encoder: ExpandREncoder, plan: Plan) -> Any:
     """Train with one seed, write, and measure: values of each query, and the record of the training."""
     config = ExpanderTrainingConfig(
-        str(args.base),
-        str(args.pairs),
-        str(args.folder / f"adapter-{seed}"),
-        learning_rate=args.learning_rate,
-        epochs=args.epochs,
-        max_length=args.max_length,
+        str(plan.base),
+        str(plan.pairs),
+        str(plan.folder / f"adapter-{seed}"),
+        learning_rate=plan.learning_rate,
+        epochs=plan.epochs,
+        max_length=plan.max_length,
         report_prompts=0,
         seed=seed,
     )
     adapter = train_expander(config, verbose=True)
-    trained = merge_adapter(adapter, args.folder / f"merged-{seed}", device=args.device)
+    trained = merge_adapter(adapter, plan.folder / f"merged-{seed}", device=plan.device)
     sets = {
-        "trained": write(trained, examples, 2 * seed, args),
-        "base": write(args.base, examples, 2 * seed, args),
-        "base again": write(args.base, examples, 2 * seed + 1, args),
+        "trained": write(trained, examples, 2 * seed, plan),
+        "base": write(plan.base, examples, 2 * seed, plan),
+        "base again": write(plan.base, examples, 2 * seed + 1, plan),
     }
     record = json.loads((adapter / RECORD).read_text())
     return measure(sets, encoder), {name: record[name] for name in ("pairs", "steps", "kept_step", "before", "after")}
+
+
+def run(plan: Plan, data: Path) -> dict[str, Any]:
+    """One row for each seed, and one for the mean of a query's values over all seeds."""
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    examples = list(islice(open_examples(data / "scifact", "test"), plan.limit))
+    encoder = ExpandREncoder(demo_encoder_folder(), device=plan.device)
+    measured, rows = [], []
+    for seed in plan.seeds:
+        values, training = run_seed(seed, examples, encoder, plan)
+        measured.append(values)
+        rows.append({"seed": seed} | summary(values, plan.samples) | {"training": training})
+    together = {name: np.mean([values[name] for values in measured], axis=0) for name in measured[0]}
+    rows.append({"seed": "all"} | summary(together, plan.samples))
+    settings = {name: value for name, value in asdict(plan).items() if name not in ("base", "pairs", "folder")}
+    return {"queries": len(examples), "settings": settings, "rows": rows}
 
 
 def main() -> int:
@@ -120,33 +151,20 @@ def main() -> int:
     parser.add_argument("--pairs", type=Path, required=True, help="preference pairs of SciFact's training queries")
     parser.add_argument("--folder", type=Path, required=True, help="adapters, models and texts are kept here")
     parser.add_argument("--json", type=Path, help="write the results here")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--epochs", type=float, default=2.0)
-    parser.add_argument("--max-length", type=int, default=512)
-    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--seeds", type=int, nargs="+", default=Plan.seeds)
+    parser.add_argument("--samples", type=int, default=Plan.samples)
+    parser.add_argument("--learning-rate", type=float, default=Plan.learning_rate)
+    parser.add_argument("--epochs", type=float, default=Plan.epochs)
+    parser.add_argument("--max-length", type=int, default=Plan.max_length)
+    parser.add_argument("--max-new-tokens", type=int, default=Plan.max_new_tokens)
     parser.add_argument("--limit", type=int, help="only the first queries, for a trial")
     parser.add_argument("--device")
-    args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
-    examples = list(islice(open_examples(Path(os.environ["EXPANDR_DATA"]) / "scifact", "test"), args.limit))
-    encoder = ExpandREncoder(demo_encoder_folder(), device=args.device)
-    measured, rows = [], []
-    for seed in args.seeds:
-        values, training = run_seed(seed, examples, encoder, args)
-        measured.append(values)
-        rows.append({"seed": seed} | summary(values, args.samples) | {"training": training})
-    together = {name: np.mean([values[name] for values in measured], axis=0) for name in measured[0]}
-    rows.append({"seed": "all"} | summary(together, args.samples))
-    print(pd.DataFrame(rows).drop(columns="training").T.to_string(float_format="{:.4f}".format))
-    if args.json:
-        settings = {
-            name: value for name, value in vars(args).items() if name not in ("base", "pairs", "folder", "json")
-        }
-        versions = {name: version(name) for name in ("torch", "transformers", "trl", "peft", "sentence-transformers")}
-        result = {"queries": len(examples), "settings": settings, "versions": versions, "rows": rows}
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    given = vars(parser.parse_args())
+    target = given.pop("json")
+    result = run(Plan(**given), Path(os.environ["EXPANDR_DATA"]))
+    print(pd.DataFrame(result["rows"]).drop(columns="training").T.to_string(float_format="{:.4f}".format))
+    if target:
+        target.write_text(json.dumps(result, indent=2) + "\n")
     return 0
 
 
