@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ import pyterrier as pt
 def bm25(corpus: Iterable[dict[str, Any]], folder: str | Path, *, num_results: int = 1000) -> pt.Transformer:
     """A BM25 retriever `[qid, query]` -> R over a PISA index of `title + " " + text`, built in `folder` if missing.
 
-    Repeated query terms count as often as they occur, as in other BM25 engines.
+    Repeated query terms count as often as they occur, as in other BM25 engines. The folder appears when it is complete.
 
     Raises:
-        ImportError: pyterrier-pisa is not installed (it has wheels for Linux on x86-64 only).
+        ImportError: pyterrier-pisa is not installed (it has wheels for Linux on x86-64 only). ValueError: the corpus is
+            empty, or a docno has white space in it. FileExistsError: the folder holds other things. What reading the
+            corpus raises.
 
     Example:
         >>> from pyterrier_expandr.collections import pocket
@@ -31,13 +35,52 @@ def bm25(corpus: Iterable[dict[str, Any]], folder: str | Path, *, num_results: i
             'BM25 needs pyterrier-pisa: pip install "pyterrier_expandr[bm25]" (wheels for Linux on x86-64 only)'
         ) from error
     index = PisaIndex(str(folder), text_field="text")
+    if not index.built():
+        _build(corpus, Path(folder))
     with _quiet():
-        if not index.built():
-            index.index(
-                {"docno": doc["docno"], "text": f"{doc.get('title') or ''} {doc['text']}".strip()} for doc in corpus
-            )
-        retriever = index.bm25(num_results=num_results, query_weighted=True)
-        retriever.search("index")  # PISA compresses its index at the first search
+        return _retriever(index, num_results)
+
+
+def _build(corpus: Iterable[dict[str, Any]], folder: Path) -> None:
+    """Index the corpus beside `folder`, then rename."""
+    from pyterrier_pisa import PisaIndex
+
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(f"{str(folder)!r} holds other files and no finished index: remove or choose another one")
+    errors: list[Exception] = []
+    documents = _documents(corpus, errors)
+    first = next(documents, None)
+    if first is None:
+        raise errors[0] if errors else ValueError("the corpus is empty: there is nothing to index")
+    part = folder.with_name(f".part.{folder.name}")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        with _quiet():
+            index = PisaIndex(str(part), text_field="text")
+            index.index(chain([first], documents))
+            if not errors:
+                _retriever(index, 1).search("index")  # PISA compresses its index at the first search
+        if errors:
+            raise errors[0]
+        os.replace(part, folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _documents(corpus: Iterable[dict[str, Any]], errors: list[Exception]) -> Iterator[dict[str, str]]:
+    """The corpus as PISA takes it. PISA reads in a thread of its own, where an error would only end the corpus."""
+    try:
+        for doc in corpus:
+            if len(doc["docno"].split()) != 1:
+                raise ValueError(f"a docno must be one word without white space, got {doc['docno']!r}")
+            yield {"docno": doc["docno"], "text": f"{doc.get('title') or ''} {doc['text']}".strip()}
+    except Exception as error:
+        errors.append(error)
+
+
+def _retriever(index: Any, num_results: int) -> pt.Transformer:
+    retriever: pt.Transformer = index.bm25(num_results=num_results, query_weighted=True)
     return retriever
 
 
