@@ -10,6 +10,7 @@ import numpy as np
 
 from ..encoder import ExpandREncoder
 from .candidates import CandidateSet
+from .encoding import embed
 from .rewards import REWARDS, Candidates, Reward, combined_reward
 from .streams import in_chunks
 
@@ -114,8 +115,8 @@ def decide(
 ) -> Iterator[Decision]:
     """One `Decision` for each query, in order: chosen = argmax of the reward, rejected = argmin, the first of equals.
 
-    Queries are encoded in chunks, each distinct text of a chunk once, and texts of like length share a batch: memory is
-    bounded by the chunk whatever the number of queries.
+    Queries are encoded in chunks, each distinct text of a chunk once, and texts with like numbers of tokens share a
+    batch (`encoding.embed`): memory is bounded by the chunk whatever the number of queries.
 
     Args:
         sets: queries with their candidates and answer, as a stream.
@@ -150,13 +151,11 @@ def _unfit(one: CandidateSet, settings: PreferenceSettings) -> Reason | None:
 
 def compare(sets: Sequence[CandidateSet], encoder: ExpandREncoder) -> Candidates:
     """Embeddings and similarities of queries that have equally many candidates."""
-    texts = list(dict.fromkeys(t for one in sets for t in (one.positive, one.answer, *one.candidates)))
-    place = {text: number for number, text in enumerate(texts)}
-    embedded = np.asarray(encoder.encode(texts, "document"))
-    queries = np.asarray(encoder.encode([one.query for one in sets], "query"))
-    answers = embedded[[place[one.answer] for one in sets]]
-    golds = embedded[[place[one.positive] for one in sets]]
-    vectors = embedded[[[place[text] for text in one.candidates] for one in sets]]
+    size = len(sets[0].candidates) + 2
+    texts = [text for one in sets for text in (one.positive, one.answer, *one.candidates)]
+    embedded = embed(encoder, texts, "document").reshape(len(sets), size, -1)
+    golds, answers, vectors = embedded[:, 0], embedded[:, 1], embedded[:, 2:]
+    queries = embed(encoder, [one.query for one in sets], "query")
     return Candidates(
         query_ids=[one.query_id for one in sets],
         queries=[one.query for one in sets],
