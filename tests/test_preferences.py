@@ -211,6 +211,13 @@ def test_broken_pair_files(rows, tmp_path):
     path.write_text('{"question": "x"}\n')
     with pytest.raises(ValueError, match=r"pairs.jsonl:1 is no preference pair.*\['question'\]"):
         list(read_pairs(path))
+    for broken in (
+        {"conversations": []},
+        {"conversations": [{"value": "x"}], "chosen": {"value": "y"}, "rejected": "z"},
+    ):
+        path.write_text(json.dumps(broken))
+        with pytest.raises(ValueError, match=r"pairs.jsonl:1 has conversations, and is no row of the released data"):
+            list(read_pairs(path))
     with pytest.raises(ValueError, match=r"\.jsonl or \.parquet"):
         write_pairs(tmp_path / "pairs.csv", rows)
 

@@ -54,12 +54,18 @@ def released_row(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _from_released(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "prompt": [{"role": "user", "content": row["conversations"][0]["value"]}],
-        "chosen": [{"role": "assistant", "content": row["chosen"]["value"]}],
-        "rejected": [{"role": "assistant", "content": row["rejected"]["value"]}],
-    }
+def _from_released(row: dict[str, Any], where: str) -> dict[str, Any]:
+    try:
+        return {
+            "prompt": [{"role": "user", "content": row["conversations"][0]["value"]}],
+            "chosen": [{"role": "assistant", "content": row["chosen"]["value"]}],
+            "rejected": [{"role": "assistant", "content": row["rejected"]["value"]}],
+        }
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"{where} has conversations, and is no row of the released data: it needs a first turn, chosen and "
+            f"rejected with a value each, and has {sorted(row)}"
+        ) from error
 
 
 def write_pairs(path: str | Path, rows: Iterable[dict[str, Any]], *, released: bool = False) -> int:
@@ -111,7 +117,7 @@ def read_pairs(path: str | Path) -> Iterator[dict[str, Any]]:
     path = Path(path)
     for where, row in _rows(path):
         if "conversations" in row:
-            yield _from_released(row)
+            yield _from_released(row, where)
         elif {"prompt", "chosen", "rejected"} <= row.keys():
             yield row
         else:
