@@ -8,6 +8,7 @@ import pytest
 
 from pyterrier_expandr.collections import pocket
 from pyterrier_expandr.training.examples import (
+    E5_RATIOS,
     TrainingExample,
     examples_from_jsonl,
     open_examples,
@@ -115,6 +116,10 @@ def test_the_e5_mixture_takes_a_share_of_each_file(tmp_path):
     assert other != [e.query for e in longer]
     with pytest.raises(ValueError, match=r"not there: \['squad'\]"):
         list(open_examples(tmp_path, ratios={"squad": 0.5}))
+    with pytest.raises(ValueError, match=r"not there: \['eli5_question_answer', 'msmarco_"):
+        list(open_examples(tmp_path, ratios=E5_RATIOS))  # misnamed files would be taken whole
+    with pytest.raises(ValueError, match="pocket is a collection"):
+        open_examples("pocket", ratios={"nq": 0.5})
     with pytest.raises(ValueError, match=r"in \(0, 1\]"):
         list(open_examples(tmp_path, ratios={"nq": 2}))
 

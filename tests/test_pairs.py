@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -8,11 +9,12 @@ import time
 import pytest
 
 from pyterrier_expandr import FaissIndex, HuggingFaceBackend
+from pyterrier_expandr.cli.train import _shares
 from pyterrier_expandr.collections import pocket
-from pyterrier_expandr.training.candidates import CandidateSet, CandidateSettings
+from pyterrier_expandr.training.candidates import CandidateSet, CandidateSettings, write_candidates
 from pyterrier_expandr.training.pair_files import read_pairs
 from pyterrier_expandr.training.pair_report import PairReport
-from pyterrier_expandr.training.pairs import PairsConfig, _whole_chunks, build_pairs, read_decisions
+from pyterrier_expandr.training.pairs import PairsConfig, _whole_chunks, build_pairs, read_decisions, write_decisions
 from pyterrier_expandr.training.preferences import Decision, PreferenceSettings
 from pyterrier_expandr.training.rewards import LengthPenalty, MeasureGain
 
@@ -83,13 +85,13 @@ def test_the_folder_holds_every_stage(made):
 
 def test_killed_at_any_stage_a_rerun_ends_in_the_same_bytes(made, arguments, tmp_path):
     out = tmp_path / "pairs"
-    for file in ("examples.jsonl", "generations.sqlite", "candidates.jsonl"):
+    for file in ("examples.jsonl", "generations.sqlite", "candidates.jsonl", "decisions.jsonl", "finished"):
         process = expandr(*arguments, "--out", out)
         while process.poll() is None and not (tmp_path / "pairs.work" / file).exists():
             time.sleep(0.005)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-        assert not out.exists()
+        assert file == "finished" or not out.exists()  # behind that there is only the report's picture to draw
     process = expandr(*arguments, "--out", out)
     _, stderr = process.communicate()
     assert process.returncode == 0, stderr
@@ -102,6 +104,28 @@ def test_a_broken_chunk_is_decided_again(tmp_path):
     assert _whole_chunks(path) == 0
     path.write_text("{}\n" * 300 + '{"half')
     assert _whole_chunks(path) == 256 and path.read_text() == "{}\n" * 256
+
+
+def test_a_full_disk_keeps_whole_decisions_and_a_rerun_goes_on(tmp_path, encoder):
+    texts = [(f"why {number}", f"gold {number}", (f"air {number}", f"mud {number}")) for number in range(140)]
+    sets = [CandidateSet(query, query, "d", gold, gold, candidates) for query, gold, candidates in texts]
+    write_candidates(tmp_path / "candidates.jsonl", sets)
+    settings = PreferenceSettings(candidates=2, threshold=-1)
+    for name in ("whole", "full"):
+        path = tmp_path / f"{name}.jsonl"
+        if name == "full":
+            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "whole.jsonl").stat().st_size - 50, hard))
+            try:
+                with pytest.raises(OSError, match="File too large"):
+                    write_decisions(tmp_path / "candidates.jsonl", path, encoder, settings)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+                signal.signal(signal.SIGXFSZ, before)
+            assert len(path.read_bytes().splitlines()) > 128
+        write_decisions(tmp_path / "candidates.jsonl", path, encoder, settings)
+    assert (tmp_path / "full.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
 def test_other_settings_are_refused_by_name(made, tiny_llama, encoder):
@@ -164,6 +188,13 @@ def test_bad_input_is_counted_when_asked(tmp_path, tiny_llama, encoder):
 def test_settings_that_make_nothing_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         PairsConfig("pocket", **values)
+
+
+def test_shares_of_files_on_the_command_line():
+    assert _shares(["nq=0.1", "a=b=1"]) == {"nq": 0.1, "a=b": 1.0}
+    for wrong in ("nq", "nq=", "nq=much"):
+        with pytest.raises(ValueError, match="must be NAME=SHARE"):
+            _shares([wrong])
 
 
 def test_the_report_counts_what_it_is_given(tmp_path):

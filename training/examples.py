@@ -43,7 +43,8 @@ FIELDS = {
     "expansions": ("expansions", "pseudo_doc"),
 }
 
-#: which share of a file's rows the paper's mixture takes (file name without its ending -> share); others whole
+#: which share of a file's rows the paper's mixture takes (file name without its ending -> share); the others (fever,
+#: hotpot_qa, nq, squad, trivia_qa) whole. Names as in the README of the reference code.
 E5_RATIOS = {"eli5_question_answer": 0.1, "msmarco_passage": 0.5, "msmarco_document": 0.2}
 
 
@@ -78,6 +79,8 @@ def open_examples(
     if name == "pocket" or name.startswith("irds:") or (path / "corpus.jsonl").is_file():
         from .judged import examples_of_collection
 
+        if ratios:
+            raise ValueError(f"ratios are shares of JSONL files, and {name} is a collection: leave them out")
         return examples_of_collection(name, split, min_relevance=min_relevance, skipped=skipped)
     if path.is_file() or path.is_dir():
         return examples_from_jsonl(path, ratios=ratios, seed=seed, skipped=skipped)
@@ -113,13 +116,9 @@ def examples_from_jsonl(
         raise FileNotFoundError(f"{path} holds no *.jsonl")
     if strange := {name: share for name, share in ratios.items() if not 0 < share <= 1}:
         raise ValueError(f"ratios must lie in (0, 1], got {strange}")
-    if (
-        path.is_dir()
-        and ratios is not E5_RATIOS
-        and (unknown := ratios.keys() - {f.stem for f in files} - E5_RATIOS.keys())
-    ):
+    if unknown := ratios.keys() - {file.stem for file in files}:
         raise ValueError(
-            f"ratios name files that are not there: {sorted(unknown)}; there are {[f.stem for f in files]}"
+            f"ratios name files that are not there: {sorted(unknown)}; there are {[file.stem for file in files]}"
         )
     for file in files:
         share = ratios.get(file.stem, 1.0)

@@ -25,6 +25,9 @@ def pairs(
     ],
     out: Annotated[Path, typer.Option(help="Folder to make; OUT.work beside it holds an unfinished run.")],
     split: Annotated[str, typer.Option(help="Which judgments of pocket or a BEIR folder.")] = "train",
+    ratio: Annotated[
+        list[str] | None, typer.Option(help="NAME=SHARE: of NAME.jsonl only a share of the rows; repeat it.")
+    ] = None,
     min_relevance: Annotated[int, typer.Option(help="The grade from which on a document is a positive.")] = 1,
     limit: Annotated[int | None, typer.Option(help="Only the first queries, for a trial.", min=1)] = None,
     temperature: Annotated[list[float] | None, typer.Option(help="Of candidates; repeat it. 0.8 0.9 1.0 1.1.")] = None,
@@ -66,6 +69,7 @@ def pairs(
         dataset,
         split,
         min_relevance=min_relevance,
+        ratios=_shares(ratio or []),
         limit=limit,
         skip_bad=skip_bad,
         candidates=candidates,
@@ -77,3 +81,11 @@ def pairs(
         model = load_encoder(encoder, fuse=True, pooling=pooling, max_length=max_length, device=device)
         report = build_pairs(config, engine, model, out, verbose=True)
     typer.echo(f"{report}\nin {out / ('pairs' + config.suffix)}")
+
+
+def _shares(given: list[str]) -> dict[str, float]:
+    """NAME=SHARE as a dictionary. Raises ValueError where it has another form."""
+    try:
+        return {name: float(share) for name, share in (one.rsplit("=", 1) for one in given)}
+    except ValueError as error:
+        raise ValueError(f"--ratio must be NAME=SHARE, such as nq=0.1, got {given}") from error
