@@ -53,6 +53,17 @@ def transformers_serve(log: Path):
         yield f"http://127.0.0.1:{port}/v1"
 
 
+@contextmanager
+def vllm_serve(folder: str | Path, *options: str, log: Path, name: str = "tiny"):
+    """The base URL of vLLM's server with a model in float32, there called `name`."""
+    port = free_port()
+    # Not the command `vllm serve`, which asks for the version of a package "vllm" that the CPU build does not have.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
+    command += ["--served-model-name", name, "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
+    with server_process([*command, *options], port, log):
+        yield f"http://127.0.0.1:{port}/v1"
+
+
 def completion(text, *, reason="stop", choices=1) -> bytes:
     """The body of a good answer, or of one with another number of choices."""
     message = {"role": "assistant", "content": text}

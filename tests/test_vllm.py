@@ -1,10 +1,14 @@
 """The contract on vLLM in process and on its server. `make test-vllm` builds an environment that has it, on a CPU."""
 
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+import time
+from pathlib import Path
 
+import psutil
 import pytest
 
 from pyterrier_expandr import GenerationCache, HuggingFaceBackend
@@ -12,14 +16,20 @@ from pyterrier_expandr.backends.openai import OpenAIBackend
 from pyterrier_expandr.backends.vllm import VLLMBackend
 from pyterrier_expandr.expander import generate_cached
 from tests.backend_contract import ANSWER, BackendContract, ask, generate_cached_until
-from tests.servers import free_port, server_process
+from tests.servers import vllm_serve
 from tests.tiny import build_saying_llama, build_tiny_llama
 
 installed = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vllm: make test-vllm")
 
-#: enough for the tiny models; vLLM's own wish is a share of the whole memory
-SMALL = {"dtype": "float32", "max_model_len": 512, "options": {"kv_cache_memory_bytes": 2**26}}
+#: enough for the tiny models, and not compiled: vLLM's own wish is a share of the whole memory, and minutes
+SMALL = {
+    "dtype": "float32",
+    "max_model_len": 512,
+    "options": {"kv_cache_memory_bytes": 2**26, "enforce_eager": True},
+}
 
+#: the same for the server
+SERVED = ("--max-model-len", "512", "--enforce-eager", "--kv-cache-memory-bytes", str(2**26))
 
 #: vLLM's attention on a CPU takes no heads as small as those of the other tests
 HEAD_DIM = 32
@@ -76,6 +86,8 @@ class TestInProcess(BackendContract):
         assert expected != HuggingFaceBackend(tiny_llama, device="cpu").generate(greedy)
         with VLLMBackend(tiny_llama, adapter=adapter, **SMALL) as backend:
             assert backend.generate(greedy) == expected
+            backend.close()
+            assert backend._llm is None and backend.generate(greedy) == expected  # it has started again
 
     def test_an_engine_that_dies_is_said_and_started_anew(self, tiny_llama):
         requests, cache = [ask(f"{i}", max_new_tokens=1 if i < 3 else 300) for i in range(6)], GenerationCache()
@@ -87,10 +99,27 @@ class TestInProcess(BackendContract):
             assert backend._llm is None and 3 <= len(cache) < 6
             texts = generate_cached(backend, requests, cache)
             assert texts[:3] == backend.generate(requests[:3])
-        assert not children() - older  # the end of `with` has stopped it
+        assert not psutil.wait_procs(children() - older, timeout=60)[1]  # the end of `with` has stopped it
+
+    def test_ctrl_c_keeps_what_is_written_and_stops_the_engine(self, tiny_llama, tmp_path):
+        script = tmp_path / "script.py"
+        script.write_text(INTERRUPTED)
+        command = [sys.executable, str(script), tiny_llama, str(tmp_path / "c.sqlite")]
+        here = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": here}
+        with subprocess.Popen(command, start_new_session=True, **pipes) as process:
+            for line in process.stdout:
+                if line == "stored\n":
+                    break
+            time.sleep(0.5)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the engine as well
+            said = process.communicate(timeout=120)[1]
+        assert process.returncode and "KeyboardInterrupt" in said and "ChildProcessError" not in said, said[-2000:]
+        assert not psutil.wait_procs([p for p in psutil.process_iter() if in_group(p, process.pid)], timeout=60)[1]
+        assert 1 <= len(GenerationCache(tmp_path / "c.sqlite")) < 6
 
     def test_a_model_that_does_not_fit_is_said(self, tiny_llama):
-        options = {"kv_cache_memory_bytes": 4096}
+        options = SMALL["options"] | {"kv_cache_memory_bytes": 4096}
         with pytest.raises(ValueError, match="(?s)vLLM could not start.*lower max_model_len"):
             VLLMBackend(tiny_llama, dtype="float32", options=options).generate([ask("sky")])
 
@@ -101,7 +130,7 @@ class TestServer(BackendContract):
 
     @pytest.fixture(scope="class")
     def served(self, tiny_llama, tmp_path_factory):
-        with vllm_serve(tiny_llama, tmp_path_factory.mktemp("serve") / "log") as url:
+        with vllm_serve(tiny_llama, *SERVED, log=tmp_path_factory.mktemp("serve") / "log") as url:
             yield url
 
     @pytest.fixture
@@ -110,7 +139,7 @@ class TestServer(BackendContract):
 
     @pytest.fixture(scope="class")
     def saying(self, saying_folder, tmp_path_factory):
-        with vllm_serve(saying_folder, tmp_path_factory.mktemp("serve") / "log") as url:
+        with vllm_serve(saying_folder, *SERVED, log=tmp_path_factory.mktemp("serve") / "log") as url:
             yield OpenAIBackend("tiny", base_url=url)
 
     def test_an_unknown_model_and_a_context_that_is_exceeded(self, served, backend):
@@ -122,7 +151,7 @@ class TestServer(BackendContract):
     def test_a_killed_server(self, tiny_llama, tmp_path):
         requests, cache = [ask(f"{i}", max_new_tokens=8 if i < 6 else 400) for i in range(12)], GenerationCache()
         older = children()
-        with vllm_serve(tiny_llama, tmp_path / "log") as url:
+        with vllm_serve(tiny_llama, *SERVED, log=tmp_path / "log") as url:
             backend = OpenAIBackend("tiny", base_url=url, concurrency=3, max_retries=1)
             stream = generate_cached_until(backend, requests, cache, 6, lambda: kill_all_but(older))
             with pytest.raises(ConnectionError):
@@ -130,13 +159,28 @@ class TestServer(BackendContract):
         assert 6 <= len(cache) < 12
 
 
-@contextmanager
-def vllm_serve(folder, log):
-    port = free_port()
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder), "--served-model-name", "tiny"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "512"]
-    with server_process([*command, "--kv-cache-memory-bytes", str(2**26)], port, log):
-        yield f"http://127.0.0.1:{port}/v1"
+INTERRUPTED = f"""
+import sys
+from pyterrier_expandr import GenerationCache
+from pyterrier_expandr.backends.vllm import VLLMBackend
+from pyterrier_expandr.expander import generate_cached
+from tests.backend_contract import ask
+class Telling(GenerationCache):
+    def put(self, *args):
+        super().put(*args)
+        print("stored", flush=True)
+if __name__ == "__main__":
+    requests = [ask(str(i), max_new_tokens=400 if i else 1) for i in range(6)]
+    with VLLMBackend(sys.argv[1], **{SMALL}) as backend:
+        generate_cached(backend, requests, Telling(sys.argv[2]))
+"""
+
+
+def in_group(process, group):
+    try:
+        return os.getpgid(process.pid) == group and process.status() != "zombie"
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return False
 
 
 def random_adapter(model, folder):
@@ -152,14 +196,12 @@ def random_adapter(model, folder):
 
 
 def children():
-    import psutil
-
     processes = psutil.Process().children(recursive=True)
     return {p for p in processes if p.status() != "zombie" and "tracker" not in " ".join(p.cmdline())}
 
 
 def kill_all_but(older):
-    for process in children() - older:
+    for process in sorted(children() - older, key=lambda process: process.pid):  # the engine before its workers
         process.kill()
 
 

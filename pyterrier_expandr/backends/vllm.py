@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import threading
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from itertools import count, islice
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +17,15 @@ from .base import Backend, Generation, Message, Request, Stream, check_context, 
 from .huggingface import HuggingFaceBackend
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
     from vllm import LLM, SamplingParams
 
 #: samples that the engine holds at once; it decides by itself how many of them it decodes together
 WINDOW = 4096
+
+#: how long an engine may take to end by itself
+STOP_SECONDS = 30
 
 #: the ranks that vLLM has room for
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -81,6 +90,7 @@ class VLLMBackend(Backend):
         self.max_model_len = max_model_len
         self.options = None if options is None else json.loads(json.dumps(options))
         self._llm: LLM | None = None
+        self._processes: list[BaseProcess] = []
         self._numbers = count()
 
     def fingerprint(self) -> dict[str, Any]:
@@ -121,6 +131,7 @@ class VLLMBackend(Backend):
                 "gpu_memory_utilization": self.gpu_memory_utilization,
                 "max_model_len": self.max_model_len,
             }
+            older = set(multiprocessing.active_children())
             try:
                 self._llm = LLM(self.model, **settings, **self._lora(), **(self.options or {}))
             except (RuntimeError, ValueError, TypeError, OSError) as error:
@@ -129,6 +140,8 @@ class VLLMBackend(Backend):
                     "is short, lower max_model_len, spread the model with tensor_parallel_size, or change "
                     "gpu_memory_utilization."
                 ) from error
+            self._processes = [p for p in multiprocessing.active_children() if p not in older]
+            _wake_at_death(self._llm, self._processes)
         return self._llm
 
     def _lora(self) -> dict[str, Any]:
@@ -142,6 +155,11 @@ class VLLMBackend(Backend):
         if self._llm is not None:
             self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
+            for process in self._processes:  # its memory is free when it is gone, and not before
+                process.join(STOP_SECONDS)
+                if process.is_alive():
+                    process.kill()
+                    process.join()
 
     def stream(self, requests: Sequence[Request]) -> Stream:
         """Yield `(index, one Generation per sample)` as they are ready."""
@@ -174,7 +192,8 @@ class VLLMBackend(Backend):
             ) from error
         finally:
             if running and self._llm is not None:
-                engine.abort_request(list(running))
+                with suppress(Exception):  # Ctrl-C reaches the engine too, which may be gone before this
+                    engine.abort_request(list(running))
 
     def _checked_prompts(self, requests: Sequence[Request]) -> dict[tuple[str, ...], list[int]]:
         """The tokens of each distinct prompt. Raises ValueError if one is too long, before anything is generated."""
@@ -204,6 +223,19 @@ class VLLMBackend(Backend):
 
     def __repr__(self) -> str:
         return f"VLLMBackend({self.model!r})"
+
+
+def _wake_at_death(llm: LLM, processes: list[BaseProcess]) -> None:
+    """Let `step` fail when a process of the engine is killed: vLLM's client waits for ever for what it would send."""
+    outputs = getattr(llm.llm_engine.engine_core, "outputs_queue", None)
+    if outputs is None or not processes:  # the engine is no process of its own
+        return
+
+    def watch() -> None:
+        wait([process.sentinel for process in processes])
+        outputs.put(ChildProcessError("its process has ended"))
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _key(request: Request) -> tuple[str, ...]:
