@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from itertools import pairwise
 
@@ -18,6 +19,8 @@ from pyterrier_expandr.backends import retries
 from pyterrier_expandr.backends.base import Generation
 from pyterrier_expandr.backends.openai import OpenAIBackend
 from pyterrier_expandr.expander import generate_cached
+from pyterrier_expandr.training.candidates import CandidateSettings, generate_candidates
+from pyterrier_expandr.training.examples import TrainingExample
 from tests.backend_contract import ANSWER, BackendContract, ask, generate_cached_until
 from tests.servers import DROP, HALF, FaultyServer, completion, echo, free_port, server_process, transformers_serve
 from tests.test_cli import expandr
@@ -355,6 +358,23 @@ def test_pairs_are_made_with_a_server_and_go_on_after_its_fault(tmp_path, minilm
         assert len(server.bodies) - before == 2 * 4 + 2 - 7  # candidates and answers
     record = json.loads((tmp_path / "pairs" / "pairs.json").read_text())
     assert record["settings"]["llm"] == {"engine": "openai", "base_url": server.url, "model": "m"}
+
+
+def test_a_slow_candidate_holds_no_other_query_up():
+    last_query = threading.Event()
+
+    def behave(body, number):
+        said = body["messages"][-1]["content"]
+        if "question 39" in said:
+            last_query.set()
+        if "question 0?" in said:
+            assert last_query.wait(20), "the last query waits for the first"
+        return echo(body)
+
+    examples = [TrainingExample(f"{i}", f"question {i}?", ("d",), ("Air.",)) for i in range(40)]
+    with FaultyServer(behave) as server:
+        sets = list(generate_candidates(examples, engine(server), CandidateSettings(temperatures=(1.0,), samples=4)))
+    assert [one.query_id for one in sets] == [example.query_id for example in examples] and last_query.is_set()
 
 
 class TestSettings:

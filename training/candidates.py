@@ -18,8 +18,9 @@ from ..prompts import cut_to_fit, fit, resolve_prompt
 from .examples import TrainingExample
 from .streams import in_chunks
 
-#: queries whose texts are asked for together
-CHUNK = 32
+#: queries whose texts are asked for together; more of them where an engine starts a sample when another is finished,
+#: since it idles while the longest sample of a chunk is written
+CHUNK, LARGE_CHUNK = 32, 512
 
 #: characters of a gold document that a query which is too long must leave room for
 LEAST_DOCUMENT = 200
@@ -130,7 +131,7 @@ def generate_candidates(
     settings = settings or CandidateSettings()
     store = cache if isinstance(cache, GenerationCache) else GenerationCache(cache) if cache else GenerationCache()
     with pt.tqdm(desc="Candidates", unit="query", disable=not verbose) as progress:
-        for chunk in in_chunks(examples, CHUNK):
+        for chunk in in_chunks(examples, LARGE_CHUNK if backend.samples_apart else CHUNK):
             yield from _of_chunk(chunk, backend, settings, store)
             progress.update(len(chunk))
 
