@@ -1,6 +1,7 @@
 """What every engine must do: one class of tests; a subclass gives the fixtures `backend` and `saying`."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 
@@ -27,6 +28,9 @@ class BackendContract:
     #: whether the engine promises the same text for the same request, whatever else it does at the same time
     independent = True
 
+    #: whether a text that was cut within a character ends with that character's mark (U+FFFD), as in transformers
+    marks_cut_characters = True
+
     @pytest.fixture
     def backend(self):
         """The engine with the model of the fixture `tiny_llama`, in float32."""
@@ -41,7 +45,13 @@ class BackendContract:
         """So the prompt is rendered alike, with one begin-of-sequence token, and no request is mistaken for another."""
         texts = ["why is the sky blue", "light " * 30, *(f"question {i}" for i in range(10)), "sea"]
         greedy = [ask(text, temperature=0) for text in texts]
-        assert backend.generate(greedy) == HuggingFaceBackend(tiny_llama, device="cpu").generate(greedy)
+        given, expected = backend.generate(greedy), HuggingFaceBackend(tiny_llama, device="cpu").generate(greedy)
+        if not self.marks_cut_characters:
+            given, expected = (
+                [[replace(g, text=g.text.rstrip("\ufffd")) for g in samples] for samples in texts]
+                for texts in (given, expected)
+            )
+        assert given == expected
 
     def test_as_many_samples_as_asked(self, backend):
         assert [len(texts) for texts in backend.generate(REQUESTS)] == [1, 3, 1, 1]

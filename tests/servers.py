@@ -20,7 +20,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def server_process(command: list[str], port: int, log: Path, *, seconds: float = 240, **environment: str):
+def server_process(command: list[str], port: int, log: Path, *, seconds: float = 600, **environment: str):
     """The process of `command`, once http://127.0.0.1:port/health answers; it is killed in the end."""
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | environment)
@@ -33,7 +33,11 @@ def server_process(command: list[str], port: int, log: Path, *, seconds: float =
             yield process
         finally:
             process.terminate()
-            process.wait(30)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def _healthy(port: int) -> bool:

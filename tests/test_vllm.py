@@ -128,6 +128,8 @@ class TestInProcess(BackendContract):
 class TestServer(BackendContract):
     """vLLM's own server: many requests at once, each with its seed."""
 
+    marks_cut_characters = False
+
     @pytest.fixture(scope="class")
     def served(self, tiny_llama, tmp_path_factory):
         with vllm_serve(tiny_llama, *SERVED, log=tmp_path_factory.mktemp("serve") / "log") as url:
