@@ -115,28 +115,12 @@ def speed(queries: int, repeats: int, ends: str) -> list[dict[str, Any]]:
         raise SystemExit("the two ways chose different pairs")
     ours, peer = (len(sets) / median(times[name]) for name in ("ours", "theirs"))
     what = f"{len(sets)} queries x {CANDIDATES[ends]} candidates, {ends}"
-    rows = [
-        line(
-            f"one query at a time / in chunks, {what}",
-            "queries/s",
-            ours,
-            peer,
-            ratio(times, "theirs", "ours"),
-            ">= 2.0",
-        )
-    ]
+    pace = f"one query at a time / in chunks, {what}"
     few, many = padded_tokens(sets, encoder)
+    tokens = {"what": f"padded tokens, {what}", "unit": "tokens", "ours": few, "theirs": many, "ratio": many / few}
     return [
-        *rows,
-        {
-            "what": f"padded tokens, {what}",
-            "unit": "tokens",
-            "ours": few,
-            "theirs": many,
-            "ratio": many / few,
-            "target": "",
-            "result": "",
-        },
+        line(pace, "queries/s", ours, peer, ratio(times, "theirs", "ours"), ">= 2.0"),
+        {**tokens, "target": "", "result": ""},
     ]
 
 
@@ -174,13 +158,20 @@ def peak(queries: int) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
-def memory() -> dict[str, Any]:
+def memory(threads: int) -> dict[str, Any]:
     """Peak memory with 20,000 queries by that with 2,000."""
-    few, many = (
-        int(subprocess.check_output([sys.executable, "-m", "benchmarks.preferences", "--peak", str(queries)]))
-        for queries in (2_000, 20_000)
-    )
+    command = [sys.executable, "-m", "benchmarks.preferences", "--threads", str(threads), "--peak"]
+    few, many = (int(subprocess.check_output([*command, str(queries)])) for queries in (2_000, 20_000))
     return line("peak memory, 20,000 / 2,000 queries", "MiB", many, few, many / few, "<= 1.1")
+
+
+def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Each line of the table as it is known."""
+    if options.only != "memory":
+        for ends in CANDIDATES:
+            yield from speed(options.queries, options.repeats, ends)
+    if options.only != "speed":
+        yield memory(options.threads)
 
 
 def main() -> int:
@@ -199,13 +190,10 @@ def main() -> int:
     if options.peak:
         print(peak(options.peak))
         return 0
-    rows = []
-    if options.only != "memory":
-        rows += [row for ends in CANDIDATES for row in speed(options.queries, options.repeats, ends)]
-    if options.only != "speed":
-        rows.append(memory())
-    for row in rows:
-        print("{result:4}  {what}: {ours:.1f} / {theirs:.1f} {unit}, {ratio:.2f}".format_map(row))
+    rows: list[dict[str, Any]] = []
+    for row in measured(options):
+        print("{result:4}  {what}: {ours:.1f} / {theirs:.1f} {unit}, {ratio:.2f}".format_map(row), flush=True)
+        rows.append(row)
     if options.json:
         packages = ("sentence-transformers", "transformers", "torch")
         settings = {"threads": options.threads, "repeats": options.repeats}
