@@ -1,6 +1,7 @@
 """How fast pairs are chosen beside the reference code's way, and whether memory grows with the number of queries.
 
-    python -m benchmarks.preferences [--json FILE] [--queries N] [--repeats N] [--threads N] [--only speed|memory]
+    python -m benchmarks.preferences [--json FILE] [--queries N] [--repeats N] [--threads N]
+                                    [--clock wall|cpu] [--only speed|memory]
 
 The reference's way encodes one query after the other, with three calls for each: the gold document, the answer, and
 the candidates, padded to the longest. Both ways use the same encoder and threads and take turns in one run; they must
@@ -9,6 +10,8 @@ recorded passages of a query as they are, all stopped at about 130 tokens, where
 and 24 texts of unequal lengths, as sampling without such a stop gives, made by ending the passages after 1, 2, 3 ...
 sentences. "padded tokens" counts what the encoder computes in both ways: the same on every machine, and the limit of
 what their speeds can differ by where the encoder's matrix products take all the time.
+--clock cpu counts the process's own seconds, which with one thread is what the wall clock would show if the machine
+had no other work.
 Memory is the highest resident set of a process of its own for each number of queries, with a tiny random encoder. The
 exit status is 1 if any line is not OK.
 """
@@ -23,6 +26,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from itertools import islice
@@ -45,6 +49,7 @@ from .speed import line, machine, ratio, take_turns
 #: how candidates end -> how many each query has
 CANDIDATES = {"stopped at 130 tokens": 8, "ended after a sentence": 24}
 MEMORY_CANDIDATES = 4
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def recorded(data: Path, ends: str) -> Iterator[CandidateSet]:
@@ -99,7 +104,7 @@ def padded_tokens(sets: list[CandidateSet], encoder: ExpandREncoder) -> tuple[in
     return ours, theirs
 
 
-def speed(queries: int, repeats: int, ends: str) -> list[dict[str, Any]]:
+def speed(queries: int, repeats: int, ends: str, clock: str) -> list[dict[str, Any]]:
     """Queries per second and padded tokens of both ways."""
     from pyterrier_expandr.demo import demo_encoder_folder
 
@@ -110,7 +115,7 @@ def speed(queries: int, repeats: int, ends: str) -> list[dict[str, Any]]:
         "ours": lambda: chosen.update(ours=in_chunks(sets, encoder)),
         "theirs": lambda: chosen.update(theirs=one_by_one(sets, encoder)),
     }
-    times = take_turns(ways, repeats)
+    times = take_turns(ways, repeats, CLOCKS[clock])
     if chosen["ours"] != chosen["theirs"]:
         raise SystemExit("the two ways chose different pairs")
     ours, peer = (len(sets) / median(times[name]) for name in ("ours", "theirs"))
@@ -169,7 +174,7 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Each line of the table as it is known."""
     if options.only != "memory":
         for ends in CANDIDATES:
-            yield from speed(options.queries, options.repeats, ends)
+            yield from speed(options.queries, options.repeats, ends, options.clock)
     if options.only != "speed":
         yield memory(options.threads)
 
@@ -181,6 +186,7 @@ def main() -> int:
     parser.add_argument("--queries", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--only", choices=["speed", "memory"])
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -196,7 +202,7 @@ def main() -> int:
         rows.append(row)
     if options.json:
         packages = ("sentence-transformers", "transformers", "torch")
-        settings = {"threads": options.threads, "repeats": options.repeats}
+        settings = {name: getattr(options, name) for name in ("threads", "repeats", "queries", "clock")}
         versions = {name: version(name) for name in packages}
         record = {"machine": machine(), "versions": versions, "settings": settings, "rows": rows}
         options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
