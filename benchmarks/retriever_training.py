@@ -44,8 +44,9 @@ from pyterrier_expandr.training.retriever import RetrieverTrainingConfig, train_
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "retriever_training.json"
 EXPANSIONS = "query2doc.fs.Qwen2.5-72B-Instruct.0656857b.059e46.jsonl"
 FOLDS = 5
-#: chosen before the first run and never changed since: nothing is tuned on queries that are evaluated
-SETTINGS: dict[str, Any] = {"batch_size": 32, "learning_rate": 5e-5, "epochs": 3, "max_length": 128}
+#: chosen before the first run: nothing is tuned on queries that are evaluated; texts are short for the sake of a CPU
+SETTINGS: dict[str, Any] = {"batch_size": 32, "learning_rate": 5e-5, "epochs": 3, "max_length": 64}
+PEER = "CachedMultipleNegativesRankingLoss"
 MEASURES = {"nDCG@10": nDCG @ 10, "R@100": R @ 100}
 
 
@@ -149,40 +150,31 @@ def _commit(target: Path, results: dict[str, Any], name: str, cell: dict[str, An
     print(name, {mode: float(np.mean(cell[mode]["nDCG@10"])) for mode in ("query", "fused")}, flush=True)
 
 
+#: what is compared, each as (stage, what is searched with)
+COMPARED = [
+    (("expandr", "fused"), ("raw", "fused")),
+    (("expandr", "fused"), ("ft", "query")),
+    (("expandr", "fused"), ("ft", "fused")),
+    (("ft", "query"), ("raw", "query")),
+]
+
+
 def summary(cells: dict[str, Any]) -> dict[str, Any]:
     """Mean over the queries of all folds, then mean and spread (standard deviation) over the complete seeds."""
     found: dict[str, Any] = {}
     per_query: dict[tuple[str, str], np.ndarray] = {}
-    seeds = sorted({name.split()[2] for name in cells if name != "raw"})
     for stage in ("raw", "ft", "expandr"):
-        whole = [
-            seed
-            for seed in seeds
-            if stage != "raw" and all(f"{stage} seed {seed} fold {f}" in cells for f in range(FOLDS))
-        ]
         for mode in ("query", "fused"):
             for measure in MEASURES:
-                if stage == "raw":
-                    values = [np.array(cells["raw"][mode][measure])]
-                else:
-                    values = [
-                        np.concatenate([cells[f"{stage} seed {seed} fold {f}"][mode][measure] for f in range(FOLDS)])
-                        for seed in whole
-                    ]
+                values = _by_seed(cells, stage, mode, measure)
                 if values:
                     means = [float(value.mean()) for value in values]
-                    spread = float(np.std(means, ddof=1)) if len(means) > 1 else None
-                    found.setdefault(f"{stage}, {mode}", {"seeds": len(values)})[measure] = {
-                        "mean": round(float(np.mean(means)), 4),
-                        "spread": None if spread is None else round(spread, 4),
-                    }
+                    spread = round(float(np.std(means, ddof=1)), 4) if len(means) > 1 else None
+                    row = found.setdefault(f"{stage}, {mode}", {"seeds": len(values)})
+                    row[measure] = {"mean": round(float(np.mean(means)), 4), "spread": spread}
                     if measure == "nDCG@10":
                         per_query[stage, mode] = np.mean(values, axis=0)
-    for one, other in (
-        (("expandr", "fused"), ("raw", "fused")),
-        (("expandr", "fused"), ("ft", "query")),
-        (("ft", "query"), ("raw", "query")),
-    ):
+    for one, other in COMPARED:
         if one in per_query and other in per_query:
             test = permutation_test(per_query[one], per_query[other])
             found[f"{', '.join(one)} - {', '.join(other)}"] = {
@@ -192,69 +184,101 @@ def summary(cells: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def resources(data: Path, target: Path, largest_plain: int) -> None:
-    """Measure each loss and batch size in a process of its own."""
+def _by_seed(cells: dict[str, Any], stage: str, mode: str, measure: str) -> list[np.ndarray]:
+    """For each seed of which all folds are there, the values of all queries."""
+    if stage == "raw":
+        return [np.array(cells["raw"][mode][measure])] if "raw" in cells else []
+    seeds = sorted({int(name.split()[2]) for name in cells if name != "raw"})
+    whole = [[cells.get(f"{stage} seed {seed} fold {fold}") for fold in range(FOLDS)] for seed in seeds]
+    return [np.concatenate([cell[mode][measure] for cell in folds]) for folds in whole if all(folds)]
+
+
+def resources(target: Path, largest_plain: int) -> None:
+    """Measure what is not in `target` yet, each loss and batch size in a process of its own."""
     results = json.loads(target.read_text()) if target.is_file() else {}
-    part: dict[str, Any] = {"max_length": SETTINGS["max_length"], "mini_batch_size": 32, "steps": {}}
+    settings = {"max_length": SETTINGS["max_length"], "mini_batch_size": 32}
+    part = results.setdefault("resources", {**settings, "steps": {}})
+    steps = part["steps"]
     for batch_size in (64, 256, 1024):
-        for loss in ("ExpandRLoss", "CachedMultipleNegativesRankingLoss", "ExpandRLoss without caching"):
+        for loss in ("ExpandRLoss", PEER, "ExpandRLoss without caching"):
             name = f"{loss}, {batch_size}"
-            if loss.endswith("without caching") and batch_size > largest_plain:
-                part["steps"][name] = None
+            if name in steps or (loss.endswith("without caching") and batch_size > largest_plain):
                 continue
             command = [sys.executable, "-m", "benchmarks.retriever_training", "step", loss, str(batch_size)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
-            part["steps"][name] = json.loads(done.stdout.splitlines()[-1])
-            print(name, part["steps"][name], flush=True)
-    steps = part["steps"]
-    part["memory at 1,024 to memory at 64"] = round(
-        steps["ExpandRLoss, 1024"]["peak_mib"] / steps["ExpandRLoss, 64"]["peak_mib"], 3
-    )
-    part["time to CachedMultipleNegativesRankingLoss"] = {
-        size: round(
-            steps[f"ExpandRLoss, {size}"]["seconds"] / steps[f"CachedMultipleNegativesRankingLoss, {size}"]["seconds"],
-            3,
-        )
-        for size in (64, 256, 1024)
+            steps[name] = json.loads(done.stdout.splitlines()[-1])
+            part |= ratios(steps)
+            write_json(target, results)
+            print(name, steps[name], flush=True)
+
+
+def ratios(steps: dict[str, Any]) -> dict[str, Any]:
+    """Memory to that of the smallest batch, and time of a step to the peer's, where both were measured."""
+    ours = {size: steps[name] for size in (64, 256, 1024) if (name := f"ExpandRLoss, {size}") in steps}
+    return {
+        "memory to that at 64": {size: round(own["peak_mib"] / ours[64]["peak_mib"], 3) for size, own in ours.items()},
+        f"time to {PEER}": {
+            size: round(own["seconds"] / steps[name]["seconds"], 3)
+            for size, own in ours.items()
+            if (name := f"{PEER}, {size}") in steps
+        },
     }
-    results["resources"] = part
-    write_json(target, results)
 
 
 def step(data: Path, name: str, batch_size: int) -> None:
-    """Print peak memory and CPU time of a forward and backward pass over `batch_size` queries, passages, documents."""
+    """Print peak memory and time of a forward and backward pass over queries, their passages and documents.
+
+    On a GPU its memory and the wall clock; on a CPU the resident memory of the process, and the CPU time, which other
+    programs on the machine disturb less.
+    """
+    import torch
     from sentence_transformers import SentenceTransformer
+
+    on_gpu = torch.cuda.is_available()
+    model = SentenceTransformer(demo_encoder_folder(), device="cuda" if on_gpu else "cpu")
+    model.max_seq_length = SETTINGS["max_length"]
+    model.train()
+    loss, features, labels = _loss_and_batch(name, model, _step_rows(data, batch_size))
+    clock = time.perf_counter if on_gpu else time.process_time
+    before, seconds = _peak_mib(), []
+    for _ in range(3 if batch_size <= 64 else 1):
+        start = clock()
+        loss([dict(feature) for feature in features], labels).backward()
+        if on_gpu:
+            torch.cuda.synchronize()
+        seconds.append(clock() - start)
+        model.zero_grad()
+    found = {"seconds": round(min(seconds), 3), "texts": 3 * batch_size}
+    print(json.dumps(found | {"peak_mib": round(_peak_mib()), "before_mib": round(before)}))
+
+
+def _peak_mib() -> float:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _loss_and_batch(name: str, model: Any, rows: list[dict[str, Any]]) -> tuple[Any, list[dict[str, Any]], Any]:
+    """A loss with the features and labels that it takes; both losses encode the same texts."""
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
-    from sentence_transformers.util import dot_score
+    from sentence_transformers.util import batch_to_device, dot_score
 
     from pyterrier_expandr.training.batches import FusedBatchCollator
     from pyterrier_expandr.training.losses import ExpandRLoss
 
-    model = SentenceTransformer(demo_encoder_folder(), device="cpu")
-    model.max_seq_length = SETTINGS["max_length"]
-    rows = _step_rows(data, batch_size)
     if name.startswith("ExpandRLoss"):
         batch = FusedBatchCollator(model.preprocess)(rows)
         features = [{k[len(side) :]: v for k, v in batch.items() if k.startswith(side)} for side in ("query_", "text_")]
         loss: Any = ExpandRLoss.of_profile(model, mini_batch_size=None if "without" in name else 32)
-        labels = batch["label"]
-    else:  # the passages are further documents, so that both encode the same texts
-        columns = [
-            [row["query"] for row in rows],
-            [row["positive"] for row in rows],
-            [row["expansions"][0] for row in rows],
-        ]
+        labels = batch_to_device(batch["label"], model.device)
+    else:  # the passages are further documents
+        columns = [[row[name] for row in rows] for name in ("query", "positive")]
+        columns.append([row["expansions"][0] for row in rows])
         features, labels = [dict(model.preprocess(texts)) for texts in columns], None
         loss = CachedMultipleNegativesRankingLoss(model, scale=50, similarity_fct=dot_score, mini_batch_size=32)
-    model.train()
-    seconds = []
-    for _ in range(3 if batch_size <= 256 else 1):
-        start = time.process_time()
-        loss([dict(feature) for feature in features], labels).backward()
-        seconds.append(time.process_time() - start)
-        model.zero_grad()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": round(min(seconds), 3), "texts": 3 * len(rows), "peak_mib": round(peak)}))
+    return loss, [batch_to_device(feature, model.device) for feature in features], labels
 
 
 def _step_rows(data: Path, batch_size: int) -> list[dict[str, Any]]:
@@ -276,14 +300,14 @@ def main() -> None:
     parser.add_argument("arguments", nargs="*")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument("--json", type=Path, default=RESULTS)
-    parser.add_argument("--largest-plain", type=int, default=256, help="largest batch that is measured without caching")
+    parser.add_argument("--largest-plain", type=int, default=256, help="largest batch measured without caching")
     options = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
     data = Path(os.environ["EXPANDR_DATA"])
     if options.part == "quality":
         quality(data, options.seeds, options.json)
     elif options.part == "resources":
-        resources(data, options.json, options.largest_plain)
+        resources(options.json, options.largest_plain)
     else:
         step(data, options.arguments[0], int(options.arguments[1]))
 

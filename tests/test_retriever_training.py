@@ -29,7 +29,7 @@ def tiny_bert(tmp_path_factory):
 
 
 def config(base, out, **options):
-    """Pocket's 37 training pairs in batches of 8: five steps an epoch."""
+    """Pocket's 36 training pairs in batches of 8: five steps an epoch."""
     settings = {"batch_size": 8, "epochs": 2, "max_length": 64, "learning_rate": 1e-3, "dev_fraction": 0.2}
     settings |= {"expansions": EXPANSIONS, "evaluations": 3, "mini_batch_size": 5, "device": "cpu"}
     return RetrieverTrainingConfig(str(base), options.pop("data", "pocket"), str(out), **(settings | options))
@@ -71,7 +71,7 @@ def test_training_moves_every_weight(tiny_bert, trained):
     assert moved == before.keys()
     assert len(losses(trained)) == 10
     found = record(trained)
-    assert found["data"] == {"pairs": 37, "with an expansion": 37, "held-out queries": 4}
+    assert found["data"] == {"pairs": 36, "with an expansion": 36, "held-out queries": 6}
     assert found["steps"] == 10 and found["before"] is not None
     assert list(dev_scores(trained)) == [0, 4, 8, 10]
     assert not trained.with_name("out.work").exists()
@@ -133,7 +133,7 @@ def test_prompts_are_trained_with_and_saved(tiny_bert, trained, tmp_path):
 def test_the_model_card_says_what_was_done(trained):
     card = (trained / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: sentence-transformers")
-    for text in ("Data: `pocket`: 37 pairs", "| profile | 'paper' |", "transformers 5", "fused with their expansions"):
+    for text in ("Data: `pocket`: 36 pairs", "| profile | 'paper' |", "transformers 5", "fused with their expansions"):
         assert text in card, text
     assert f"| before | {record(trained)['before']:.4f} |" in card and str(trained.parent) not in card
 
@@ -376,12 +376,27 @@ def test_a_profile_without_normalisation_saves_none(tmp_path):
         ({"patience": 2, "dev_fraction": 0}, ValueError, "patience needs held-out queries"),
         ({"fusion": max}, TypeError, "cannot be written down"),
         ({"fusion": 2.0}, ValueError, "in \\[0, 1\\]"),
+        ({"device": "cuda:1"}, ValueError, "CUDA_VISIBLE_DEVICES chooses"),
         ({"mini_batch_size": 0}, ValueError, "mini_batch_size must be 1 or more"),
     ],
 )
 def test_settings_that_mean_nothing(options, error, message):
     with pytest.raises(error, match=message):
         RetrieverTrainingConfig("base", "data", "out", **options)
+
+
+@pytest.mark.parametrize("options", [{"device": "cuda"}, {"precision": "fp16"}, {"precision": "fp16", "device": None}])
+def test_what_needs_a_gpu_says_so(options, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="needs a GPU, and there is none"):
+        train_retriever(config("base", tmp_path / "out", **options))
+
+
+def test_half_precision_on_a_cpu(tiny_bert, trained, tmp_path):
+    """The products are rounded to bfloat16, the loss and the saved weights are not."""
+    out = train_retriever(config(tiny_bert, tmp_path / "out", precision="bf16"))
+    assert losses(out) != losses(trained) and losses(out) == pytest.approx(losses(trained), rel=0.2)
+    assert {value.dtype for value in weights(out).values()} == {torch.float32}
 
 
 def test_the_defaults_are_the_papers():

@@ -65,12 +65,12 @@ class RetrieverTrainingConfig:
             encoder's own.
         evaluations: how often in a run the held-out queries are evaluated and a checkpoint is written.
         patience: stop after so many evaluations that are no better than the best; None never does.
-        precision: "auto" is bf16 (or fp16) on a GPU and fp32 on a CPU.
+        precision: "auto" is bf16 (or fp16) on a GPU and fp32 on a CPU; fp16 needs a GPU.
         seed: of the held-out part, the order and the dropout.
         mini_batch_size: texts that a device embeds at a time, which bounds the memory; None is the whole batch at once.
         gradient_checkpointing: compute activations twice rather than keep them.
         tensorboard: write what is logged to `OUT/runs`.
-        device: "cpu" to leave a GPU alone.
+        device: "cuda" or "cpu"; None takes a GPU where there is one, the first that CUDA_VISIBLE_DEVICES leaves.
         revision: the encoder's revision on the hub.
         trust_remote_code: run Python code that comes with the encoder.
 
@@ -122,6 +122,8 @@ class RetrieverTrainingConfig:
         for name, choices in (("stage", get_args(Stage)), ("precision", get_args(Precision)), ("profile", PROFILES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {tuple(choices)}, got {getattr(self, name)!r}")
+        if self.device not in (None, "cuda", "cpu"):
+            raise ValueError(f"device must be 'cuda' or 'cpu', got {self.device!r}: CUDA_VISIBLE_DEVICES chooses a GPU")
         if callable(check_fusion(self.fusion)):
             raise TypeError(f"fusion must be one of {NAMED_FUSIONS} or a weight: a function cannot be written down")
         for name in ("learning_rate", "epochs"):
@@ -158,13 +160,14 @@ def train_retriever(config: RetrieverTrainingConfig, *, verbose: bool = False) -
 
     Raises:
         ValueError: data without positives or expansions, held-out queries that are trained on, no such encoder, an
-            output folder of another run. OSError: the disk is full; earlier checkpoints are whole.
+            output folder of another run, no GPU where one is asked for.
+        OSError: the disk is full; earlier checkpoints are whole.
         ImportError: accelerate, datasets or tensorboard is missing.
 
     Example:
         >>> train_retriever(RetrieverTrainingConfig("contriever", "train.jsonl", "out"))  # doctest: +SKIP
     """
-    _check_packages(config)
+    _check_surroundings(config)
     from .retriever_data import survey
     from .retriever_trainer import open_base
 
@@ -255,12 +258,17 @@ def _finish(
     publish(finished, Path(config.out))
 
 
-def _check_packages(config: RetrieverTrainingConfig) -> None:
+def _check_surroundings(config: RetrieverTrainingConfig) -> None:
+    import torch
+
     for name in ("accelerate", "datasets"):
         if importlib.util.find_spec(name) is None:
             raise ImportError(f"training needs {name}: pip install 'pyterrier_expandr[train]'")
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ImportError("tensorboard=True needs tensorboard: pip install tensorboard")
+    for name, asked in (("device='cuda'", config.device == "cuda"), ("precision='fp16'", config.precision == "fp16")):
+        if asked and (config.device == "cpu" or not torch.cuda.is_available()):
+            raise ValueError(f"{name} needs a GPU, and there is none: leave it out")
 
 
 def _check_number(name: str, value: Any, *, above: float | None = None, least: float | None = None) -> None:

@@ -219,7 +219,7 @@ def _arguments(
     precision = config.precision
     if precision == "auto":
         precision = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if on_gpu else "fp32"
-    return SentenceTransformerTrainingArguments(
+    arguments = SentenceTransformerTrainingArguments(
         output_dir=str(folder),
         learning_rate=config.learning_rate,
         lr_scheduler_type="linear",
@@ -245,3 +245,5 @@ def _arguments(
         report_to=["tensorboard"] if config.tensorboard else "none",
         disable_tqdm=True,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process on one GPU: DataParallel would multiply the batch
+    return arguments
