@@ -278,6 +278,14 @@ def ragged(n, **options):
     )
 
 
+def test_too_few_queries_to_hold_any_out(tiny_bert, tmp_path, caplog):
+    data = examples(tmp_path / "data.jsonl", *(ragged(n) for n in range(4)))
+    out = train_retriever(
+        config(tiny_bert, tmp_path / "out", data=data, expansions=None, dev_fraction=1e-6, patience=1)
+    )
+    assert "no query is held out of so few" in caplog.text and record(out)["after"] is None
+
+
 def test_ragged_data_is_trained_on(tiny_bert, tmp_path, caplog):
     """Negatives and expansions of any number, expansions that are empty; a batch larger than the data."""
     rows = [ragged(n) for n in range(9)]
@@ -376,6 +384,7 @@ def test_a_profile_without_normalisation_saves_none(tmp_path):
         ({"patience": 2, "dev_fraction": 0}, ValueError, "patience needs held-out queries"),
         ({"fusion": max}, TypeError, "cannot be written down"),
         ({"fusion": 2.0}, ValueError, "in \\[0, 1\\]"),
+        ({"batch_size": 7.5}, TypeError, "whole number"),
         ({"device": "cuda:1"}, ValueError, "CUDA_VISIBLE_DEVICES chooses"),
         ({"mini_batch_size": 0}, ValueError, "mini_batch_size must be 1 or more"),
     ],

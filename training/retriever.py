@@ -134,6 +134,8 @@ class RetrieverTrainingConfig:
         for name, value in (least | {"mini_batch_size": 1}).items():
             if getattr(self, name) is not None:
                 _check_number(name, getattr(self, name), least=value)
+                if not isinstance(getattr(self, name), int):
+                    raise TypeError(f"{name} must be a whole number, got {getattr(self, name)!r}")
         _check_number("dev_fraction", self.dev_fraction, least=0)
         if self.dev_fraction >= 1:
             raise ValueError(f"dev_fraction must be below 1, got {self.dev_fraction}")
@@ -180,6 +182,8 @@ def train_retriever(config: RetrieverTrainingConfig, *, verbose: bool = False) -
     work = claim(out, settings)
     if config.stage == "expandr" and found.expanded < found.rows:
         logger.warning("%d of %d pairs have no expansion: the query alone", found.rows - found.expanded, found.rows)
+    if not found.dev and (config.dev_data is not None or config.dev_fraction):
+        logger.warning("no query is held out of so few: the last step is kept, and nothing stops early")
     history = _untrained(config, encoder.model, found) if config.stage == "raw" else None
     if history is None:
         history = _trained(config, encoder.model, found, work, verbose)
