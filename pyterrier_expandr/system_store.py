@@ -93,6 +93,7 @@ def _hidden_files(folder: str, names: list[str]) -> list[str]:
 
 def _save_expander(expander: pt.Transformer | None, folder: Path) -> dict[str, Any] | None:
     from .expander import LLMExpander, RecordedExpander
+    from .hosting import portable_name
     from .jsonl import write_jsonl
 
     if expander is None:
@@ -106,6 +107,7 @@ def _save_expander(expander: pt.Transformer | None, folder: Path) -> dict[str, A
     if isinstance(expander, LLMExpander):
         backend = expander.backend
         place = {name: getattr(backend, name, None) for name in ("model", "adapter")}
+        place = {name: value if value is None else portable_name(str(value)) for name, value in place.items()}
         return {"kind": "llm", "engine": type(backend).__name__, "place": place, **describe_pipeline(expander)}
     raise TypeError(f"only an LLMExpander or a RecordedExpander can be saved, not {expander!r:.80}")
 

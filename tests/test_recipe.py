@@ -237,6 +237,24 @@ def test_the_recipe_for_scifact_reads(expandr_data, monkeypatch):
             r"is on a server and cannot be trained, which \['ExpandR'\] need",
         ),
         ({"llm": "vlm:model"}, "there is no engine 'vlm'"),
+        ({"llm": "/no/such/llm"}, "llm: there is no folder '/no/such/llm'"),
+        ({"llm": None}, r"lacks \['llm'\]"),
+        ({"encoder": "/no/such/encoder"}, "encoder: there is no folder"),
+        ({"retriever": {"base": None}}, "retriever: base must name a model"),
+        ({"retriever": {"base": "contreiver"}}, "did you mean 'contriever'"),
+        ({"dpo": 3}, "dpo must be a mapping"),
+        ({"expansion": {"temperature": -1}}, "expansion: temperature must be 0 or more"),
+        ({"expansion": {"n": 0}}, "expansion: n must be a whole number from 1"),
+        ({"expansion": {"prompt": "nope"}}, "expansion: prompt 'nope'"),
+        ({"evaluation": {"measures": ["foo"]}}, "evaluation: .*foo"),
+        ({"evaluation": {"num_results": 0}}, "evaluation: num_results must be a whole number from 1"),
+        ({"preferences": {"threshold": "high"}}, "preferences: threshold must be a number"),
+        ({"candidates": {"temperatures": 0.8}}, "candidates: temperatures must be a list of numbers"),
+        ({"small_lm": {"layers": "x"}}, "small_lm: layers must be a whole number"),
+        ({"systems": []}, "systems must be a list"),
+        ({"parts": {"llm": 0.9, "retriever": 0.9}}, "sizes must be fractions up to 1 in sum"),
+        ({"parts": {"llm": 0, "retriever": 0.9}}, "parts must leave queries to both"),
+        ({"min_relevance": 0}, "min_relevance must be a whole number from 1"),
         ({"limit": 0}, "limit must be a whole number from 1"),
     ],
 )
@@ -274,3 +292,28 @@ def test_the_engine_is_named_with_the_model():
     assert ours["candidates"].settings == theirs["candidates"].settings | {"engine": "vllm"}
     untrained = Recipe("pocket", "openai:m@http://localhost:1/v1", {"base": "demo"}, systems=("w/o LLM Training",))
     assert untrained.model == "m@http://localhost:1/v1"
+
+
+def test_rewards_keep_their_weights_in_ablations():
+    changes = {"systems": ["ExpandR", "w/o Self-Reward"], "preferences": {"threshold": -1.0, "weights": [2, 3]}}
+    found = {
+        tuple(s.settings["rewards"]): s.settings["weights"]
+        for s in in_order([experiment(**changes)])
+        if s.name == "pairs"
+    }
+    assert found == {("self", "retriever"): [2, 3], ("retriever",): [3]}
+
+
+def test_a_changed_file_is_noticed(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    fingerprints = set()
+    for text in ("text a", "text b"):
+        file.write_text(f'{{"query": "q", "positive": "{text}"}}\n')
+        fingerprints.add(RecipeStages(Recipe(str(file), "small", {"base": "demo"})).examples().fingerprint)
+    assert len(fingerprints) == 2
+
+
+def test_variables_of_the_environment_stand_in_lists_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOMEWHERE", "pocket")
+    file = write(tmp_path / "tiny.yaml", evaluation={"collections": ["$SOMEWHERE"]})
+    assert read_recipe(file).evaluation.collections == ("pocket",)

@@ -17,7 +17,7 @@ from pyterrier_expandr import ExpandREncoder
 from pyterrier_expandr.collections import pocket
 from pyterrier_expandr.training.examples import TrainingExample, open_examples, split_examples, write_examples
 from pyterrier_expandr.training.retriever import RetrieverTrainingConfig, train_retriever
-from pyterrier_expandr.training.retriever_data import survey
+from pyterrier_expandr.training.retriever_data import survey, training_rows
 from tests.tiny_encoder import build_tiny_bert
 
 EXPANSIONS = str(pocket().expansions_path)
@@ -333,6 +333,27 @@ def test_a_part_of_data_is_held_out_from_like_any_data(tmp_path):
         count = write_examples(tmp_path / f"{name}.jsonl", own)
         held_out = survey(RetrieverTrainingConfig("b", str(tmp_path / f"{name}.jsonl"), "o", stage="ft")).dev
         assert 0.05 < len(held_out) / count < 0.15
+
+
+def test_spellings_of_a_query_are_held_out_together(tmp_path):
+    rows = [
+        TrainingExample(f"{n}{w[0]}", f"{w} is item {n}", (f"d{n}",), (f"text {n}",))
+        for n in range(40)
+        for w in ("What", "what")
+    ]
+    write_examples(tmp_path / "rows.jsonl", rows)
+    found = survey(RetrieverTrainingConfig("b", str(tmp_path / "rows.jsonl"), "o", stage="ft"))
+    assert found.dev and found.rows + 2 * len(found.dev) == 80
+
+
+def test_expansions_are_cleaned_as_in_retrieval(tmp_path):
+    spoken = "Here is a passage that answers the question:\n\nItem 1 is a thing."
+    rows = [
+        TrainingExample(str(n), f"what is item {n}", (f"d{n}",), (f"text {n}",), expansions=(spoken,)) for n in range(4)
+    ]
+    write_examples(tmp_path / "rows.jsonl", rows)
+    settings = RetrieverTrainingConfig("b", str(tmp_path / "rows.jsonl"), "o", dev_fraction=0)
+    assert [row["expansions"] for row in training_rows(settings, survey(settings))] == [["Item 1 is a thing."]] * 4
 
 
 def test_no_expansions(tiny_bert, tmp_path):

@@ -108,6 +108,13 @@ def test_saved_and_loaded(built, tmp_path):
     pd.testing.assert_frame_equal(ranking(ExpandR.load(moved, device="cpu")), ranking(built))
 
 
+def test_pyterrier_opens_it_by_its_type(built, tmp_path):
+    built.save(tmp_path / "system")
+    opened = pt.Artifact.load(str(tmp_path / "system"))
+    assert isinstance(opened, ExpandR)
+    pd.testing.assert_frame_equal(ranking(opened), ranking(built))
+
+
 def test_a_package_from_an_address(built, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTERRIER_HOME", str(tmp_path / "home"))
     built.save(tmp_path / "system")

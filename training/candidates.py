@@ -77,6 +77,8 @@ class CandidateSettings:
     answer_temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.temperatures, (str, float, int)):
+            raise ValueError(f"temperatures must be a list of numbers, got {self.temperatures!r}")
         object.__setattr__(self, "temperatures", tuple(float(value) for value in self.temperatures))
         if not self.temperatures or len(set(self.temperatures)) < len(self.temperatures):
             raise ValueError(f"temperatures must be one or more different values, got {self.temperatures}")

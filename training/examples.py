@@ -203,9 +203,7 @@ def split_examples(
         ['train', 'train', 'dev']
     """
     sizes = dict(parts)
-    counts = all(float(size).is_integer() for size in sizes.values()) and sum(sizes.values()) > 1
-    if not sizes or any(size < 0 for size in sizes.values()) or (not counts and sum(sizes.values()) > 1 + 1e-9):
-        raise ValueError(f"sizes must be fractions up to 1 in sum, or whole numbers, got {sizes}")
+    counts = are_counts(sizes)
     room = dict(sizes)
     placed: dict[int, str] = {}
     for example in examples:
@@ -221,6 +219,15 @@ def split_examples(
             room[part] -= 1
             placed[key] = part
         yield part, example
+
+
+def are_counts(sizes: Mapping[str, float]) -> bool:
+    """Whether the sizes of parts are whole numbers rather than fractions. Raises ValueError where they are neither."""
+    numbers = [size for size in sizes.values() if isinstance(size, (int, float))]
+    counts = all(float(size).is_integer() for size in numbers) and sum(numbers) > 1
+    if not numbers or len(numbers) < len(sizes) or min(numbers) < 0 or (not counts and sum(numbers) > 1 + 1e-9):
+        raise ValueError(f"sizes must be fractions up to 1 in sum, or whole numbers, got {dict(sizes)}")
+    return counts
 
 
 def _part(uniform: float, sizes: Mapping[str, float], *, whole: bool) -> str | None:

@@ -89,10 +89,8 @@ def _known_queries(
     source: _Source, judged: dict[str, list[tuple[int, str]]], name: str, skipped: Counter[str] | None
 ) -> Iterator[tuple[str, str]]:
     queries = {query_id: text for query_id, text in source.queries() if query_id in judged}
-    if unknown := [query_id for query_id in judged if query_id not in queries]:
-        if skipped is None:
-            raise ValueError(f"the judgments of {name} name {len(unknown)} queries that it lacks: {unknown[:5]}")
-        skipped["unknown query"] += len(unknown)
+    unknown = [query_id for query_id in judged if query_id not in queries]
+    _leave_out(skipped, "unknown query", unknown, f"the judgments of {name} name {len(unknown)} queries that it lacks")
     yield from queries.items()
 
 
@@ -106,13 +104,29 @@ def _chunk(
 ) -> Iterator[TrainingExample]:
     texts = source.texts({doc_id for query_id, _ in queries for _, doc_id in judged[query_id]})
     for query_id, query in queries:
+        if not query.strip():
+            _leave_out(skipped, "empty query", [query_id], f"judged queries of {name} have no text")
+            continue
         rows = sorted(judged[query_id], key=lambda row: -row[0])
-        if unknown := [doc_id for _, doc_id in rows if doc_id not in texts]:
-            if skipped is None:
-                raise ValueError(f"the judgments of query {query_id!r} of {name} name unknown documents: {unknown[:5]}")
-            skipped["unknown document"] += len(unknown)
-        positives = [doc_id for grade, doc_id in rows if grade >= min_relevance and doc_id in texts]
-        negatives = [doc_id for grade, doc_id in rows if grade < 1 and doc_id in texts]
+        unknown = [doc_id for _, doc_id in rows if doc_id not in texts]
+        _leave_out(
+            skipped,
+            "unknown document",
+            unknown,
+            f"the judgments of query {query_id!r} of {name} name unknown documents",
+        )
+        empty = [
+            doc_id for grade, doc_id in rows if grade >= min_relevance and doc_id in texts and not texts[doc_id].strip()
+        ]
+        _leave_out(
+            skipped,
+            "empty document",
+            empty,
+            f"documents that are relevant to query {query_id!r} of {name} have no text",
+        )
+        rows = [row for row in rows if row[1] not in {*unknown, *empty}]
+        positives = [doc_id for grade, doc_id in rows if grade >= min_relevance]
+        negatives = [doc_id for grade, doc_id in rows if grade < 1]
         if positives:
             yield TrainingExample(
                 query_id,
@@ -123,6 +137,14 @@ def _chunk(
             )
         elif skipped is not None:
             skipped["no relevant document"] += 1
+
+
+def _leave_out(skipped: Counter[str] | None, reason: str, ids: list[str], problem: str) -> None:
+    """Count what is left out, or raise ValueError where nothing may be."""
+    if ids and skipped is None:
+        raise ValueError(f"{problem}: {ids[:5]}")
+    if skipped is not None and ids:
+        skipped[reason] += len(ids)
 
 
 class _Beir:

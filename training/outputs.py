@@ -41,7 +41,9 @@ def claim(out: Path, settings: dict[str, Any]) -> Path:
     if record.is_file():
         _compare(json.loads(record.read_text(encoding="utf-8")), settings, work)
     elif is_first_process():
-        work.mkdir(parents=True, exist_ok=True)
+        if work.exists():  # its removal was interrupted, or its making: nothing says what it is of
+            shutil.rmtree(work)
+        work.mkdir(parents=True)
         write_json(record, settings)
     return work
 

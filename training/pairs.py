@@ -158,8 +158,12 @@ def _write_examples(config: PairsConfig, work: Path) -> Counter[str]:
             seed=config.candidates.seed,
             skipped=skipped if config.skip_bad else None,
         )
-        if not write_examples(path.with_suffix(".all"), islice(examples, config.limit)):
-            raise ValueError(f"{config.source} gives no training example: {dict(skipped) or 'it is empty'}")
+        try:
+            if not write_examples(path.with_suffix(".all"), islice(examples, config.limit)):
+                raise ValueError(f"{config.source} gives no training example: {dict(skipped) or 'it is empty'}")
+        except ValueError:  # nothing has been computed: a corrected command must not meet the settings of this one
+            shutil.rmtree(work)
+            raise
         write_json(counts, dict(skipped))
         path.with_suffix(".all").rename(path)
     return Counter(json.loads(counts.read_text(encoding="utf-8")))

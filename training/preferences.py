@@ -81,6 +81,8 @@ class PreferenceSettings:
             raise ValueError(f"give one weight for each of {len(self.rewards)} rewards, got {len(self.weights)}")
         if self.candidates < 2:
             raise ValueError(f"a pair needs 2 candidates at least, got candidates={self.candidates}")
+        if self.threshold is not None and (isinstance(self.threshold, (bool, str)) or self.threshold != self.threshold):
+            raise ValueError(f"threshold must be a number or None, got {self.threshold!r}")
         if self.min_gap < 0:
             raise ValueError(f"min_gap must be 0 or more, got {self.min_gap}")
 

@@ -8,9 +8,14 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..backends.base import Sampling
 from ..backends.engines import engine_parts
 from ..demo import demo_encoder_folder
+from ..evaluation import parse_measures
+from ..models.registry import check_name
+from ..prompts import resolve_prompt
 from .candidates import CandidateSettings
+from .examples import are_counts
 from .expander import ExpanderTrainingConfig
 from .preferences import PreferenceSettings
 from .smalllm import SmallLMConfig
@@ -61,6 +66,8 @@ class Evaluation:
             if isinstance(value, str) or not value:
                 raise ValueError(f"{name} must be a list with one name at least, got {value!r}")
             object.__setattr__(self, name, tuple(value))
+        parse_measures(self.measures)
+        check_whole("num_results", self.num_results)
 
 
 @dataclass(frozen=True)
@@ -112,20 +119,43 @@ class Recipe:
     seed: int = 42
 
     def __post_init__(self) -> None:
+        for name in ("ratios", "parts", "dpo", "expansion", "retriever"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ValueError(f"{name} must be a mapping of names to values, got {getattr(self, name)!r}")
+        if isinstance(self.systems, str) or not self.systems:
+            raise ValueError(f"systems must be a list with one name at least, got {self.systems!r}")
         object.__setattr__(self, "systems", tuple(self.systems))
         if unknown := [name for name in self.systems if name not in SYSTEMS]:
             raise ValueError(f"systems {unknown} are unknown: choose among {list(SYSTEMS)}")
         if set(self.parts) != {"llm", "retriever"}:
             raise ValueError(f"parts must have sizes for llm and retriever, got {sorted(self.parts)}")
-        for name in ("limit", "max_pairs"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
+        are_counts(self.parts)
+        if not all(self.parts.values()):
+            raise ValueError(f"parts must leave queries to both, got {dict(self.parts)}")
+        for name in ("limit", "max_pairs", "min_relevance"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name))
+        self._check_models()
         if engine_parts(self.llm)[0] == "openai" and (trained := [n for n in self.systems if SYSTEMS[n].rewards]):
             raise ValueError(f"llm {self.llm!r} is on a server and cannot be trained, which {trained} need")
         self.expander_config("base", "pairs", "out")
         self.retriever_config("train.jsonl", "out", "expandr", None)
         self.expansion_settings()
+
+    def _check_models(self) -> None:
+        """Refuse what cannot be the name of a model here, before anything has been computed for it."""
+        for name, value in (
+            ("llm", self.llm),
+            ("encoder", self.encoder),
+            ("retriever: base", self.retriever.get("base")),
+        ):
+            if not isinstance(value, str) or not value.strip():
+                raise ValueError(f"{name} must name a model, got {value!r}")
+            place = engine_parts(value)[1] if name == "llm" else value
+            if place.startswith(("/", ".", "~")) and not Path(place).expanduser().is_dir():
+                raise ValueError(f"{name}: there is no folder {place!r}")
+            if name != "llm" and place != DEMO:
+                check_name(place)
 
     @property
     def model(self) -> str:
@@ -157,7 +187,14 @@ class Recipe:
         known = {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 512, "n": 1, "prompt": "q2d"}
         if unknown := sorted(self.expansion.keys() - known.keys()):
             raise ValueError(f"expansion: unknown {unknown}, known are {sorted(known)}")
-        return known | self.expansion | {"seed": self.seed}
+        values = known | dict(self.expansion) | {"seed": self.seed}
+        try:
+            Sampling(**{name: values[name] for name in ("temperature", "top_p", "max_new_tokens", "seed")})
+            resolve_prompt(values["prompt"])
+            check_whole("n", values["n"])
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"expansion: {error}") from error
+        return values
 
 
 def section(kind: Any, name: str, values: Mapping[str, Any], places: Mapping[str, Any]) -> Any:
@@ -167,6 +204,8 @@ def section(kind: Any, name: str, values: Mapping[str, Any], places: Mapping[str
         ValueError: unknown fields (the known ones are listed), values that the recipe decides itself, or bad ones.
     """
     known = {item.name for item in fields(kind)} - (places.keys() - {"seed"})
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{name} must be a mapping of names to values, got {values!r}")
     if unknown := sorted(values.keys() - known):
         raise ValueError(f"{name}: unknown {unknown}, known are {sorted(known)}")
     try:
@@ -205,7 +244,7 @@ def read_recipe(path: str | Path, *, seed: int | None = None) -> Recipe:
 def _recipe(values: Any, seed: int | None) -> Recipe:
     if not isinstance(values, dict):
         raise ValueError("a recipe is a mapping of names to values")
-    values = {name: _expanded(value) for name, value in values.items()}
+    values = {name: _expanded(value) for name, value in values.items() if value is not None}
     if seed is not None:
         values["seed"] = seed
     if missing := sorted({"data", "llm", "retriever"} - values.keys()):
@@ -222,12 +261,20 @@ def _recipe(values: Any, seed: int | None) -> Recipe:
 def _expanded(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _expanded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
     if not isinstance(value, str) or "$" not in value:
         return value
     expanded = os.path.expandvars(value)
     if "$" in expanded:
         raise ValueError(f"{value!r} names a variable of the environment that is not set")
     return expanded
+
+
+def check_whole(name: str, value: Any) -> None:
+    """Raise ValueError where `value` is no whole number from 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
 
 
 def encoder_name(name: str) -> str:

@@ -25,7 +25,7 @@ from ..cache import GenerationCache
 from ..collections import BeirFolder
 from ..encoder import ExpandREncoder
 from ..expander import LLMExpander, RecordedExpander
-from ..fingerprint import model_fingerprint
+from ..fingerprint import file_fingerprint, model_fingerprint
 from ..index import FaissIndex
 from ..models.registry import load_encoder
 from ..recorded import write_expansions
@@ -132,7 +132,10 @@ class RecipeStages:
 
     def pairs(self, rewards: tuple[str, ...]) -> Stage:
         """pairs.jsonl: chosen and rejected by these rewards."""
-        preferences = replace(self.recipe.preferences, rewards=rewards)
+        given = self.recipe.preferences
+        weights = dict(zip(given.rewards, given.weights or (1.0,) * len(given.rewards), strict=True))
+        kept = None if given.weights is None else [weights[name] for name in rewards]
+        preferences = replace(given, rewards=rewards, weights=kept)
         encoder = encoder_name(self.recipe.encoder)
 
         def run(folder: Path, candidates: Path) -> dict[str, Any]:
@@ -320,4 +323,4 @@ def identity(name: str) -> dict[str, Any]:
     """
     if Path(name).is_dir():
         return model_fingerprint(name)
-    return {"name": name} | ({"bytes": Path(name).stat().st_size} if Path(name).is_file() else {})
+    return {"name": name} | ({"sha256": file_fingerprint(name)} if Path(name).is_file() else {})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import shutil
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -248,6 +249,7 @@ def _finish(
     from .retriever_card import card, scores, steps
 
     finished = work / "finished"
+    shutil.rmtree(finished, ignore_errors=True)  # of a run that was killed while it wrote it
     model.save_pretrained(str(finished), create_model_card=False)
     runs = work / "checkpoints" / "runs"
     if runs.is_dir():

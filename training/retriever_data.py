@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..cleaning import strip_preamble
 from .batches import key_of
 from .examples import TrainingExample, open_examples, split_examples
 
@@ -134,12 +135,17 @@ def _dev_examples(config: RetrieverTrainingConfig) -> Iterator[TrainingExample]:
 def _split(
     examples: Iterator[TrainingExample], config: RetrieverTrainingConfig
 ) -> Iterator[tuple[str, TrainingExample]]:
-    # Another seed than the run's: data that was itself parted by that would be held out all or not at all.
-    return split_examples(examples, {"dev": config.dev_fraction, "train": 1 - config.dev_fraction}, config.seed + 1)
+    """`(part, example)`; queries that differ in case and white space alone go to the same part."""
+    sizes = {"dev": config.dev_fraction, "train": 1 - config.dev_fraction}
+    for example in examples:
+        plain = replace(example, query=_normalized(example.query))
+        # Another seed than the run's: data that was itself parted by that would be held out all or not at all.
+        for part, _ in split_examples([plain], sizes, config.seed + 1):
+            yield part, example
 
 
 def _examples(config: RetrieverTrainingConfig, source: str, split: str) -> Iterator[TrainingExample]:
-    """The examples of a source with the expansions that the stage uses; empty expansions are none."""
+    """The examples of a source with the stage's expansions, cleaned as in retrieval; empty ones are none."""
     recorded: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     if config.expansions is not None and config.stage == "expandr":
         from ..recorded import read_expansions
@@ -156,7 +162,8 @@ def _examples(config: RetrieverTrainingConfig, source: str, split: str) -> Itera
                     f"is {example.query!r}: {config.expansions!r} is of another collection"
                 )
             expansions = tuple(record.passages)
-        yield replace(example, expansions=tuple(text for text in expansions if text.strip()))
+        cleaned = (strip_preamble(text) for text in expansions)
+        yield replace(example, expansions=tuple(text for text in cleaned if text.strip()))
 
 
 def _merged(examples: Iterator[TrainingExample]) -> list[TrainingExample]:

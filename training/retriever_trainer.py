@@ -235,6 +235,7 @@ def _arguments(
         save_steps=interval,
         save_total_limit=2,
         load_best_model_at_end=evaluated,
+        restore_callback_states_from_checkpoint=True,  # how long early stopping has waited
         metric_for_best_model=f"eval_{DEV_METRIC}" if evaluated else None,
         greater_is_better=True if evaluated else None,
         logging_steps=1,

@@ -49,6 +49,8 @@ class SmallLMConfig:
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "layers", "heads", "block", "batch_size", "save_steps", "passage_tokens"):
+            if not isinstance(getattr(self, name), int):
+                raise TypeError(f"{name} must be a whole number, got {getattr(self, name)!r}")
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
         if self.vocab_size < 256 + len(SPECIAL_TOKENS):

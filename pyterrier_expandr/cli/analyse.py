@@ -212,7 +212,11 @@ def case(
     if unknown := sorted(set(files) - set(opened.systems)):
         raise ValueError(f"there are expansions of {unknown}, but the experiment's systems are {opened.systems}")
     systems = {}
+    cells = opened.cells[opened.cells["collection"] == name].set_index("system")["state"]
     for system in opened.systems:
+        if cells.get(system) != "done":
+            typer.echo(f"{system} has no results on {name}: left out", err=True)
+            continue
         run = opened.run(system, name)
         if system in files:
             texts = recorded(files[system], topics_of(dataset))

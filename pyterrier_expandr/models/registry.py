@@ -148,13 +148,23 @@ def _load_entry(entry: EncoderEntry, checkpoint: Any, options: dict[str, Any]) -
 
 
 def _load_unlisted(name: str, checkpoint: Any, fuse: bool | None, options: dict[str, Any]) -> ExpandREncoder:
-    if not name or (not Path(name).expanduser().is_dir() and "/" not in name):
-        raise ValueError(_unknown(name))
+    check_name(name)
     if checkpoint is not None or fuse is False:
         raise ValueError(f"{name!r} is no name of the table: checkpoint= and fuse=False are for those")
     from ..encoder import ExpandREncoder
 
     return ExpandREncoder(name, **options)
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError where `name` is no short name, no folder, and no hub id; a hub is not asked.
+
+    Example:
+        >>> check_name("contriever"), check_name("facebook/contriever")
+        (None, None)
+    """
+    if name not in ENCODERS and (not name or (not Path(name).expanduser().is_dir() and "/" not in name)):
+        raise ValueError(_unknown(name))
 
 
 def _unknown(name: str) -> str:
