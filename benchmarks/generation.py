@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import repeat
 from pathlib import Path
 from threading import local
 from typing import Any
@@ -36,9 +37,9 @@ import psutil
 from benchmarks.speed import Times, line, ratio, take_turns, torch_threads
 from pyterrier_expandr.backends.base import Backend, Request, Sampling
 from pyterrier_expandr.prompts import PROMPTS, render
-from tests.servers import free_port, server_process, transformers_serve
+from tests.servers import transformers_serve, vllm_serve
 
-CONCURRENCY = 16
+CONCURRENCY, CLIENT_ROUNDS = 16, 5
 VLLM_OPTIONS = {"dtype": "float32", "max_model_len": 1024, "options": {"kv_cache_memory_bytes": 2**28}}
 
 #: seconds to the first result of each call, by system
@@ -132,7 +133,7 @@ def through_backend(backend: Backend, requests: Sequence[Request], firsts: list[
 
 def bare_client(url: str, model: str, requests: Sequence[Request], firsts: list[float]) -> Callable[[], None]:
     """The same requests as `OpenAIBackend` sends, by threads that do nothing but send and receive."""
-    parts, own = urlsplit(url), local()
+    parts = urlsplit(url)
     bodies = [
         json.dumps(
             {
@@ -148,7 +149,7 @@ def bare_client(url: str, model: str, requests: Sequence[Request], firsts: list[
         for s in r.samples
     ]
 
-    def post(body: str) -> float:
+    def post(body: str, own: local) -> float:
         if not hasattr(own, "connection"):
             own.connection = HTTPConnection(parts.hostname or "", parts.port)
         own.connection.request("POST", f"{parts.path}/chat/completions", body, {"Content-Type": "application/json"})
@@ -158,11 +159,10 @@ def bare_client(url: str, model: str, requests: Sequence[Request], firsts: list[
             raise RuntimeError(f"the server answered {answer.status}: {text[:200]!r}")
         return time.perf_counter()
 
-    pool = ThreadPoolExecutor(CONCURRENCY)
-
     def call() -> None:
-        start = time.perf_counter()
-        firsts.append(min(pool.map(post, bodies)) - start)
+        own, start = local(), time.perf_counter()  # servers close connections that rest between the rounds
+        with ThreadPoolExecutor(CONCURRENCY) as pool:
+            firsts.append(min(pool.map(post, bodies, repeat(own))) - start)
 
     return call
 
@@ -174,11 +174,9 @@ def server(folder: Path, log: Path) -> Iterator[tuple[str, str]]:
         with transformers_serve(log) as url:
             yield "transformers serve", url
         return
-    port = free_port()
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder), "--dtype", "float32"]
-    command += ["--max-model-len", str(VLLM_OPTIONS["max_model_len"]), "--kv-cache-memory-bytes", str(2**28)]
-    with server_process([*command, "--host", "127.0.0.1", "--port", str(port)], port, log):
-        yield "vLLM's server", f"http://127.0.0.1:{port}/v1"
+    options = ["--max-model-len", str(VLLM_OPTIONS["max_model_len"]), "--kv-cache-memory-bytes", str(2**28)]
+    with vllm_serve(folder, *options, log=log, name=str(folder)) as url:
+        yield "vLLM's server", url
 
 
 def resident() -> int:
@@ -190,14 +188,20 @@ def resident() -> int:
 class Measurement:
     """Takes systems in turns and keeps what they took."""
 
-    def __init__(self, tokens: int, repeats: int) -> None:
-        self.tokens, self.repeats = tokens, repeats
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
         self.times: Times = {}
         self.firsts: Firsts = {}
         self.memory: dict[str, int] = {}
 
-    def run(self, systems: dict[str, Callable[[list[float]], Callable[[], None]]], *, before: int) -> None:
-        """Measure systems in turns; `before` is what was resident before any of them, or its server, was started."""
+    def run(self, systems: dict[str, Callable[[list[float]], Callable[[], None]]], repeats: int, before: int) -> None:
+        """Measure systems in turns, in `repeats` rounds.
+
+        Args:
+            systems: what makes the call of each, from the list that takes its times to the first result.
+            repeats: rounds after the untimed one.
+            before: bytes that were resident before any of the systems, or its server, was started.
+        """
         held = before
 
         def noting(name: str, call: Callable[[], None]) -> Callable[[], None]:
@@ -211,7 +215,7 @@ class Measurement:
 
         self.firsts |= {name: [] for name in systems}
         calls = {name: noting(name, make(self.firsts[name])) for name, make in systems.items()}
-        self.times |= take_turns(calls, self.repeats)
+        self.times |= take_turns(calls, repeats)
 
     def speed(self, name: str) -> float:
         """Tokens per second, median over the rounds."""
@@ -242,17 +246,18 @@ def measure(folder: Path, requests: list[Request], repeats: int, log: Path) -> t
     from pyterrier_expandr.backends.vllm import VLLMBackend
 
     tokens = sum(len(r.samples) * r.sampling.max_new_tokens for r in requests)
-    measured = Measurement(tokens, repeats)
+    measured = Measurement(tokens)
     measured.run(
         {
             "one-by-one generate": lambda firsts: one_by_one(folder, requests, firsts),
             "HuggingFaceBackend": lambda firsts: through_backend(HuggingFaceBackend(folder), requests, firsts),
         },
-        before=resident(),
+        repeats,
+        resident(),
     )
     if find_spec("vllm") is not None:
         with VLLMBackend(folder, **VLLM_OPTIONS) as vllm:  # type: ignore[arg-type]
-            measured.run({"VLLMBackend": lambda firsts: through_backend(vllm, requests, firsts)}, before=resident())
+            measured.run({"VLLMBackend": lambda firsts: through_backend(vllm, requests, firsts)}, repeats, resident())
     before = resident()
     with server(folder, log) as (name, url):
         remote = OpenAIBackend(str(folder), base_url=url, concurrency=CONCURRENCY)
@@ -261,7 +266,8 @@ def measure(folder: Path, requests: list[Request], repeats: int, log: Path) -> t
                 "OpenAIBackend": lambda firsts: through_backend(remote, requests, firsts),
                 "bare client": lambda firsts: bare_client(url, str(folder), requests, firsts),
             },
-            before=before,
+            CLIENT_ROUNDS * repeats,  # they are short, and their ratio is near 1
+            before,
         )
     return measured, name
 

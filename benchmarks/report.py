@@ -1,8 +1,8 @@
-"""Writes the README's results from the files in docs/results, so that no figure is typed by hand.
+"""Writes the results in the README and in docs from the files in docs/results, so that no figure is typed by hand.
 
     python -m benchmarks.report [--check]
 
-`--check` changes nothing and fails where the README is not what the files say.
+`--check` changes nothing and fails where a page is not what the files say.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from pyterrier_expandr.report import BETTER, LEVEL, WORSE
 
 ROOT = Path(__file__).parent.parent
-RESULTS, README = ROOT / "docs" / "results", ROOT / "README.md"
+RESULTS, README, ENGINES = ROOT / "docs" / "results", ROOT / "README.md", ROOT / "docs" / "engines.md"
 BEGIN, END = "<!-- results: written by benchmarks.report -->", "<!-- end of results -->"
 
 
@@ -53,11 +53,32 @@ def speed_table() -> str:
     return "\n".join([*lines, "", f"({machine['cpus']} cores, {machine['processor']}, no GPU.)"])
 
 
-def readme() -> str:
-    """The README with its results replaced by what the files say."""
-    text = README.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{scifact_table()}\n\n{speed_table()}\n\n{END}{rest.split(END)[1]}"
+def generation_tables() -> str:
+    """What each engine did in one run: speed, time to the first result, memory; then the ratios that have a target."""
+    measured = json.loads((RESULTS / "generation.json").read_text())
+    lines = ["| engine | tokens/s | first result, s | memory, MiB |", "|---|---|---|---|"]
+    for row in measured["systems"]:
+        values = f"{row['tokens_per_second']:.0f} | {row['first_result_seconds']:.2f} | {row['memory_mib']:.0f}"
+        lines.append(f"| {row['system']} | {values} |")
+    lines += ["", "| compared | ratio of tokens/s | to reach |", "|---|---|---|"]
+    lines += [f"| {row['what']} | {row['ratio']:.2f} | {row['target']} |" for row in measured["rows"]]
+    settings, versions = measured["settings"], measured["versions"]
+    work = f"{settings['queries']} queries, {settings['samples']} samples of {settings['tokens']} tokens each"
+    place = f"{measured['machine']['cpus']} cores, {settings['threads']} thread(s) of torch"
+    named = ", ".join(f"{name} {number}" for name, number in versions.items())
+    note = f"({work}; the server is {settings['server']} with {settings['concurrency']} connections; {place}; {named}.)"
+    return "\n".join([*lines, "", note])
+
+
+def filled(path: Path, *tables: str) -> str:
+    """A page with its results replaced by `tables`."""
+    before, rest = path.read_text(encoding="utf-8").split(BEGIN)
+    return "\n\n".join([before + BEGIN, *tables, END + rest.split(END)[1]])
+
+
+def pages() -> dict[Path, str]:
+    """Each page with results, as the files say it."""
+    return {README: filled(README, scifact_table(), speed_table()), ENGINES: filled(ENGINES, generation_tables())}
 
 
 def main() -> int:
@@ -65,8 +86,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     if parser.parse_args().check:
-        return int(readme() != README.read_text(encoding="utf-8"))
-    README.write_text(readme(), encoding="utf-8")
+        return int(any(text != path.read_text(encoding="utf-8") for path, text in pages().items()))
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -6,8 +6,24 @@ import pytest
 from benchmarks import report, scifact
 
 
-def test_the_readme_says_what_the_results_say():
-    assert report.readme() == report.README.read_text(encoding="utf-8"), "run: python -m benchmarks.report"
+def test_the_pages_say_what_the_results_say():
+    for path, text in report.pages().items():
+        assert text == path.read_text(encoding="utf-8"), "run: python -m benchmarks.report"
+
+
+def test_the_recorded_speed_of_generation_is_of_all_engines_in_one_run():
+    measured = json.loads((report.RESULTS / "generation.json").read_text())
+    assert measured["settings"]["samples"] == 32
+    assert [row["what"].split(" / ")[0] for row in measured["rows"]] == ["HuggingFaceBackend", "OpenAIBackend"]
+    assert measured["rows"][0]["result"] == "OK"
+    systems = {row["system"]: row["tokens_per_second"] for row in measured["systems"]}
+    assert list(systems) == [
+        "one-by-one generate",
+        "HuggingFaceBackend",
+        "VLLMBackend",
+        "OpenAIBackend",
+        "bare client",
+    ]
 
 
 def test_the_recorded_scifact_scores_are_the_expected_ones():
