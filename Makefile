@@ -6,7 +6,6 @@ PYTEST_WORKERS ?= 2
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
-export OMP_NUM_THREADS ?= 2
 
 VLLM := .venv-vllm
 TRANSFORMERS := huggingface openai engines prompts expander encoder anchordr anchordr_st candidates merge expander_training
@@ -16,6 +15,8 @@ TRANSFORMERS := huggingface openai engines prompts expander encoder anchordr anc
 demo: $(VENV)/.installed
 	$(BIN)/expandr demo
 
+# Workers share the cores: more threads than cores wait for each other.
+test: export OMP_NUM_THREADS = 1
 test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
