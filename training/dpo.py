@@ -72,7 +72,7 @@ def _arguments(config: ExpanderTrainingConfig, pairs: int, evaluated: bool, fold
     steps = math.ceil(math.ceil(pairs / config.batch_size) * config.epochs)
     interval = max(1, math.ceil(steps / config.evaluations))
     on_gpu = torch.cuda.is_available()
-    return DPOConfig(
+    arguments = DPOConfig(
         output_dir=str(folder),
         beta=config.beta,
         learning_rate=config.learning_rate,
@@ -105,6 +105,8 @@ def _arguments(config: ExpanderTrainingConfig, pairs: int, evaluated: bool, fold
         report_to="none",
         disable_tqdm=True,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process on one GPU: DataParallel would multiply the batch
+    return arguments
 
 
 def open_base(config: ExpanderTrainingConfig) -> PreTrainedModel:
