@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from ..backends.huggingface import HuggingFaceBackend
 from .checkpoints import last_checkpoint
+from .checks import check_number
 from .expander_report import generation_lengths, held_out_metrics, step_metrics
 from .outputs import claim, is_finished, is_first_process, publish, write_json
 from .pair_files import read_pairs
@@ -95,13 +96,13 @@ class ExpanderTrainingConfig:
             raise ValueError(f"target_modules must be a list of module names, got {self.target_modules!r}")
         object.__setattr__(self, "target_modules", tuple(self.target_modules))
         for name in ("beta", "learning_rate", "epochs", "max_grad_norm", "lora_alpha"):
-            _check_number(name, getattr(self, name), above=0)
+            check_number(name, getattr(self, name), above=0)
         for name in ("lora_r", "batch_size", "device_batch_size", "evaluations", "report_tokens"):
-            _check_number(name, getattr(self, name), least=1)
-        _check_number("max_length", self.max_length, least=2)
-        _check_number("report_prompts", self.report_prompts, least=0)
+            check_number(name, getattr(self, name), least=1)
+        check_number("max_length", self.max_length, least=2)
+        check_number("report_prompts", self.report_prompts, least=0)
         for name in ("lora_dropout", "eval_fraction"):
-            _check_number(name, getattr(self, name), least=0)
+            check_number(name, getattr(self, name), least=0)
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be below 1, got {getattr(self, name)}")
         if self.batch_size % self.device_batch_size:
@@ -251,10 +252,3 @@ def _check_machine(config: ExpanderTrainingConfig) -> None:
         raise ValueError("load_in_4bit needs a CUDA device, and there is none: leave it out, or train on a GPU")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ImportError("load_in_4bit needs bitsandbytes: pip install bitsandbytes")
-
-
-def _check_number(name: str, value: Any, *, above: float | None = None, least: float | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {value!r} (YAML reads 2e-5 as text: write 2.0e-5)")
-    if (above is not None and not value > above) or (least is not None and not value >= least):
-        raise ValueError(f"{name} must be {f'above {above}' if above is not None else f'{least} or more'}, got {value}")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..fusion import NAMED_FUSIONS, check_fusion
 from .checkpoints import last_checkpoint
+from .checks import check_number
 from .outputs import claim, is_finished, is_first_process, publish, write_json
 
 if TYPE_CHECKING:
@@ -128,16 +129,16 @@ class RetrieverTrainingConfig:
         if callable(check_fusion(self.fusion)):
             raise TypeError(f"fusion must be one of {NAMED_FUSIONS} or a weight: a function cannot be written down")
         for name in ("learning_rate", "epochs"):
-            _check_number(name, getattr(self, name), above=0)
+            check_number(name, getattr(self, name), above=0)
         if self.temperature is not None:
-            _check_number("temperature", self.temperature, above=0)
+            check_number("temperature", self.temperature, above=0)
         least = {"batch_size": 2, "negatives": 0, "dev_queries": 1, "evaluations": 1, "max_length": 1, "patience": 1}
         for name, value in (least | {"mini_batch_size": 1}).items():
             if getattr(self, name) is not None:
-                _check_number(name, getattr(self, name), least=value)
+                check_number(name, getattr(self, name), least=value)
                 if not isinstance(getattr(self, name), int):
                     raise TypeError(f"{name} must be a whole number, got {getattr(self, name)!r}")
-        _check_number("dev_fraction", self.dev_fraction, least=0)
+        check_number("dev_fraction", self.dev_fraction, least=0)
         if self.dev_fraction >= 1:
             raise ValueError(f"dev_fraction must be below 1, got {self.dev_fraction}")
         if self.patience is not None and self.dev_data is None and not self.dev_fraction:
@@ -275,13 +276,6 @@ def _check_surroundings(config: RetrieverTrainingConfig) -> None:
     for name, asked in (("device='cuda'", config.device == "cuda"), ("precision='fp16'", config.precision == "fp16")):
         if asked and (config.device == "cpu" or not torch.cuda.is_available()):
             raise ValueError(f"{name} needs a GPU, and there is none: leave it out")
-
-
-def _check_number(name: str, value: Any, *, above: float | None = None, least: float | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {value!r} (YAML reads 1e-5 as text: write 1.0e-5)")
-    if (above is not None and not value > above) or (least is not None and not value >= least):
-        raise ValueError(f"{name} must be {f'above {above}' if above is not None else f'{least} or more'}, got {value}")
 
 
 if __name__ == "__main__":
