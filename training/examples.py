@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,11 @@ def _released(example: TrainingExample) -> dict[str, Any]:
 
 
 def split_examples(
-    examples: Iterable[TrainingExample], parts: Mapping[str, float], seed: int = 42
+    examples: Iterable[TrainingExample],
+    parts: Mapping[str, float],
+    seed: int = 42,
+    *,
+    spelling: Callable[[str], str] = str,
 ) -> Iterator[tuple[str, TrainingExample]]:
     """Yield `(part, example)`: a seeded random split in which examples that are added at the end change nothing before.
 
@@ -191,6 +195,7 @@ def split_examples(
             `{"llm": 100_000, "retriever-train": 637_866, "retriever-dev": 70_874}`. Of a part of a stream that is
             sorted, by file for instance, take fractions.
         seed: of the split.
+        spelling: what of a query counts; queries for which it gives the same are equal.
 
     Equal queries come into the same part while it has room, so that none is trained on what another evaluates.
 
@@ -207,7 +212,7 @@ def split_examples(
     room = dict(sizes)
     placed: dict[int, str] = {}
     for example in examples:
-        key = _hash(seed, "", example.query)
+        key = _hash(seed, "", spelling(example.query))
         part = placed.get(key)
         if part is None or room[part] <= 0:
             part = _part(key / 2**64, room if counts else sizes, whole=counts)

@@ -137,11 +137,8 @@ def _split(
 ) -> Iterator[tuple[str, TrainingExample]]:
     """`(part, example)`; queries that differ in case and white space alone go to the same part."""
     sizes = {"dev": config.dev_fraction, "train": 1 - config.dev_fraction}
-    for example in examples:
-        plain = replace(example, query=_normalized(example.query))
-        # Another seed than the run's: data that was itself parted by that would be held out all or not at all.
-        for part, _ in split_examples([plain], sizes, config.seed + 1):
-            yield part, example
+    # Another seed than the run's: data that was itself parted by that would be held out all or not at all.
+    return split_examples(examples, sizes, config.seed + 1, spelling=_normalized)
 
 
 def _examples(config: RetrieverTrainingConfig, source: str, split: str) -> Iterator[TrainingExample]:
