@@ -29,7 +29,7 @@ from ..fingerprint import file_fingerprint, model_fingerprint
 from ..index import FaissIndex
 from ..models.registry import load_encoder
 from ..recorded import write_expansions
-from .candidates import generate_candidates, read_candidates, write_candidates
+from .candidates import generate_candidates, write_candidates
 from .examples import TrainingExample, examples_from_jsonl, open_examples, split_examples, write_examples
 from .expander import RECORD as ADAPTER_RECORD
 from .expander import train_expander
@@ -37,7 +37,7 @@ from .merge import RECORD as MERGE_RECORD
 from .merge import merge_adapter
 from .pair_files import trl_row, write_pairs
 from .pair_report import PairReport
-from .preferences import decide
+from .pairs import read_decisions, write_decisions, write_report
 from .recipe import SMALL, SYSTEMS, Recipe, encoder_name
 from .smalllm import train_small_lm
 from .stages import Stage
@@ -134,23 +134,22 @@ class RecipeStages:
         """pairs.jsonl: chosen and rejected by these rewards."""
         given = self.recipe.preferences
         weights = dict(zip(given.rewards, given.weights or (1.0,) * len(given.rewards), strict=True))
-        kept = None if given.weights is None else [weights[name] for name in rewards]
-        preferences = replace(given, rewards=rewards, weights=kept)
+        own = None if given.weights is None else [weights[name] for name in rewards]
+        preferences = replace(given, rewards=rewards, weights=own)
         encoder = encoder_name(self.recipe.encoder)
 
         def run(folder: Path, candidates: Path) -> dict[str, Any]:
-            report, rows = PairReport(), []
+            sets, decisions = candidates / "candidates.jsonl", folder / "decisions.jsonl"
             reward_encoder = load_encoder(encoder, fuse=True, device=self.device)
-            for decision in decide(read_candidates(candidates / "candidates.jsonl"), reward_encoder, preferences):
-                report.add(decision)
-                if decision.dropped is None:
-                    rows.append(trl_row(decision, self.recipe.candidates.prompt))
+            write_decisions(sets, decisions, reward_encoder, preferences, verbose=self.verbose)
+            report = PairReport.of(read_decisions(decisions, sets))
+            write_report(report, folder)
+            kept = (one for one in read_decisions(decisions, sets) if one.dropped is None)
+            rows = [trl_row(decision, self.recipe.candidates.prompt) for decision in kept]
             limit = self.recipe.max_pairs
             if limit is not None and len(rows) > limit:
-                rows = [
-                    rows[place] for place in sorted(random.Random(self.recipe.seed).sample(range(len(rows)), limit))
-                ]
-            (folder / "report.txt").write_text(f"{report}\n", encoding="utf-8")
+                chosen = sorted(random.Random(self.recipe.seed).sample(range(len(rows)), limit))
+                rows = [rows[place] for place in chosen]
             return {"queries": report.queries, "pairs": write_pairs(folder / "pairs.jsonl", rows)}
 
         settings = asdict(preferences) | {"encoder": identity(encoder), "seed": self.recipe.seed}
