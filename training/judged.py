@@ -47,12 +47,12 @@ def examples_of_collection(
         name: `pocket`, `irds:NAME`, or a folder in BEIR format.
         split: which judgments of pocket and of a BEIR folder.
         min_relevance: the grade from which on a document is a positive.
-        skipped: given a counter, "unknown query", "unknown document" and "no relevant document" are counted there;
-            without, the first two raise.
+        skipped: given a counter, "unknown query", "unknown document", "empty query", "empty document", "broken line"
+            and "no relevant document" are counted there; without, all but the last raise.
 
     Raises:
-        ValueError: judgments of queries or documents that the collection lacks (they are named), or no document with
-            the grade at all (the grades found are named); an unknown collection.
+        ValueError: judgments of queries or documents that the collection lacks or that have no text (they are named),
+            or no document with the grade at all (the grades found are named); an unknown collection.
 
     Example:
         >>> example = next(examples_of_collection("pocket", "test", min_relevance=2))
