@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -81,6 +83,13 @@ def pairs(
         model = load_encoder(encoder, fuse=True, pooling=pooling, max_length=max_length, device=device)
         report = build_pairs(config, engine, model, out, verbose=True)
     typer.echo(f"{report}\nin {out / ('pairs' + config.suffix)}")
+
+
+def show_record(file: Path, names: Iterable[str]) -> None:
+    """Print fields of the record of a finished run, which the other processes of a distributed run do not have."""
+    if file.is_file():
+        record = json.loads(file.read_text(encoding="utf-8"))
+        typer.echo(f"{json.dumps({name: record[name] for name in names}, indent=1)}\nin {file.parent}")
 
 
 def _shares(given: list[str]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .common import Device
-from .train import train
+from .train import show_record, train
 
 
 @train.command(
@@ -68,10 +68,7 @@ def expander(
         seed=seed,
     )
     folder = train_expander(config, verbose=True)
-    if (folder / RECORD).is_file():  # not in the other processes of a distributed run
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        shown = {name: record[name] for name in ("pairs", "kept_step", "before", "after", "generation_tokens")}
-        typer.echo(f"{json.dumps(shown, indent=1)}\nin {folder}")
+    show_record(folder / RECORD, ("pairs", "kept_step", "before", "after", "generation_tokens"))
 
 
 @train.command(epilog="Example: expandr train merge --adapter adapter --out merged")

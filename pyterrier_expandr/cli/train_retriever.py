@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -10,7 +9,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from .common import Device
-from .train import train
+from .train import show_record, train
 
 
 @train.command(
@@ -85,10 +84,7 @@ def retriever(
         device=device,
     )
     folder = train_retriever(config, verbose=True)
-    if (folder / RECORD).is_file():  # not in the other processes of a distributed run
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        shown = {name: record[name] for name in ("data", "steps", "kept_step", "before", "after")}
-        typer.echo(f"{json.dumps(shown, indent=1)}\nin {folder}")
+    show_record(folder / RECORD, ("data", "steps", "kept_step", "before", "after"))
 
 
 def _fusion(text: str) -> Any:
