@@ -26,7 +26,7 @@ def scifact_table() -> str:
     rows = measured["rows"]
     systems = list(dict.fromkeys(row["system"] for row in rows))
     measures = list(dict.fromkeys(row["measure"] for row in rows))
-    cells = {(row["system"], row["measure"]): f"{row['measured']:.4f}{_sign(row)}" for row in rows}
+    cells = {(row["system"], row["measure"]): f"{row['measured']:.4f}{sign(row)}" for row in rows}
     lines = [f"| system | {' | '.join(measures)} |", "|---|" + "---|" * len(measures)]
     lines += [f"| {system} | {' | '.join(cells[system, measure] for measure in measures)} |" for system in systems]
     note = (
@@ -36,7 +36,8 @@ def scifact_table() -> str:
     return "\n".join([*lines, "", note])
 
 
-def _sign(row: dict[str, Any]) -> str:
+def sign(row: dict[str, Any]) -> str:
+    """The dagger of a row with `difference` and `p_corrected`, or nothing where it is not significant."""
     if row.get("p_corrected", 1) >= LEVEL:
         return ""
     return BETTER if row["difference"] > 0 else WORSE

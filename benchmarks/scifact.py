@@ -73,9 +73,9 @@ def judge(means: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def with_significance(rows: list[dict[str, Any]], results: Results) -> list[dict[str, Any]]:
-    """The rows with the difference to the query alone, its p-value, and that after Holm's correction."""
-    compared = results.compare(EXPECTED["baseline"], correction="holm").set_index(["system", "measure"])
+def with_significance(rows: list[dict[str, Any]], results: Results, baseline: str) -> list[dict[str, Any]]:
+    """The rows with the difference to the baseline, its p-value, and that after Holm's correction."""
+    compared = results.compare(baseline, correction="holm").set_index(["system", "measure"])
     columns = ["difference", "p_value", "p_corrected"]
     return [
         row
@@ -114,7 +114,7 @@ def main() -> int:
         parser.error("set EXPANDR_DATA to a folder with expansions/scifact/*.jsonl (and scifact/ in BEIR format)")
     with tempfile.TemporaryDirectory() as temporary:
         results = run(data, args.folder or Path(temporary))
-        rows = with_significance(judge(results.means()), results)
+        rows = with_significance(judge(results.means()), results, EXPECTED["baseline"])
         if args.out:
             args.out.mkdir(parents=True, exist_ok=True)
             content = {"versions": versions(), "baseline": EXPECTED["baseline"], "correction": "holm", "rows": rows}

@@ -19,6 +19,8 @@ from typing import Any
 import pandas as pd
 
 from benchmarks import dpo_effect
+from benchmarks.report import sign
+from benchmarks.scifact import with_significance
 from pyterrier_expandr import RecordedExpander
 from pyterrier_expandr.analysis import expansion_lengths, lengths_plot
 from pyterrier_expandr.result_store import versions
@@ -45,14 +47,8 @@ EFFECT = {
 
 def scores(results: Results) -> list[dict[str, Any]]:
     """The rows of Table 3: each measure, its difference to the query alone, and the p-value of that (Holm)."""
-    compared = results.compare(BASELINE, correction="holm").set_index(["system", "measure"])
-    rows = []
-    for system, _, measure, value in results.means().itertuples(index=False, name=None):
-        row = {"system": system, "measure": measure, "value": value}
-        if (system, measure) in compared.index:
-            row |= compared.loc[(system, measure), ["difference", "p_corrected"]].to_dict()
-        rows.append(row)
-    return rows
+    means = results.means().drop(columns="collection").to_dict("records")
+    return with_significance(means, results, BASELINE)
 
 
 def passages(stages: RecipeStages, root: Path) -> dict[str, pd.DataFrame]:
@@ -108,8 +104,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def _cell(row: dict[str, Any]) -> str:
-    sign = "" if row.get("p_corrected", 1.0) >= 0.05 else "†" if row["difference"] > 0 else "‡"
-    return f"{row['value']:.4f}{sign}"
+    return f"{row['value']:.4f}{sign(row)}"
 
 
 def main() -> int:
