@@ -2,8 +2,9 @@
 
     EXPANDR_DATA=FOLDER python -m benchmarks.dpo_effect --base MODEL --pairs pairs.jsonl --folder WORK [--json FILE]
 
-For each seed an adapter is trained on the pairs of SciFact's training queries and merged; then the trained model and
-the base write 8 passages for each of the 300 test queries, and the base once more with another seed. Reported are
+For each seed an adapter is trained on the pairs of SciFact's training queries, as the recipe scifact-small.yaml says,
+and merged; then the trained model and the base write 8 passages for each of the 300 test queries, and the base once
+more with another seed. Reported are
 
 - `similarity`: of a passage to the relevant document (all-MiniLM-L6-v2), mean over the passages of a query;
 - `rank`: of a model's passages by reward (self reward plus retriever reward, Eq. 11) among those of both, 8.5 where the
@@ -20,8 +21,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,10 @@ from pyterrier_expandr.training.examples import TrainingExample, open_examples
 from pyterrier_expandr.training.expander import RECORD, ExpanderTrainingConfig, train_expander
 from pyterrier_expandr.training.merge import merge_adapter
 from pyterrier_expandr.training.preferences import compare
+from pyterrier_expandr.training.recipe import read_recipe
 from pyterrier_expandr.training.rewards import combined_reward, retriever_reward, self_reward
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "scifact-small.yaml"
 
 #: whose passages are compared, in this order
 SOURCES = ("trained", "base", "base again")
@@ -88,11 +92,9 @@ class Plan:
     base: Path
     pairs: Path
     folder: Path
+    training: Mapping[str, Any] = field(default_factory=lambda: read_recipe(RECIPE).dpo)
     seeds: Sequence[int] = (1, 2, 3)
     samples: int = 8
-    learning_rate: float = 1e-3
-    epochs: float = 2.0
-    max_length: int = 512
     max_new_tokens: int = 128
     limit: int | None = None
     device: str | None = None
@@ -107,16 +109,9 @@ def write(model: str | Path, examples: Sequence[TrainingExample], seed: int, pla
 
 def run_seed(seed: int, examples: Sequence[TrainingExample], encoder: ExpandREncoder, plan: Plan) -> Any:
     """Train with one seed, write, and measure: values of each query, and the record of the training."""
-    config = ExpanderTrainingConfig(
-        str(plan.base),
-        str(plan.pairs),
-        str(plan.folder / f"adapter-{seed}"),
-        learning_rate=plan.learning_rate,
-        epochs=plan.epochs,
-        max_length=plan.max_length,
-        report_prompts=0,
-        seed=seed,
-    )
+    settings = {**plan.training, "report_prompts": 0, "seed": seed}
+    out = plan.folder / f"adapter-{seed}"
+    config = ExpanderTrainingConfig(str(plan.base), str(plan.pairs), str(out), **settings)
     adapter = train_expander(config, verbose=True)
     trained = merge_adapter(adapter, plan.folder / f"merged-{seed}", device=plan.device)
     sets = {
@@ -153,9 +148,6 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--seeds", type=int, nargs="+", default=Plan.seeds)
     parser.add_argument("--samples", type=int, default=Plan.samples)
-    parser.add_argument("--learning-rate", type=float, default=Plan.learning_rate)
-    parser.add_argument("--epochs", type=float, default=Plan.epochs)
-    parser.add_argument("--max-length", type=int, default=Plan.max_length)
     parser.add_argument("--max-new-tokens", type=int, default=Plan.max_new_tokens)
     parser.add_argument("--limit", type=int, help="only the first queries, for a trial")
     parser.add_argument("--device")

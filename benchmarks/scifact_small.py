@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks import dpo_effect
+from benchmarks.dpo_effect import RECIPE
 from benchmarks.report import sign
 from benchmarks.scifact import with_significance
 from pyterrier_expandr import RecordedExpander
@@ -29,7 +30,6 @@ from pyterrier_expandr.training.recipe import SYSTEMS, read_recipe
 from pyterrier_expandr.training.recipe_stages import RecipeStages
 from pyterrier_expandr.training.stages import build, in_order
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "scifact-small.yaml"
 BASELINE = "Query"
 
 #: columns of the second table, and how they are written
