@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -337,42 +338,27 @@ def test_a_killed_run_ends_in_the_same_adapter(config, trained, tmp_path):
 
 
 def test_two_processes_train_as_one(config, tmp_path):
+    """torchrun with two gloo processes: 16 training and 4 held-out pairs fill every batch of both."""
     script = tmp_path / "train.py"
     script.write_text(
-        "import sys\n"
+        "import os, sys\n"
         "from pyterrier_expandr.training.expander import ExpanderTrainingConfig, train_expander\n"
+        "print('process', os.environ['RANK'], 'of', os.environ['WORLD_SIZE'], flush=True)\n"
         "train_expander(ExpanderTrainingConfig(**eval(sys.argv[1])))\n"
     )
-    config = replace(config, lora_dropout=0.0, epochs=1, report_prompts=1)
+    config = replace(config, lora_dropout=0.0, epochs=1, eval_fraction=0.2, report_prompts=1)
     alone = train_expander(replace(config, out=str(tmp_path / "alone")))
-    both = replace(config, out=str(tmp_path / "both"))
-    launch = [
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--main_process_port",
-        "0",
-    ]
-    command = [
-        sys.executable,
-        "-m",
-        *launch,
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        str(script),
-        repr(both.__dict__),
-    ]
+    both = tmp_path / "both"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(script), repr(replace(config, out=str(both)).__dict__)]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(re.findall(r"process \d of \d", done.stdout)) == ["process 0 of 2", "process 1 of 2"]
     for name, weight in weights(alone).items():
-        torch.testing.assert_close(weight, weights(tmp_path / "both")[name], atol=1e-5, rtol=0)
-    record = json.loads((tmp_path / "both" / "expander.json").read_text())
-    assert record["steps"] == 5 and record["before"]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+        torch.testing.assert_close(weight, weights(both)[name], atol=1e-5, rtol=0)
+    one, two = (json.loads((folder / "expander.json").read_text()) for folder in (alone, both))
+    assert two["steps"] == one["steps"] == 4 and two["before"]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert two["after"] == pytest.approx(one["after"], abs=1e-5)
 
 
 # --- settings
