@@ -1,3 +1,4 @@
+import inspect
 import json
 import math
 import os
@@ -7,13 +8,19 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+import warnings
+from dataclasses import fields, replace
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from pyterrier_expandr import HuggingFaceBackend
+from pyterrier_expandr.backends.base import Request, Sampling
+from pyterrier_expandr.cli import app
+from pyterrier_expandr.cli.train_expander import expander
 from pyterrier_expandr.prompts import PROMPTS, render
 from pyterrier_expandr.training.expander import ExpanderTrainingConfig, train_expander
 from pyterrier_expandr.training.pair_tokens import end_of_turn, held_out, tokenize_pairs
@@ -188,7 +195,12 @@ def test_pairs_of_a_query_are_held_out_together(tiny_llama):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "a text", "chosen": [], "rejected": []}, "pair 2: prompt must be a list of chat messages"),
+        ({"prompt": "a text", "chosen": [], "rejected": []}, "pairs, pair 2: prompt must be a list of chat messages"),
+        (PAIRS[0] | {"prompt": ["a text", *PAIRS[0]["prompt"]]}, "pair 2: prompt must be .* with role and content"),
+        (
+            PAIRS[0] | {"prompt": [{"role": "system"}, *PAIRS[0]["prompt"]]},
+            "pair 2: prompt must be .* with role and co",
+        ),
         (PAIRS[0] | {"chosen": [{"role": "assistant", "content": " "}]}, "pair 2: chosen must be .* with a text"),
         (PAIRS[0] | {"rejected": [{"role": "user", "content": "x"}]}, "pair 2: rejected must be .* of the assistant"),
     ],
@@ -205,7 +217,7 @@ def test_the_first_loss_is_log_2_and_the_margin_grows(trained):
     _, record, steps = trained
     assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert record["before"]["loss"] == pytest.approx(math.log(2), abs=1e-6)
-    assert record["before"]["reward_margin"] == 0
+    assert record["before"]["reward_margin"] == 0 and record["before"]["reward_accuracy"] is None
     assert steps[-1]["reward_margin"] > 0.5 and steps[-1]["reward_accuracy"] == 1
     assert record["after"]["reward_margin"] > 0.5 and record["after"]["reward_accuracy"] == 1
     assert record["steps"] == 10 and record["pairs"]["training"] == 18 and record["pairs"]["held out"] == 2
@@ -214,12 +226,16 @@ def test_the_first_loss_is_log_2_and_the_margin_grows(trained):
 def test_only_the_adapter_moves_and_only_named_modules_carry_it(config, tmp_path):
     from pyterrier_expandr.training.dpo import build_trainer
 
-    config = replace(config, target_modules=["k_proj", "o_proj"])
+    config = replace(config, target_modules=["k_proj", "o_proj"], lora_r=4, lora_alpha=6, seed=7, max_grad_norm=0.5)
     backend = HuggingFaceBackend(config.base, device="cpu")
     train, apart = held_out(tokenize_pairs(PAIRS, backend, max_length=200), 0.1, seed=1)
     trainer = build_trainer(config, backend.tokenizer, train, apart, tmp_path, verbose=False)
     dropouts = {m.p for name, m in trainer.model.named_modules() if isinstance(m, torch.nn.Dropout) and "lora" in name}
     assert dropouts == {0.1}, "the adapter's dropout must be on"
+    tuners = [m for m in trainer.model.modules() if isinstance(m, LoraLayer)]
+    assert len(tuners) == 4 and {m.scaling["default"] for m in tuners} == {6 / 4}
+    assert {m.lora_A["default"].out_features for m in tuners} == {4}
+    assert trainer.args.seed == 7 and trainer.args.max_grad_norm == 0.5
     before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
     trainer.train()
     carriers = set()
@@ -239,15 +255,57 @@ def test_the_adapter_names_its_base_and_what_made_it(trained, config):
     assert (folder / "chat_template.jinja").read_text() == TEMPLATE
     card = (folder / "README.md").read_text()
     assert "library_name: peft" in card and "| reward margin | 0.0000 |" in card and "| learning_rate | 0.002 |" in card
+    assert "| reward accuracy | - | 1.0000 |" in card and "did not fall" not in card
 
 
-def test_lengths_of_generations_are_reported(trained):
-    _, record, _ = trained
-    for when in ("before", "after"):
-        assert record["generation_tokens"][when]["prompts"] == 2
-        assert (
-            record["generation_tokens"][when]["mean"] > 0 and 0 <= record["generation_tokens"][when]["truncated"] <= 1
-        )
+def test_lengths_of_generations_are_reported(trained, config):
+    folder, record, _ = trained
+    pairs = tokenize_pairs(PAIRS, HuggingFaceBackend(config.base, device="cpu"), max_length=200)
+    prompts = held_out(pairs, config.eval_fraction, config.seed)[1].prompts
+    requests = [Request(prompt, Sampling(max_new_tokens=8, seed=config.seed)) for prompt in prompts]
+    said = record["generation_words"]
+    texts = {}
+    for when, adapter in (("before", None), ("after", folder)):
+        texts[when] = [g for (g,) in HuggingFaceBackend(config.base, adapter=adapter, device="cpu").generate(requests)]
+        assert said[when]["mean"] == sum(len(g.text.split()) for g in texts[when]) / 2
+        assert said[when]["truncated"] == sum(g.truncated for g in texts[when]) / 2
+    assert texts["before"] != texts["after"] and said["before"] != said["after"]
+    assert (said["of"], said["prompts"], said["max_tokens"]) == ("held-out", 2, 8)
+    assert "| generations for 2 held-out prompts, at most 8 tokens |" in (folder / "README.md").read_text()
+
+
+def test_held_out_figures_are_means_over_pairs(config, tmp_path):
+    """3 pairs, of which a device holds 2: the margin by hand, and a beta of its own in it."""
+    config = replace(config, eval_fraction=0.15, lora_dropout=0.0, beta=0.4, report_prompts=0, epochs=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        folder = train_expander(replace(config, out=str(tmp_path / "adapter")))
+    record = json.loads((folder / "expander.json").read_text())
+    base, adapted = (HuggingFaceBackend(config.base, adapter=adapter, device="cpu") for adapter in (None, folder))
+    rows = held_out(tokenize_pairs(PAIRS, base, max_length=200), 0.15, config.seed)[1].rows
+    assert len(rows) == record["pairs"]["held out"] == 3
+
+    def log_p(model, row, side):
+        ids = torch.tensor([row["prompt_ids"] + row[side]])
+        with torch.no_grad():
+            log_ps = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])
+        return log_ps[len(row["prompt_ids"]) - 1 :].sum()
+
+    margins = torch.stack(
+        [
+            0.4
+            * sum(
+                sign * (log_p(adapted.load(), row, side) - log_p(base.load(), row, side))
+                for side, sign in (("chosen_ids", 1), ("rejected_ids", -1))
+            )
+            for row in rows
+        ]
+    )
+    assert margins.std() > 0.01, "batches of 2 and 1 must have other means than the pairs"
+    assert record["after"]["reward_margin"] == pytest.approx(float(margins.mean()), abs=1e-4)
+    assert record["after"]["reward_accuracy"] == pytest.approx(float((margins > 0).float().mean()))
+    assert record["after"]["loss"] == pytest.approx(float(-torch.nn.functional.logsigmoid(margins).mean()), abs=1e-4)
+    assert record["generation_words"] is None and "generations for" not in (folder / "README.md").read_text()
 
 
 def test_accumulated_batches_are_the_same_batch(config, tmp_path):
@@ -258,6 +316,8 @@ def test_accumulated_batches_are_the_same_batch(config, tmp_path):
         torch.testing.assert_close(weight, weights(parts)[name], atol=1e-5, rtol=0)
     record = json.loads((whole / "expander.json").read_text())
     assert record["before"] is None and record["kept_step"] == record["steps"] == 5
+    card = (whole / "README.md").read_text()
+    assert record["generation_words"]["of"] == "training" and "held-out p" not in card and "2 training prompts" in card
 
 
 def test_precomputed_reference_changes_nothing(config, trained, tmp_path):
@@ -266,7 +326,7 @@ def test_precomputed_reference_changes_nothing(config, trained, tmp_path):
         torch.testing.assert_close(weight, weights(trained[0])[name], atol=1e-5, rtol=0)
 
 
-def test_the_checkpoint_with_the_least_held_out_loss_is_kept(config, tmp_path):
+def test_the_checkpoint_with_the_least_held_out_loss_is_kept(config, tmp_path, caplog):
     tokens = tokenize_pairs(PAIRS, HuggingFaceBackend(config.base, device="cpu"), max_length=200)
     apart = held_out(tokens, config.eval_fraction, config.seed)[1].prompts
     against = [
@@ -277,6 +337,8 @@ def test_the_checkpoint_with_the_least_held_out_loss_is_kept(config, tmp_path):
     record = json.loads((folder / "expander.json").read_text())
     assert record["kept_step"] == 2 < record["steps"] == 10, "what is learned contradicts the held-out pairs"
     assert record["after"]["reward_margin"] < 0
+    assert "no better than the untrained model: at its best checkpoint, step 2 of 10, the loss" in caplog.text
+    assert "The loss did not fall" in (folder / "README.md").read_text()
 
 
 def test_dropout_of_the_base_does_not_tell_it_from_its_reference(config, tmp_path):
@@ -309,8 +371,15 @@ def test_what_is_left_out_is_said_in_one_line(config, tmp_path):
         folder = train_expander(left_out)
     counts = json.loads((folder / "expander.json").read_text())["pairs"]
     assert counts["read"] == 22 and counts["dropped"] == {"equal texts": 1, "too long": 1}
-    with pytest.warns(UserWarning, match="dropped"), pytest.raises(ValueError, match="no pair is left to train on"):
+    with (
+        pytest.warns(UserWarning, match="dropped"),
+        pytest.raises(
+            ValueError, match=r"no pair of .*q.jsonl is left .*: 2 read, dropped 1 equal texts, 1 too long, 0 h"
+        ),
+    ):
         train_expander(replace(left_out, pairs=write(tmp_path / "q.jsonl", pairs[-2:]), out=str(tmp_path / "other")))
+    with pytest.raises(ValueError, match="1 read, .* 1 held out by eval_fraction=0.1"):
+        train_expander(replace(left_out, pairs=write(tmp_path / "r.jsonl", PAIRS[:1]), out=str(tmp_path / "other")))
 
 
 def test_a_killed_run_ends_in_the_same_adapter(config, trained, tmp_path):
@@ -367,6 +436,7 @@ def test_two_processes_train_as_one(config, tmp_path):
 def test_a_finished_run_is_given_back_and_another_is_refused(trained, config):
     before = (trained[0] / "expander.json").stat().st_mtime_ns
     assert train_expander(config) == trained[0]
+    assert train_expander(replace(config, report_prompts=9, report_tokens=3)) == trained[0], "a report decides nothing"
     assert (trained[0] / "expander.json").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match=r"learning_rate: 0.002 there, 0.001 here\): name another folder"):
         train_expander(replace(config, learning_rate=1e-3))
@@ -375,6 +445,40 @@ def test_a_finished_run_is_given_back_and_another_is_refused(trained, config):
 def test_modules_that_do_not_exist_are_refused(config, tmp_path):
     with pytest.raises(ValueError, match=r"no modules named \['c_attn'\]: choose .*'k_proj'.*'q_proj'"):
         train_expander(replace(config, target_modules=("q_proj", "c_attn"), out=str(tmp_path / "adapter")))
+    assert not list(tmp_path.iterdir()), "the mended command would be refused for its other settings"
+
+
+def test_an_end_of_turn_at_which_generation_goes_on_is_refused(config, tmp_path):
+    template = TEMPLATE.replace("<|eot_id|>{% endfor %}", "<|end_header_id|>{% endfor %}")
+    base = with_template(tmp_path / "base", template)
+    with pytest.raises(
+        ValueError, match=r"answer with '<\|end_header_id\|>', and generation stops at \['<\|eot_id\|>'\]"
+    ):
+        train_expander(replace(config, base=base, out=str(tmp_path / "adapter")))
+    assert not (tmp_path / "adapter.work").exists()
+
+
+def test_a_prompt_that_the_template_refuses_is_named(tmp_path):
+    template = (
+        "{% if messages[0]['content'] != 'question' %}{{ raise_exception('no such thing') }}{% endif %}" + TEMPLATE
+    )
+    backend = HuggingFaceBackend(with_template(tmp_path / "base", template), device="cpu")
+    with pytest.raises(ValueError, match="p.jsonl, pair 1: the chat template of .* refuses its prompt: no such thing"):
+        tokenize_pairs(PAIRS, backend, max_length=200, source="p.jsonl")
+
+
+def test_the_command_has_each_setting(config, tmp_path):
+    given = {"max-grad-norm": 3, "report-tokens": 4, "report-prompts": 1, "dtype": "float32", "epochs": 0.2, "seed": 7}
+    given |= {"base": config.base, "pairs": config.pairs, "out": tmp_path / "adapter"}
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    done = CliRunner().invoke(app, ["train", "expander", *words, "--trust-remote-code"])
+    assert done.exit_code == 0, done.output
+    record = json.loads((tmp_path / "adapter" / "expander.json").read_text())
+    settings = record["settings"]
+    assert (settings["max_grad_norm"], settings["dtype"], settings["trust_remote_code"]) == (3, "float32", True)
+    assert record["generation_words"]["max_tokens"] == 4 and '"generation_words"' in done.output
+    options = {name.replace("target_module", "target_modules") for name in inspect.signature(expander).parameters}
+    assert options == {field.name for field in fields(ExpanderTrainingConfig)}
 
 
 def test_a_length_beyond_the_context_is_refused(config, tmp_path):
@@ -402,6 +506,14 @@ def test_the_papers_values_are_the_defaults():
         ({"learning_rate": "2e-5"}, TypeError, "learning_rate must be a number.*YAML"),
         ({"beta": 0}, ValueError, "beta must be above 0"),
         ({"lora_r": 0}, ValueError, "lora_r must be 1 or more"),
+        ({"lora_r": 8.5}, TypeError, "lora_r must be a whole number"),
+        ({"batch_size": 2.0}, TypeError, "batch_size must be a whole number"),
+        ({"max_length": 192.5}, TypeError, "max_length must be a whole number"),
+        ({"seed": "x"}, TypeError, "seed must be a whole number"),
+        ({"seed": -1}, ValueError, "seed must be 0 or more"),
+        ({"precompute_reference": "no"}, TypeError, "precompute_reference must be true or false"),
+        ({"epochs": math.inf}, ValueError, "epochs must be finite"),
+        ({"revision": 7}, TypeError, "revision must be a text"),
         ({"lora_dropout": 1.0}, ValueError, "lora_dropout must be below 1"),
         ({"eval_fraction": -0.1}, ValueError, "eval_fraction must be 0 or more"),
         ({"target_modules": "q_proj"}, ValueError, "must be a list of module names"),

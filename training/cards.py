@@ -8,17 +8,8 @@ from typing import Any
 
 def adapter_card(record: dict[str, Any]) -> str:
     """The README.md of an adapter, from its record (`expander.json`)."""
-    settings, pairs, lengths = record["settings"], record["pairs"], record["generation_tokens"]
+    settings, pairs = record["settings"], record["pairs"]
     rows = [f"| {name} | {settings[name]} |" for name in sorted(settings) if not isinstance(settings[name], dict)]
-    results = [
-        f"| generation, mean tokens | {lengths['before']['mean']:.1f} | {lengths['after']['mean']:.1f} |",
-        f"| generation, truncated | {lengths['before']['truncated']:.1%} | {lengths['after']['truncated']:.1%} |",
-    ]
-    if record["before"] and record["after"]:
-        names = {"loss": "DPO loss", "reward_accuracy": "reward accuracy", "reward_margin": "reward margin"}
-        results = [
-            f"| {label} | {record['before'][name]:.4f} | {record['after'][name]:.4f} |" for name, label in names.items()
-        ] + results
     return "\n".join(
         [
             _front_matter(record["base"], "peft"),
@@ -32,10 +23,8 @@ def adapter_card(record: dict[str, Any]) -> str:
             f"{pairs['held out']} held out, {sum(pairs['dropped'].values())} dropped of {pairs['read']}.",
             f"Step {record['kept_step']} of {record['steps']} was kept.",
             "",
-            "| on held-out queries | before | after |",
-            "|---|---|---|",
-            *results,
-            "",
+            *_held_out(record["before"], record["after"]),
+            *_generations(record["generation_words"]),
             "| setting | value |",
             "|---|---|",
             *rows,
@@ -43,6 +32,37 @@ def adapter_card(record: dict[str, Any]) -> str:
             _versions(record["versions"]),
         ]
     )
+
+
+def _held_out(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[str]:
+    if not (before and after):
+        return []
+    return [
+        "| on held-out pairs | before | after |",
+        "|---|---|---|",
+        f"| DPO loss | {before['loss']:.4f} | {after['loss']:.4f} |",
+        f"| reward accuracy | - | {after['reward_accuracy']:.4f} |",
+        f"| reward margin | {before['reward_margin']:.4f} | {after['reward_margin']:.4f} |",
+        "",
+        "Before training the model is its own reference: all rewards are 0, and there is no accuracy (chance is 0.5).",
+        "The same pairs choose the step that is kept, which flatters the figures after training a little.",
+        *([] if after["loss"] < before["loss"] else ["**The loss did not fall: training brought nothing.**"]),
+        "",
+    ]
+
+
+def _generations(words: dict[str, Any] | None) -> list[str]:
+    if words is None:
+        return []
+    before, after = words["before"], words["after"]
+    of = f"{words['prompts']} {words['of']} prompts, at most {words['max_tokens']} tokens"
+    return [
+        f"| generations for {of} | before | after |",
+        "|---|---|---|",
+        f"| mean words | {before['mean']:.1f} | {after['mean']:.1f} |",
+        f"| truncated | {before['truncated']:.1%} | {after['truncated']:.1%} |",
+        "",
+    ]
 
 
 def merged_card(record: dict[str, Any]) -> str:

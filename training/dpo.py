@@ -13,6 +13,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
+from ..backends.huggingface import stop_tokens
 from .pair_tokens import TokenizedPairs
 from .progress import ProgressBar
 
@@ -40,9 +41,11 @@ def build_trainer(
     verbose: bool,
 ) -> DPOTrainer:
     """The trainer of a new LoRA adapter on the base model, which is with the adapter off its own reference."""
-    arguments = _arguments(config, len(train.rows), bool(evaluation.rows), folder)
+    arguments = _arguments(config, len(train.rows), len(evaluation.rows), folder)
+    model = open_base(config)
+    _check_end(model, tokenizer, train.end, config.base)
     trainer = TokenizedDPOTrainer(
-        model=open_base(config),
+        model=model,
         args=arguments,
         train_dataset=Dataset.from_list(train.rows),
         eval_dataset=Dataset.from_list(evaluation.rows) if evaluation.rows else None,
@@ -61,7 +64,7 @@ def build_trainer(
     return trainer
 
 
-def _arguments(config: ExpanderTrainingConfig, pairs: int, evaluated: bool, folder: Path) -> DPOConfig:
+def _arguments(config: ExpanderTrainingConfig, pairs: int, held_out: int, folder: Path) -> DPOConfig:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     accumulation, rest = divmod(config.batch_size, config.device_batch_size * processes)
     if rest or not accumulation:
@@ -71,7 +74,7 @@ def _arguments(config: ExpanderTrainingConfig, pairs: int, evaluated: bool, fold
         )
     steps = math.ceil(math.ceil(pairs / config.batch_size) * config.epochs)
     interval = max(1, math.ceil(steps / config.evaluations))
-    on_gpu = torch.cuda.is_available()
+    on_gpu, evaluated = torch.cuda.is_available(), held_out > 0
     arguments = DPOConfig(
         output_dir=str(folder),
         beta=config.beta,
@@ -79,7 +82,8 @@ def _arguments(config: ExpanderTrainingConfig, pairs: int, evaluated: bool, fold
         lr_scheduler_type="linear",
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.device_batch_size,
-        per_device_eval_batch_size=config.device_batch_size,
+        # TRL gives the mean of its batches' margins: they must be of one size to give that of the pairs.
+        per_device_eval_batch_size=math.gcd(held_out, config.device_batch_size),
         gradient_accumulation_steps=accumulation,
         max_grad_norm=config.max_grad_norm,
         max_length=config.max_length,
@@ -107,6 +111,17 @@ def _arguments(config: ExpanderTrainingConfig, pairs: int, evaluated: bool, fold
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one process on one GPU: DataParallel would multiply the batch
     return arguments
+
+
+def _check_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end: int, base: str) -> None:
+    """Refuse an end of turn at which generation goes on: the model would learn to end, and nobody would notice."""
+    ends = stop_tokens(model, tokenizer)
+    if end not in ends:
+        written, stops = tokenizer.convert_ids_to_tokens([end])[0], tokenizer.convert_ids_to_tokens(ends)
+        raise ValueError(
+            f"the chat template of {base!r} ends an answer with {written!r}, and generation stops at {stops} only: add "
+            f"{end} to eos_token_id in its generation_config.json"
+        )
 
 
 def open_base(config: ExpanderTrainingConfig) -> PreTrainedModel:

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import logging
+import shutil
 import warnings
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -15,13 +16,16 @@ from typing import Any, get_args
 
 from ..backends.huggingface import HuggingFaceBackend
 from .checkpoints import last_checkpoint
-from .checks import check_number
+from .checks import check_flag, check_number, check_whole
 from .expander_report import generation_lengths, held_out_metrics, step_metrics
 from .outputs import claim, is_finished, is_first_process, publish, write_json
 from .pair_files import read_pairs
 from .pair_tokens import Overlong, TokenizedPairs, held_out, tokenize_pairs
 
 logger = logging.getLogger(__name__)
+
+#: settings that name things and places, or that a report alone depends on: they do not decide the weights
+UNDECISIVE = ("base", "out", "pairs", "report_prompts", "report_tokens")
 
 #: the file in the adapter's folder that says what made it
 RECORD = "expander.json"
@@ -50,14 +54,14 @@ class ExpanderTrainingConfig:
         precompute_reference: compute the reference's log-probabilities once before training, not at each step.
         load_in_4bit: hold the base model in 4 bits (needs a CUDA device and bitsandbytes).
         dtype: "float32", "bfloat16", "float16"; None takes bfloat16 on a GPU and float32 on a CPU.
-        report_prompts: held-out prompts for which the lengths of generations are compared, before and after.
-        report_tokens: longest generation in that comparison.
+        report_prompts: held-out prompts whose generations are compared in length, before and after; 0 for none.
+        report_tokens: most tokens of a generation in that comparison.
         seed: of split, adapter, order and report.
         revision: the base model's revision on the hub.
         trust_remote_code: run Python code that comes with the model.
 
     Raises:
-        ValueError: a value that cannot be meant. TypeError: a number that is none.
+        ValueError: a value that cannot be meant. TypeError: one of another type.
 
     Example:
         >>> ExpanderTrainingConfig("Qwen/Qwen2.5-7B-Instruct", "pairs.jsonl", "adapter").target_modules
@@ -97,14 +101,17 @@ class ExpanderTrainingConfig:
         object.__setattr__(self, "target_modules", tuple(self.target_modules))
         for name in ("beta", "learning_rate", "epochs", "max_grad_norm", "lora_alpha"):
             check_number(name, getattr(self, name), above=0)
-        for name in ("lora_r", "batch_size", "device_batch_size", "evaluations", "report_tokens"):
-            check_number(name, getattr(self, name), least=1)
-        check_number("max_length", self.max_length, least=2)
-        check_number("report_prompts", self.report_prompts, least=0)
         for name in ("lora_dropout", "eval_fraction"):
-            check_number(name, getattr(self, name), least=0)
-            if getattr(self, name) >= 1:
-                raise ValueError(f"{name} must be below 1, got {getattr(self, name)}")
+            check_number(name, getattr(self, name), least=0, below=1)
+        for name in ("lora_r", "batch_size", "device_batch_size", "evaluations", "report_tokens"):
+            check_whole(name, getattr(self, name))
+        check_whole("max_length", self.max_length, least=2)
+        for name in ("report_prompts", "seed"):
+            check_whole(name, getattr(self, name), least=0)
+        for name in ("precompute_reference", "load_in_4bit", "trust_remote_code"):
+            check_flag(name, getattr(self, name))
+        if self.revision is not None and not isinstance(self.revision, str):
+            raise TypeError(f"revision must be a text (quote it in YAML), got {self.revision!r}")
         if self.batch_size % self.device_batch_size:
             raise ValueError(
                 f"batch_size {self.batch_size} must be a multiple of device_batch_size {self.device_batch_size}"
@@ -136,7 +143,7 @@ def train_expander(config: ExpanderTrainingConfig, *, verbose: bool = False) -> 
     Returns:
         `config.out`. Its `expander.json` has the settings, counts of pairs, and, before and after training, loss,
         reward accuracy and reward margin on the held-out pairs, and lengths of generations for their prompts, in
-        tokens. `steps.json` has the metrics of each step.
+        words. `steps.json` has the metrics of each step. A held-out loss that did not fall is warned of.
 
     Raises:
         ValueError: pairs that are broken or none that fits, no such model or module, a chat template that does not say
@@ -157,16 +164,37 @@ def train_expander(config: ExpanderTrainingConfig, *, verbose: bool = False) -> 
         return out
     tokens = _fitting(config, backend, pairs)
     train, evaluation = held_out(tokens, config.eval_fraction, config.seed)
+    counts = {"read": len(pairs), "dropped": tokens.dropped, "cut": tokens.cut}
+    counts |= {"training": len(train.rows), "held out": len(evaluation.rows)}
     if not train.rows:
-        raise ValueError(f"no pair is left to train on: {len(pairs)} read, dropped {tokens.dropped}")
+        dropped = ", ".join(f"{count} {reason}" for reason, count in tokens.dropped.items())
+        raise ValueError(
+            f"no pair of {config.pairs} is left to train on: {len(pairs)} read, dropped {dropped}, "
+            f"{len(evaluation.rows)} held out by eval_fraction={config.eval_fraction}"
+        )
     work = claim(out, settings)
-    metrics = _run(config, backend, train, evaluation, work, verbose)
+    try:
+        metrics = _run(config, backend, train, evaluation, work, verbose)
+    except Exception:
+        if is_first_process() and last_checkpoint(work / "checkpoints") is None:
+            shutil.rmtree(work)  # nothing is lost, and a start with mended settings is not refused
+        raise
     if is_first_process():
-        counts = {"read": len(pairs), "dropped": tokens.dropped, "cut": tokens.cut}
-        counts |= {"training": len(train.rows), "held out": len(evaluation.rows)}
-        lengths = generation_lengths(config, evaluation.prompts or train.prompts, work, verbose=verbose)
-        _finish(settings, {"base": config.base, "pairs": counts} | metrics | {"generation_tokens": lengths}, work, out)
+        _warn_of_no_gain(metrics)
+        prompts, of = (evaluation.prompts, "held-out") if evaluation.rows else (train.prompts, "training")
+        words = generation_lengths(config, prompts, of, work, verbose=verbose)
+        _finish(settings, {"base": config.base, "pairs": counts} | metrics | {"generation_words": words}, work, out)
     return out
+
+
+def _warn_of_no_gain(metrics: dict[str, Any]) -> None:
+    before, after = metrics["before"], metrics["after"]
+    if before and after and not after["loss"] < before["loss"]:
+        logger.warning(
+            "the adapter is no better than the untrained model: at its best checkpoint, step %d of %d, the loss on "
+            "held-out pairs is %.4f, and was %.4f before training",
+            *(metrics["kept_step"], metrics["steps"], after["loss"], before["loss"]),
+        )
 
 
 def _run(
@@ -182,10 +210,13 @@ def _run(
 
     from .dpo import build_trainer
 
-    trainer = build_trainer(config, backend.tokenizer, train, evaluation, work / "checkpoints", verbose)
-    checkpoint = last_checkpoint(work / "checkpoints")
-    set_seed(config.seed)  # so that the dropout does not depend on what was computed before training
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with warnings.catch_warnings():
+        # TRL and PEFT read and set it by the name that works in every transformers 5.
+        warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
+        trainer = build_trainer(config, backend.tokenizer, train, evaluation, work / "checkpoints", verbose)
+        checkpoint = last_checkpoint(work / "checkpoints")
+        set_seed(config.seed)  # so that the dropout does not depend on what was computed before training
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finished, state = work / "finished", trainer.state
     trainer.save_model(str(finished))
     trainer.accelerator.wait_for_everyone()
@@ -207,7 +238,7 @@ def _fitting(
         )
     if backend.tokenizer.pad_token is None:
         logger.warning("%s has no padding token: its end-of-sequence token is used, without loss", config.base)
-    tokens = tokenize_pairs(pairs, backend, max_length=config.max_length, overlong=config.overlong)
+    tokens = tokenize_pairs(pairs, backend, max_length=config.max_length, overlong=config.overlong, source=config.pairs)
     counts = [
         (tokens.dropped["too long"], f"exceed max_length={config.max_length} and were dropped"),
         (tokens.cut, f"were cut to max_length={config.max_length}"),
@@ -232,9 +263,9 @@ def _finish(settings: dict[str, Any], results: dict[str, Any], work: Path, out: 
 def _settings(
     config: ExpanderTrainingConfig, backend: HuggingFaceBackend, pairs: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """What decides the adapter: the configuration less names and places, the base model's and the pairs' content."""
+    """What decides the adapter: the configuration less `UNDECISIVE`, and the content of base model and pairs."""
     _ = backend.context_length  # fetches the configuration of a hub model, which tells its commit
-    settings = {name: value for name, value in asdict(config).items() if name not in ("base", "out", "pairs")}
+    settings = {name: value for name, value in asdict(config).items() if name not in UNDECISIVE}
     content = [[row["prompt"], row["chosen"], row["rejected"]] for row in pairs]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return settings | {"base_fingerprint": backend.fingerprint(), "pairs_sha256": digest}

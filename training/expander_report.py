@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from .expander import ExpanderTrainingConfig
 
+logger = logging.getLogger(__name__)
+
 #: TRL's names -> ours
 METRICS = {"loss": "loss", "rewards/accuracies": "reward_accuracy", "rewards/margins": "reward_margin"}
 
@@ -29,7 +32,8 @@ def step_metrics(state: TrainerState) -> list[dict[str, float]]:
 def held_out_metrics(state: TrainerState) -> dict[str, Any]:
     """Steps made, the step that was kept, and the metrics on held-out pairs `before` any and `after` that step.
 
-    The metrics are None where no pairs are held out, and then the last step is kept.
+    The metrics are None where no pairs are held out, and then the last step is kept. The reward accuracy before is
+    None as well: model and reference are one then, and each pair is a tie.
     """
     best = state.best_model_checkpoint
     kept = int(Path(best).name.split("-")[-1]) if best else state.global_step
@@ -37,7 +41,10 @@ def held_out_metrics(state: TrainerState) -> dict[str, Any]:
     for entry in state.log_history:
         if "eval_loss" in entry:  # a resumed run measures its first state once more
             measured.setdefault(int(entry["step"]), _metrics(entry, "eval_"))
-    return {"steps": state.global_step, "kept_step": kept, "before": measured.get(0), "after": measured.get(kept)}
+    before: dict[str, Any] | None = measured.get(0)
+    if before is not None:
+        before = before | {"reward_accuracy": None}
+    return {"steps": state.global_step, "kept_step": kept, "before": before, "after": measured.get(kept)}
 
 
 def _metrics(entry: dict[str, float], prefix: str = "") -> dict[str, float]:
@@ -45,14 +52,29 @@ def _metrics(entry: dict[str, float], prefix: str = "") -> dict[str, float]:
 
 
 def generation_lengths(
-    config: ExpanderTrainingConfig, prompts: Sequence[tuple[Message, ...]], work: Path, *, verbose: bool = False
-) -> dict[str, dict[str, float]]:
-    """Mean tokens of one generation for each of some prompts, and the share that was truncated, before and after.
+    config: ExpanderTrainingConfig,
+    prompts: Sequence[tuple[Message, ...]],
+    of: str,
+    work: Path,
+    *,
+    verbose: bool = False,
+) -> dict[str, Any] | None:
+    """Mean words of one generation for each of some prompts, and the share that was truncated, before and after.
 
-    "after" is the base with the adapter in `work/finished`. Generations are stored in `work` as they come.
+    Words, not tokens: a text that is decoded need not have the tokens again that it was written in. "after" is the base
+    with the adapter in `work/finished`. Generations are stored in `work` as they come. None where no prompts are asked
+    for, and for a base in 4 bits: the backend would hold it in 16, for which there may be no memory.
     """
-    distinct = [tuple(json.loads(prompt)) for prompt in dict.fromkeys(map(json.dumps, prompts))]
-    cache, lengths = GenerationCache(work / "generations.sqlite"), {}
+    if not config.report_prompts:
+        return None
+    if config.load_in_4bit:
+        logger.warning("lengths of generations are not reported: that would load the base model in 16 bits")
+        return None
+    distinct = [tuple(json.loads(prompt)) for prompt in dict.fromkeys(map(json.dumps, prompts))][
+        : config.report_prompts
+    ]
+    cache = GenerationCache(work / "generations.sqlite")
+    lengths: dict[str, Any] = {"of": of, "prompts": len(distinct)}
     for name, adapter in (("before", None), ("after", work / "finished")):
         backend = HuggingFaceBackend(
             config.base,
@@ -61,22 +83,23 @@ def generation_lengths(
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
         )
-        lengths[name] = _lengths(backend, distinct[: config.report_prompts], config, cache, verbose)
+        sampling = _sampling(backend, distinct, config)
+        requests = [Request(prompt, sampling) for prompt in distinct]
+        texts = [samples[0] for samples in generate_cached(backend, requests, cache, verbose=verbose)]
         backend.close()
+        lengths["max_tokens"] = sampling.max_new_tokens
+        lengths[name] = {
+            "mean": sum(len(text.text.split()) for text in texts) / len(texts),
+            "truncated": sum(text.truncated for text in texts) / len(texts),
+        }
     return lengths
 
 
-def _lengths(
-    backend: HuggingFaceBackend,
-    prompts: list[tuple[Message, ...]],
-    config: ExpanderTrainingConfig,
-    cache: GenerationCache,
-    verbose: bool,
-) -> dict[str, float]:
-    longest = max(map(backend.prompt_tokens, prompts), default=0)
-    room = config.report_tokens if backend.context_length is None else backend.context_length - longest
-    sampling = Sampling(max_new_tokens=max(1, min(room, config.report_tokens)), seed=config.seed)
-    requests = [Request(prompt, sampling) for prompt in prompts]
-    texts = [samples[0] for samples in generate_cached(backend, requests, cache, verbose=verbose)]
-    tokens, count = sum(len(backend.text_ids(text.text)) for text in texts), max(1, len(texts))
-    return {"mean": tokens / count, "truncated": sum(t.truncated for t in texts) / count, "prompts": len(texts)}
+def _sampling(
+    backend: HuggingFaceBackend, prompts: Sequence[tuple[Message, ...]], config: ExpanderTrainingConfig
+) -> Sampling:
+    """As many tokens as were asked for, or as the context has room for behind the longest prompt."""
+    new = config.report_tokens
+    if backend.context_length is not None:
+        new = max(1, min(new, backend.context_length - max(map(backend.prompt_tokens, prompts))))
+    return Sampling(max_new_tokens=new, seed=config.seed)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+from jinja2 import TemplateError
 
 from ..backends.base import Message
 from ..backends.huggingface import HuggingFaceBackend
@@ -23,9 +25,10 @@ class TokenizedPairs:
     """Pairs as token ids, the messages of their prompts in the same order, and what became of the others.
 
     `rows` have `prompt_ids`, `chosen_ids` and `rejected_ids`. `dropped` counts pairs by reason, `cut` those of which a
-    completion was cut.
+    completion was cut, `end` is the token that ends a turn.
     """
 
+    end: int
     rows: list[dict[str, list[int]]] = field(default_factory=list)
     prompts: list[tuple[Message, ...]] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=lambda: {"equal texts": 0, "too long": 0})
@@ -33,11 +36,16 @@ class TokenizedPairs:
 
     def select(self, places: Sequence[int]) -> TokenizedPairs:
         """The pairs at `places`, with the same counts."""
-        return TokenizedPairs([self.rows[i] for i in places], [self.prompts[i] for i in places], self.dropped, self.cut)
+        return replace(self, rows=[self.rows[i] for i in places], prompts=[self.prompts[i] for i in places])
 
 
 def tokenize_pairs(
-    pairs: Iterable[dict[str, Any]], backend: HuggingFaceBackend, *, max_length: int, overlong: Overlong = "drop"
+    pairs: Iterable[dict[str, Any]],
+    backend: HuggingFaceBackend,
+    *,
+    max_length: int,
+    overlong: Overlong = "drop",
+    source: str = "pairs",
 ) -> TokenizedPairs:
     """Conversational preference rows as tokens; the loss of DPO covers all of `chosen_ids` and `rejected_ids`.
 
@@ -51,16 +59,21 @@ def tokenize_pairs(
         backend: the model that will write the expansions.
         max_length: tokens of prompt and completion together.
         overlong: "drop" leaves out a pair that is longer, "cut" shortens its completions.
+        source: what the pairs are called in errors, such as their file.
 
     Raises:
-        ValueError: a row of another form (its number is named), or a chat template that does not say where an answer
-            begins.
+        ValueError: a row of another form (its number is named), a prompt that the chat template
+            refuses, or a chat template that does not say where an answer begins.
     """
-    result = TokenizedPairs()
     end = end_of_turn(backend)
+    result = TokenizedPairs(end)
     for number, pair in enumerate(pairs, 1):
-        prompt, chosen, rejected = _checked(pair, number)
-        prompt_ids = backend.prompt_ids(prompt)
+        where = f"{source}, pair {number}"
+        prompt, chosen, rejected = _checked(pair, where)
+        try:
+            prompt_ids = backend.prompt_ids(prompt)
+        except TemplateError as error:
+            raise ValueError(f"{where}: the chat template of {backend.model!r} refuses its prompt: {error}") from error
         room = max_length - len(prompt_ids)
         sides = [[*backend.text_ids(text), end] for text in (chosen, rejected)]
         longest = max(map(len, sides))
@@ -89,12 +102,17 @@ def end_of_turn(backend: HuggingFaceBackend) -> int:
         return int(tokenizer.eos_token_id)
     user = {"role": "user", "content": "question"}
     answer = {"role": "assistant", "content": _MARK}
-    chat = str(tokenizer.apply_chat_template([user, answer], tokenize=False))
+    try:
+        chat = str(tokenizer.apply_chat_template([user, answer], tokenize=False))
+        prompt, bare = (
+            str(tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=asked))
+            for asked in (True, False)
+        )
+    except TemplateError as error:
+        raise ValueError(
+            f"the chat template of {backend.model!r} cannot render a question and its answer: {error}"
+        ) from error
     header, _, behind = chat.partition(_MARK)
-    prompt, bare = (
-        str(tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=asked))
-        for asked in (True, False)
-    )
     if prompt == bare and header != bare and header.startswith(bare):
         raise ValueError(
             f"the chat template of {backend.model!r} opens an answer with {header[len(bare) :]!r} but writes no "
@@ -120,24 +138,28 @@ def held_out(pairs: TokenizedPairs, fraction: float, seed: int) -> tuple[Tokeniz
     )
 
 
-def _checked(pair: dict[str, Any], number: int) -> tuple[tuple[Message, ...], str, str]:
-    """Prompt messages and both completions of a row. Raises ValueError with the row's number."""
+def _checked(pair: dict[str, Any], where: str) -> tuple[tuple[Message, ...], str, str]:
+    """Prompt messages and both completions of a row. Raises ValueError that says where it is."""
     prompt = pair.get("prompt")
-    if not isinstance(prompt, list) or not prompt or not _is_message(prompt[-1], "user"):
-        raise ValueError(f"pair {number}: prompt must be a list of chat messages that ends with the user's")
+    messages = prompt if isinstance(prompt, list) and all(map(_is_message, prompt)) else []
+    if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
+        raise ValueError(
+            f"{where}: prompt must be a list of chat messages, each with role and content, that ends with the user's"
+        )
     texts = []
     for side in ("chosen", "rejected"):
-        messages = pair.get(side)
-        if not isinstance(messages, list) or len(messages) != 1 or not _is_message(messages[0], "assistant"):
-            raise ValueError(f"pair {number}: {side} must be a list with one message of the assistant, with a text")
-        texts.append(messages[0]["content"])
-    return tuple(Message(role=m["role"], content=m["content"]) for m in prompt), texts[0], texts[1]
+        answer = pair.get(side)
+        if not isinstance(answer, list) or len(answer) != 1 or not _is_answer(answer[0]):
+            raise ValueError(f"{where}: {side} must be a list with one message of the assistant, with a text")
+        texts.append(answer[0]["content"])
+    return tuple(Message(role=m["role"], content=m["content"]) for m in messages), texts[0], texts[1]
 
 
-def _is_message(message: Any, role: str) -> bool:
+def _is_message(message: Any) -> bool:
     return (
-        isinstance(message, dict)
-        and message.get("role") == role
-        and isinstance(message.get("content"), str)
-        and bool(message["content"].strip())
+        isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
     )
+
+
+def _is_answer(message: Any) -> bool:
+    return _is_message(message) and message["role"] == "assistant" and bool(message["content"].strip())

@@ -134,9 +134,7 @@ class HuggingFaceBackend(Backend):
             from transformers import AutoModelForCausalLM, GenerationConfig
 
             model = self._open(AutoModelForCausalLM, dtype=self._dtype())
-            ends = model.generation_config.eos_token_id if model.generation_config is not None else None
-            ends = [ends] if isinstance(ends, int) else list(ends or [])
-            ends = list(dict.fromkeys([*ends, self.tokenizer.eos_token_id]))
+            ends = stop_tokens(model, self.tokenizer)
             # A configuration of our own: the model's may bring a repetition penalty and other samplers.
             model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=self._pad_id(), do_sample=False)
             self._model = self._with_adapter(model).to(self._device()).eval()
@@ -266,6 +264,13 @@ class HuggingFaceBackend(Backend):
 
     def __repr__(self) -> str:
         return f"HuggingFaceBackend({self.model!r})"
+
+
+def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a generation: those of the model's generation configuration, and the tokenizer's."""
+    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ends = [ends] if isinstance(ends, int) else list(ends or [])
+    return list(dict.fromkeys([*ends, int(tokenizer.eos_token_id)]))
 
 
 def _prefill(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, place: torch.Tensor) -> Any:

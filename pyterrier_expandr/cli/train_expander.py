@@ -23,6 +23,7 @@ def expander(
     learning_rate: float = 2e-5,
     epochs: float = 2.0,
     beta: Annotated[float, typer.Option(help="How dearly the model pays for leaving its reference.")] = 0.1,
+    max_grad_norm: Annotated[float, typer.Option(help="Gradients are clipped to it.")] = 10.0,
     lora_r: int = 8,
     lora_alpha: int = 32,
     lora_dropout: float = 0.1,
@@ -39,8 +40,14 @@ def expander(
         bool, typer.Option("--precompute-reference", help="Compute the reference's log-probabilities once, before.")
     ] = False,
     load_in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Needs CUDA and bitsandbytes.")] = False,
-    report_prompts: Annotated[int, typer.Option(help="Prompts on which generations are compared.")] = 32,
+    report_prompts: Annotated[int, typer.Option(help="Prompts whose generations are compared; 0: none.")] = 32,
+    report_tokens: Annotated[int, typer.Option(help="Most tokens of such a generation.")] = 512,
     seed: int = 42,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    revision: Annotated[str | None, typer.Option(help="The base model's revision on the hub.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the base model.")
+    ] = False,
 ) -> None:
     """Train a LoRA adapter by DPO; a rerun goes on where it was interrupted."""
     from ..training.expander import RECORD, ExpanderTrainingConfig, train_expander
@@ -52,6 +59,7 @@ def expander(
         learning_rate=learning_rate,
         epochs=epochs,
         beta=beta,
+        max_grad_norm=max_grad_norm,
         lora_r=lora_r,
         lora_alpha=lora_alpha,
         lora_dropout=lora_dropout,
@@ -65,10 +73,14 @@ def expander(
         precompute_reference=precompute_reference,
         load_in_4bit=load_in_4bit,
         report_prompts=report_prompts,
+        report_tokens=report_tokens,
         seed=seed,
+        dtype=dtype,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
     )
     folder = train_expander(config, verbose=True)
-    show_record(folder / RECORD, ("pairs", "kept_step", "before", "after", "generation_tokens"))
+    show_record(folder / RECORD, ("pairs", "kept_step", "before", "after", "generation_words"))
 
 
 @train.command(epilog="Example: expandr train merge --adapter adapter --out merged")
