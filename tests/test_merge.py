@@ -1,5 +1,6 @@
 import json
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -101,29 +102,97 @@ def test_what_cannot_be_merged_is_refused(base, tmp_path):
     adapter = make_adapter(tmp_path / "tied", tmp_path / "adapter", target_modules=["lm_head"])
     with pytest.raises(ValueError, match="logits differ .* 0.0001 is allowed .weights that modules share"):
         merge_adapter(adapter, tmp_path / "model", device="cpu")
-    assert not (tmp_path / "model").exists() and not (tmp_path / "model.work").exists()
+    assert not (tmp_path / "model").exists() and not (tmp_path / "model.merging").exists()
 
 
-def test_an_adapter_that_rounding_would_swallow_is_refused(base, tmp_path):
-    weak = make_adapter(base, tmp_path / "adapter", lora_alpha=0.01)
-    with pytest.raises(ValueError, match="in bfloat16: rounding changes the logits more .*: merge in float32"):
+@pytest.fixture(scope="module")
+def rounded_base(base, tmp_path_factory):
+    """The base as most models are published: its weights are numbers of bfloat16."""
+    folder = tmp_path_factory.mktemp("rounded")
+    shutil.copytree(base, folder, dirs_exist_ok=True)
+    AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def test_an_adapter_that_rounding_would_swallow_is_refused(rounded_base, tmp_path):
+    weak = make_adapter(rounded_base, tmp_path / "adapter", lora_alpha=0.01)
+    with pytest.raises(ValueError, match="in bfloat16: rounding .* more than half .*: merge and serve in float32"):
         merge_adapter(weak, tmp_path / "model", dtype="bfloat16", device="cpu")
     assert merge_adapter(weak, tmp_path / "model", dtype="float32", device="cpu").is_dir()
+
+
+def test_only_the_rounding_of_what_the_adapter_changed_counts(rounded_base, tmp_path):
+    """What computing in bfloat16 adds, and what the base has lost already, is no fault of the merge."""
+    found = []
+    for alpha in (0.3, 3.0):
+        adapter = make_adapter(rounded_base, tmp_path / f"adapter-{alpha}", lora_alpha=alpha)
+        folder = merge_adapter(adapter, tmp_path / f"model-{alpha}", dtype="bfloat16", device="cpu")
+        record = json.loads((folder / "merge.json").read_text())
+        found.append(record["error"] / record["effect"])
+    assert 0.1 > found[0] > 3 * found[1], found  # the stronger the adapter, the less is lost
+
+
+def test_one_model_is_held_at_a_time(adapter, tmp_path, monkeypatch):
+    models, load = [], HuggingFaceBackend.load
+
+    def watched(backend):
+        first = backend._model is None
+        alive = sum(model() is not None for model in models)
+        model = load(backend)
+        if first:
+            assert not alive, "the model before this one is still in memory"
+            models.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(HuggingFaceBackend, "load", watched)
+    merge_adapter(adapter, tmp_path / "model", device="cpu")
+    assert len(models) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"dtype": "int8"}, "dtype must be one of .'bfloat16', 'float16', 'float32'., got 'int8'"),
+        ({"prompts": []}, "prompts must be one conversation or more"),
+        ({"tolerance": -1}, "tolerance must be 0 or more"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_block_nothing(adapter, tmp_path, values, message):
+    with pytest.raises(ValueError, match=message):
+        merge_adapter(adapter, tmp_path / "model", device="cpu", **values)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_revision_is_that_of_the_training(base, adapter, tmp_path, monkeypatch):
+    ours, asked, opened = tmp_path / "adapter", [], HuggingFaceBackend._open
+    shutil.copytree(adapter, ours)
+    settings = {"revision": "v1", "trust_remote_code": True, "base_fingerprint": {}}
+    (ours / "expander.json").write_text(json.dumps({"base": str(base), "settings": settings}))
+
+    def watched(backend, *args, **options):
+        asked.append((backend.model, backend.revision, backend.trust_remote_code))
+        return opened(backend, *args, **options)
+
+    monkeypatch.setattr(HuggingFaceBackend, "_open", watched)
+    merge_adapter(ours, tmp_path / "model", device="cpu")
+    assert asked[0] == (str(base), "v1", False), "an adapter must not decide that foreign code is run"
+    asked.clear()
+    merge_adapter(ours, tmp_path / "model2", device="cpu", revision="v2", trust_remote_code=True)
+    assert asked[0] == (str(base), "v2", True)
 
 
 def test_a_tolerance_of_ones_own(adapter, tmp_path):
     with pytest.raises(ValueError, match="1e-12 is allowed"):
         merge_adapter(adapter, tmp_path / "model", tolerance=1e-12, device="cpu")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupted_merge_is_done_again(adapter, merged, tmp_path):
-    out = tmp_path / "model"
-    with pytest.raises(ValueError, match="is allowed"):
-        merge_adapter(adapter, out, tolerance=1e-12, device="cpu")
-    half = tmp_path / "model.work" / "finished"
-    half.mkdir(parents=True)
-    (half / "model.safetensors").write_bytes(b"half a file")
+    out, half = tmp_path / "model", tmp_path / "model.merging"
+    half.mkdir()
+    (half / "model-00001-of-00002.safetensors").write_bytes(b"half a file")
     assert merge_adapter(adapter, out, device="cpu") == out
+    assert not half.exists() and not list(out.glob("model-*"))
     assert (out / "model.safetensors").read_bytes() == (merged / "model.safetensors").read_bytes()
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,8 +16,9 @@ from ..backends.huggingface import HuggingFaceBackend
 from ..fingerprint import model_fingerprint
 from ..prompts import PROMPTS, render
 from .cards import merged_card
+from .checks import check_number
 from .expander import RECORD as ADAPTER_RECORD
-from .outputs import claim, is_finished, publish, write_json
+from .outputs import is_finished, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -46,8 +48,11 @@ def merge_adapter(
 ) -> Path:
     """The folder of a standalone model: the base with the adapter merged into its weights, tokenizer and chat template.
 
-    The model that was written is opened again, and its logits on sample prompts are compared with those of base and
-    adapter; where they differ, nothing is left at `out`. `HuggingFaceBackend` and vLLM open the folder.
+    Weights are added in float32, which takes 4 bytes of memory for each, and then rounded to `dtype`. The model that
+    was written is opened again, and its logits on sample prompts are compared with those of base and adapter, both
+    computed in float32, so that nothing but the rounding of weights is seen. Where they differ, nothing is left at
+    `out`.
+    `HuggingFaceBackend` and vLLM open the folder.
 
     Args:
         adapter: folder that `train_expander` or PEFT made. An adapter that was trained on a base in 4 bits is merged
@@ -57,48 +62,70 @@ def merge_adapter(
         prompts: conversations to compare logits on; None takes the q2d prompt of some queries.
         tolerance: largest relative difference of logits, |merged - (base + adapter)| / |base + adapter| over all of a
             prompt; None takes what rounding to `dtype` explains (`TOLERANCES`).
-        dtype: "float32", "bfloat16", "float16"; None takes bfloat16 on a GPU and float32 on a CPU.
+        dtype: of the merged weights, "float32", "bfloat16", "float16"; None takes bfloat16 on a GPU and float32 on a
+            CPU.
         device: "cuda", "cpu"; None takes cuda where there is one.
-        revision: the base model's revision on the hub.
-        trust_remote_code: run Python code that comes with the base model.
+        revision: the base model's revision on the hub; None takes the one that the adapter was trained on.
+        trust_remote_code: run Python code that comes with the base model. An adapter's record cannot switch it on.
 
     Returns:
         `out`, with `merge.json`: adapter, base, the largest difference (`error`), that which the adapter makes
         (`effect`), versions.
 
     Raises:
-        ValueError: no adapter, another base than the adapter was trained on, a difference beyond the tolerance or
-            larger than the adapter's effect, or an output folder of another run.
+        ValueError: no adapter, another base than the adapter was trained on, no prompts, an unknown dtype, a difference
+            beyond the tolerance or larger than half of the adapter's effect, or an output folder of another run.
         ImportError: peft is missing.
 
     Example:
         >>> merge_adapter("adapter", "merged")  # doctest: +SKIP
     """
     out, adapter = Path(out), Path(adapter)
+    prompts = [render(PROMPTS["q2d"], query=query) for query in SAMPLE_QUERIES] if prompts is None else prompts
+    _check(prompts, tolerance, dtype)
+    trained_on = _record(adapter)
     base = base or _base_of(adapter)
+    if revision is None and base == trained_on.get("base", base):
+        revision = trained_on.get("settings", {}).get("revision")
     options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     adapted = HuggingFaceBackend(base, adapter=adapter, revision=revision, **options)
     _ = adapted.context_length  # fetches the configuration of a hub model, which tells its commit
-    _check_base(adapter, model_fingerprint(base, revision))
-    prompts = [render(PROMPTS["q2d"], query=query) for query in SAMPLE_QUERIES] if prompts is None else prompts
+    _check_base(adapter, trained_on, model_fingerprint(base, revision))
     settings = {"made_of": adapted.fingerprint(), "tolerance": tolerance, "prompts": [list(p) for p in prompts]}
     if is_finished(out, RECORD, settings):
         return out
-    work = claim(out, settings)
-    model = cast("PeftModel", adapted.load())
-    expected = _logits(adapted, prompts)
-    with model.disable_adapter():
-        effect = _difference(expected, _logits(adapted, prompts))
-    finished = _save_merged(adapted, work / "finished")
-    adapted.close()
-    error = _difference(expected, _logits(HuggingFaceBackend(finished, **options), prompts))
     kind = str(settings["made_of"]["dtype"])
-    if (reason := _refusal(error, effect, TOLERANCES[kind] if tolerance is None else tolerance)) is not None:
-        shutil.rmtree(work)
-        raise ValueError(f"{adapter} cannot be merged in {kind}: {reason}")
-    record = {"base": base, "adapter": str(adapter), "dtype": kind, "prompts": len(prompts)}
-    _finish(finished, out, record | {"error": error, "effect": effect, "settings": settings})
+    with _work_folder(out) as work:
+        expected, effect = _merge(adapted, kind, prompts, work)
+        gc.collect()  # a model has cycles, and two of them may not fit
+        error = _difference(expected, _logits(HuggingFaceBackend(work, **options), prompts))
+        if (reason := _refusal(error, effect, TOLERANCES[kind] if tolerance is None else tolerance)) is not None:
+            raise ValueError(f"{adapter} cannot be merged in {kind}: {reason}")
+        record = {"base": base, "adapter": str(adapter), "dtype": kind, "prompts": len(prompts)}
+        _describe(work, record | {"error": error, "effect": effect, "settings": settings})
+        work.rename(out)
     return out
+
+
+def _check(prompts: Sequence[Sequence[Message]], tolerance: float | None, dtype: str | None) -> None:
+    if not prompts:
+        raise ValueError("prompts must be one conversation or more: the merged model is checked on them")
+    if tolerance is not None:
+        check_number("tolerance", tolerance, least=0)
+    if dtype is not None and dtype not in TOLERANCES:
+        raise ValueError(f"dtype must be one of {sorted(TOLERANCES)}, got {dtype!r}")
+
+
+@contextlib.contextmanager
+def _work_folder(out: Path) -> Iterator[Path]:
+    """A new folder beside `out` that is gone afterwards; what an interrupted merge left there is removed before."""
+    work = out.with_name(out.name + ".merging")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _base_of(adapter: Path) -> str:
@@ -111,12 +138,15 @@ def _base_of(adapter: Path) -> str:
     return str(base)
 
 
-def _check_base(adapter: Path, found: dict[str, Any]) -> None:
+def _record(adapter: Path) -> dict[str, Any]:
+    """What `train_expander` wrote about an adapter; empty for one of another origin."""
+    file = adapter / ADAPTER_RECORD
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+
+def _check_base(adapter: Path, record: dict[str, Any], found: dict[str, Any]) -> None:
     """Raise ValueError where the adapter's record names other weights than those of the base that was found."""
-    record = adapter / ADAPTER_RECORD
-    if not record.is_file():
-        return
-    trained_on = json.loads(record.read_text(encoding="utf-8"))["settings"]["base_fingerprint"]
+    trained_on = record.get("settings", {}).get("base_fingerprint", {})
     for key in ("sha256", "commit"):
         if trained_on.get(key, found.get(key)) != found.get(key, trained_on.get(key)):
             raise ValueError(
@@ -125,15 +155,27 @@ def _check_base(adapter: Path, found: dict[str, Any]) -> None:
             )
 
 
+def _merge(
+    adapted: HuggingFaceBackend, dtype: str, prompts: Sequence[Sequence[Message]], folder: Path
+) -> tuple[list[torch.Tensor], float]:
+    """Write the merged model into `folder`; the logits of base and adapter, and how much the adapter changes them."""
+    expected = _logits(adapted, prompts)
+    with cast("PeftModel", adapted.load()).disable_adapter():
+        effect = _difference(expected, _logits(adapted, prompts))
+    _save_merged(adapted, dtype, folder)
+    adapted.close()
+    return expected, effect
+
+
 def _logits(backend: HuggingFaceBackend, prompts: Sequence[Sequence[Message]]) -> list[torch.Tensor]:
-    """Logits (tokens, vocabulary) for each prompt, float32 on the CPU."""
+    """Logits (tokens, vocabulary) for each prompt, on the CPU; computed in float32 whatever the weights' type."""
     import torch
 
-    model, found = backend.load(), []
+    model, found = backend.load().float(), []
     with torch.inference_mode():
         for prompt in prompts:
             ids = torch.tensor([backend.prompt_ids(prompt)], device=model.device)
-            found.append(model(input_ids=ids).logits[0].float().cpu())
+            found.append(model(input_ids=ids).logits[0].cpu())
     return found
 
 
@@ -152,26 +194,28 @@ def _refusal(error: float, effect: float, tolerance: float) -> str | None:
             f"its logits differ from those of base and adapter by {error:.2g}, and {tolerance:.2g} is allowed (weights "
             "that modules share cannot take an adapter of one of them)"
         )
-    if error > effect:
-        return f"rounding changes the logits more ({error:.2g}) than the adapter does ({effect:.2g}): merge in float32"
+    if error > effect / 2:  # where all that the adapter does is rounded away, the two are the same
+        return (
+            f"rounding changes the logits by {error:.2g}, more than half of what the adapter does ({effect:.2g}): "
+            "merge and serve in float32, or serve base and adapter without merging"
+        )
     return None
 
 
-def _save_merged(adapted: HuggingFaceBackend, folder: Path) -> Path:
+def _save_merged(adapted: HuggingFaceBackend, dtype: str, folder: Path) -> None:
     """Write the merged weights, the base's own generation settings, and the tokenizer with its chat template."""
+    import torch
     from transformers import GenerationConfig
 
-    merged = cast("PeftModel", adapted.load()).merge_and_unload(safe_merge=True)
+    merged = cast("PeftModel", adapted.load()).merge_and_unload(safe_merge=True).to(getattr(torch, dtype))
     with contextlib.suppress(OSError):  # a base without such a file gives those that end its turns
         merged.generation_config = GenerationConfig.from_pretrained(adapted.model, revision=adapted.revision)
     merged.save_pretrained(folder)
     adapted.tokenizer.save_pretrained(folder)
-    return folder
 
 
-def _finish(finished: Path, out: Path, record: dict[str, Any]) -> None:
+def _describe(folder: Path, record: dict[str, Any]) -> None:
     packages = ("pyterrier_expandr", "torch", "transformers", "peft")
     record = record | {"versions": {name: version(name) for name in packages}}
-    (finished / "README.md").write_text(merged_card(record), encoding="utf-8")
-    write_json(finished / RECORD, record)
-    publish(finished, out)
+    (folder / "README.md").write_text(merged_card(record), encoding="utf-8")
+    write_json(folder / RECORD, record)

@@ -91,11 +91,26 @@ def merge(
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Largest relative difference of logits.")] = None,
     device: Device = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Of the base on the hub; the one that the adapter was trained on.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the base.")
+    ] = False,
 ) -> None:
     """Merge a LoRA adapter into its base model, and check the logits of the result."""
     from ..training.merge import RECORD, merge_adapter
 
-    folder = merge_adapter(adapter, out, base=base, dtype=dtype, tolerance=tolerance, device=device)
+    folder = merge_adapter(
+        adapter,
+        out,
+        base=base,
+        dtype=dtype,
+        tolerance=tolerance,
+        device=device,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     typer.echo(
         f"logits differ by {record['error']:.2g} (the adapter changes them by {record['effect']:.2g}); in {folder}"
