@@ -3,15 +3,19 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from pyterrier_expandr.training.recipe import SYSTEMS, Recipe, read_recipe
+from pyterrier_expandr.training import recipe_stages
+from pyterrier_expandr.training.candidates import CandidateSet, CandidateSettings, write_candidates
+from pyterrier_expandr.training.expander import ExpanderTrainingConfig
+from pyterrier_expandr.training.recipe import SYSTEMS, Evaluation, Recipe, read_recipe
 from pyterrier_expandr.training.recipe_plan import plan
 from pyterrier_expandr.training.recipe_stages import RecipeStages
+from pyterrier_expandr.training.retriever import RetrieverTrainingConfig
 from pyterrier_expandr.training.stages import in_order, status
 from tests.test_cli import expandr
 
@@ -102,9 +106,11 @@ def test_the_whole_loop_runs_and_ends_in_a_table(finished):
     assert "pairs" in table.loc["dpo", "counts"] and "effect" in table.loc["merge", "counts"]
 
 
-def test_a_second_run_does_nothing_and_shows_the_same(finished):
+def test_a_second_run_does_nothing_and_shows_the_same(finished, monkeypatch):
     file, root, said = finished
-    again = expandr("train", "run", file, "--folder", root)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    again = expandr("train", "run", file, "--folder", root, "--device", "cpu")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""  # so that no trainer sees a GPU
     assert again.count("finished before") == 11 and again.splitlines()[-2:] == said.splitlines()[-2:]
     shown = expandr("train", "status", file, "--folder", root)
     assert shown.count("finished") == 11 and "documents 242" in shown
@@ -162,6 +168,162 @@ def test_a_changed_setting_runs_only_what_is_behind_it(finished, tmp_path):
     said = expandr("train", "run", file, "--folder", copied)
     assert said.count("finished before") == 10 and "experiment" in next(s for s in said.splitlines() if "starts" in s)
     assert "pocket RR@10" in said
+
+
+def beir(folder, corpus="a text") -> Path:
+    """A BEIR folder of one document with the splits dev and test."""
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text(json.dumps({"_id": "d", "title": "", "text": corpus}))
+    (folder / "queries.jsonl").write_text('{"_id": "q", "text": "a query"}\n{"_id": "p", "text": "another"}')
+    (folder / "qrels" / "test.tsv").write_text("q\td\t1\n")
+    (folder / "qrels" / "dev.tsv").write_text("p\td\t1\n")
+    return folder
+
+
+def rows(folder, text="a text") -> Path:
+    folder.mkdir(parents=True)
+    (folder / "rows.jsonl").write_text(json.dumps({"query": "q", "positive": text}))
+    return folder
+
+
+def last(**changes) -> str:
+    return experiment(**changes).fingerprint
+
+
+def test_every_field_decides_the_table(tmp_path):
+    evaluation = {"collections": ["one"], "data": str(beir(tmp_path / "first" / "one").parent)}
+    beir(tmp_path / "first" / "two", "another text")
+    whole = {"data": str(rows(tmp_path / "rows")), "systems": list(SYSTEMS), "evaluation": evaluation}
+    of_evaluation = {
+        "collections": ["two"],
+        "data": str(beir(tmp_path / "second" / "one", "a third text").parent),
+        "split": "dev",
+        "measures": ["RR@10"],
+        "num_results": 7,
+    }
+    of_recipe = {
+        "data": str(rows(tmp_path / "other", "another text")),
+        "llm": "me/model-7B",
+        "retriever": TINY["retriever"] | {"learning_rate": 1.0e-4},
+        "encoder": "contriever",
+        "split": "dev",
+        "min_relevance": 2,
+        "ratios": {"rows": 0.5},
+        "limit": 11,
+        "parts": {"llm": 0.4, "retriever": 0.5},
+        "small_lm": TINY["small_lm"] | {"layers": 2},
+        "candidates": TINY["candidates"] | {"top_p": 0.8},
+        "preferences": {"threshold": -0.5},
+        "max_pairs": 3,
+        "dpo": TINY["dpo"] | {"lora_r": 4},
+        "expansion": {"max_new_tokens": 6, "prompt": "q2a {query}"},
+        "systems": ["ExpandR"],
+        "evaluation": evaluation | {"num_results": 8},
+        "seed": 7,
+    }
+    assert set(of_evaluation) == {item.name for item in fields(Evaluation)}
+    assert set(of_recipe) == {item.name for item in fields(Recipe)}
+    before = last(**whole)
+    assert last(**whole) == before
+    for name, value in of_evaluation.items():
+        assert last(**whole | {"evaluation": evaluation | {name: value}}) != before, name
+    for name, value in of_recipe.items():
+        assert last(**whole | {name: value}) != before, name
+
+
+def test_what_was_moved_is_not_done_again(tmp_path):
+    def names(where):
+        evaluation = {"collections": [str(where / "one")], "measures": ["RR@10"]}
+        return stages(data=str(where / "rows"), evaluation=evaluation)
+
+    beir(tmp_path / "here" / "one")
+    rows(tmp_path / "here" / "rows")
+    before = names(tmp_path / "here")
+    after = names(shutil.copytree(tmp_path / "here", tmp_path / "there"))
+    assert {name for name in before if before[name] != after[name]} == {"experiment"}  # the table names the collection
+    for part, changed in (("one", "small-lm"), ("rows", "examples")):
+        file = next((tmp_path / "there" / part).glob("[cr]*.jsonl"))
+        file.write_text(file.read_text().replace("a text", "text"))
+        assert names(tmp_path / "there")[changed] != before[changed]
+
+
+def test_a_built_in_name_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = last(encoder="contriever")
+    for name in ("pocket", "contriever", "small"):  # such as the folder of a run
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rows.jsonl").write_text("{}")
+    assert last(encoder="contriever") == before
+
+
+def test_options_of_the_engine_decide_the_texts():
+    def candidates(llm):
+        return stages(llm=llm)["candidates"]
+
+    plain = candidates("me/model-7B")
+    assert candidates("hf:me/model-7B") == candidates("me/model-7B?batch_size=4") == plain
+    others = ["?dtype=bfloat16", "?revision=abc", "?trust_remote_code=true"]
+    found = {candidates("me/model-7B" + other) for other in others}
+    found |= {candidates(f"vllm:me/model-7B?options={value}") for value in ('{"quantization": "awq"}', "{}")}
+    assert len(found | {plain}) == 6
+
+
+def test_the_commit_that_writes_is_the_commit_that_is_trained(tmp_path, monkeypatch):
+    recipe = read_recipe(write(tmp_path / "tiny.yaml", llm="vllm:me/model-7B?revision=abc&trust_remote_code=true"))
+    config = recipe.expander_config("base", "pairs", "out")
+    assert (config.revision, config.trust_remote_code) == ("abc", True)
+    assert recipe.engine_name(Path("merged")) == "vllm:merged?trust_remote_code=true"
+    given = {}
+
+    def merge(*folders, **options):
+        given.update(options)
+        raise InterruptedError
+
+    monkeypatch.setattr(recipe_stages, "merge_adapter", merge)
+    (merging,) = RecipeStages(recipe).trained(("self",))
+    with pytest.raises(InterruptedError):
+        merging.run(tmp_path, tmp_path)
+    assert (given["base"], given["revision"], given["trust_remote_code"]) == ("me/model-7B", "abc", True)
+    with pytest.raises(ValueError, match="train another: merge it first"):
+        read_recipe(write(tmp_path / "tiny.yaml", llm="me/model-7B?adapter=somewhere"))
+
+
+def test_every_field_of_the_trainings_is_told_apart():
+    settings = {s.name: s.settings for s in in_order([experiment()])}
+    places = {"base", "pairs", "out"}
+    assert {item.name for item in fields(ExpanderTrainingConfig)} - places <= settings["dpo"].keys()
+    how = set("data out expansions dev_data mini_batch_size gradient_checkpointing tensorboard device".split())
+    assert {item.name for item in fields(RetrieverTrainingConfig)} - how == settings["retriever-expandr"].keys()
+
+
+def test_python_and_yaml_say_the_same(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        "{data: pocket, llm: me/model-7B, retriever: {base: demo}, candidates: {temperatures: [1.0], samples: 3}, seed: 7}"
+    )
+    drawn = CandidateSettings(temperatures=(1.0,), samples=3)
+    recipe = Recipe("pocket", "me/model-7B", {"base": "demo"}, candidates=drawn, seed=7)
+    assert recipe == read_recipe(file) and recipe.preferences.candidates == 3
+    assert recipe.candidates.seed == recipe.small_lm.seed == 7
+    file.write_text(file.read_text().replace("samples: 3", "samples: 3, seed: 42"))
+    assert read_recipe(file).candidates.seed == 42
+
+
+def test_the_device_reaches_the_retriever(tmp_path):
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    raw = RecipeStages(read_recipe(write(tmp_path / "tiny.yaml")), device="cuda").retriever("raw", None)
+    with pytest.raises(ValueError, match="device='cuda' needs a GPU"):
+        raw.run(tmp_path, tmp_path)
+
+
+def test_a_threshold_that_drops_everything_is_said(tmp_path, minilm):
+    texts = ("one text", "two texts", "three texts")
+    write_candidates(tmp_path / "candidates.jsonl", [CandidateSet("1", "a query", "d", "gold", "answer", texts)])
+    recipe = read_recipe(write(tmp_path / "tiny.yaml", preferences={"threshold": 1.5}))
+    with pytest.raises(ValueError, match=r"no pair is left of 1 queries \(1 filtered\).*threshold 1.5"):
+        RecipeStages(recipe).pairs(("self", "retriever")).run(tmp_path, tmp_path)
 
 
 def test_ablations_share_what_they_can():
@@ -245,18 +407,45 @@ def test_the_recipe_for_scifact_reads(expandr_data, monkeypatch):
         ({"retriever": {"base": "contreiver"}}, "did you mean 'contriever'"),
         ({"dpo": 3}, "dpo must be a mapping"),
         ({"expansion": {"temperature": -1}}, "expansion: temperature must be 0 or more"),
-        ({"expansion": {"n": 0}}, "expansion: n must be a whole number from 1"),
+        ({"expansion": {"n": 0}}, "expansion: n must be 1 or more"),
         ({"expansion": {"prompt": "nope"}}, "expansion: prompt 'nope'"),
         ({"evaluation": {"measures": ["foo"]}}, "evaluation: .*foo"),
-        ({"evaluation": {"num_results": 0}}, "evaluation: num_results must be a whole number from 1"),
+        ({"evaluation": {"num_results": 0}}, "evaluation: num_results must be 1 or more"),
         ({"preferences": {"threshold": "high"}}, "preferences: threshold must be a number"),
         ({"candidates": {"temperatures": 0.8}}, "candidates: temperatures must be a list of numbers"),
         ({"small_lm": {"layers": "x"}}, "small_lm: layers must be a whole number"),
         ({"systems": []}, "systems must be a list"),
         ({"parts": {"llm": 0.9, "retriever": 0.9}}, "sizes must be fractions up to 1 in sum"),
         ({"parts": {"llm": 0, "retriever": 0.9}}, "parts must leave queries to both"),
-        ({"min_relevance": 0}, "min_relevance must be a whole number from 1"),
-        ({"limit": 0}, "limit must be a whole number from 1"),
+        ({"min_relevance": 0}, "min_relevance must be 1 or more"),
+        ({"limit": 0}, "limit must be 1 or more"),
+        ({"limit": True}, "limit must be a whole number"),
+        ({"seed": -1}, "seed must be 0 or more"),
+        ({"seed": "x"}, "seed must be a whole number"),
+        ({"seed": 2**32}, "seed must be below"),
+        ({"data": 3}, "data must be a text"),
+        ({"split": ["train"]}, "split must be a text"),
+        ({"split": "trian"}, "has no split 'trian': choose one of"),
+        ({"systems": ["ExpandR", "ExpandR"]}, r"systems \['ExpandR'\] come twice"),
+        ({"parts": {"llm": True, "retriever": 0.5}}, "parts: llm must be a number"),
+        ({"ratios": {"nq": 0.5}}, "ratios are shares of JSONL files"),
+        ({"ratios": {"nq": 2}}, "ratios: nq must be 1 at most"),
+        (
+            {"data": str(RECIPES.parent / "pyterrier_expandr" / "data"), "ratios": {"nq": 0.5}},
+            "files that are not there",
+        ),
+        ({"dpo": {**TINY["dpo"], "max_length": 385}}, "dpo: max_length 385 exceeds the context of llm 'small', 384"),
+        ({"dpo": {}}, "dpo: max_length 612 exceeds the context"),
+        ({"candidates": {"max_new_tokens": 321}}, "candidates: max_new_tokens 321 beside 64 tokens of prompt exceeds"),
+        ({"expansion": {"max_new_tokens": 321}}, "expansion: max_new_tokens 321 beside 64 tokens of prompt exceeds"),
+        ({"llm": "me/model-7B?revison=abc"}, "has no option revison"),
+        ({"llm": "me/model-7B?batch_size=many"}, "batch_size must be int"),
+        ({"llm": "me/model-7B?revision=abc", "dpo": {"revision": "main"}}, "dpo: revision 'main' is not what llm"),
+        ({"llm": "me/model-7B", "dpo": {"trust_remote_code": True}}, "dpo: trust_remote_code True is not what llm"),
+        ({"evaluation": {"data": "/no/such/folder"}}, "evaluation: data: there is no folder"),
+        ({"evaluation": {"collections": ["pocket"], "split": "tset"}}, "evaluation: .*has no split 'tset'"),
+        ({"evaluation": {"collections": ["pockett"]}}, "evaluation: unknown collection 'pockett'"),
+        ({"evaluation": {"collections": ["irds:no/such"]}}, "evaluation: ir-datasets knows no"),
     ],
 )
 def test_every_field_is_checked(tmp_path, changes, message):
@@ -266,16 +455,19 @@ def test_every_field_is_checked(tmp_path, changes, message):
 
 def test_no_recipe(tmp_path):
     (tmp_path / "broken.yaml").write_text("data: [")
-    with pytest.raises(ValueError, match="broken.yaml is no YAML"):
+    with pytest.raises(ValueError, match="broken.yaml: no YAML"):
         read_recipe(tmp_path / "broken.yaml")
     (tmp_path / "empty.yaml").write_text("seed: 1")
     with pytest.raises(ValueError, match=r"lacks \['data', 'llm', 'retriever'\]"):
         read_recipe(tmp_path / "empty.yaml")
+    (tmp_path / "twice.yaml").write_text("data: pocket\ndpo:\n  beta: 0.1\n  beta: 0.2\n")
+    with pytest.raises(ValueError, match="twice.yaml: line 4: 'beta' comes twice"):
+        read_recipe(tmp_path / "twice.yaml")
     assert "expandr: error:" in expandr("train", "run", tmp_path / "missing.yaml", status=2)
 
 
 def test_a_part_without_queries_is_refused(tmp_path):
-    recipe = Recipe("pocket", "small", {"base": "demo"}, limit=1)
+    recipe = Recipe("pocket", "me/model-7B", {"base": "demo"}, limit=1)
     with pytest.raises(ValueError, match="leaves no query for"):
         RecipeStages(recipe).examples().run(tmp_path)
 
@@ -285,12 +477,13 @@ def test_the_engine_is_named_with_the_model():
         recipe = Recipe("pocket", llm, {"base": "demo"}, systems=("ExpandR",))
         return recipe, {stage.name: stage for stage in in_order([RecipeStages(recipe).experiment()])}
 
-    recipe, ours = stages_of("vllm:me/model-7B?dtype=float16&seed=1")
+    recipe, ours = stages_of("vllm:me/model-7B?dtype=float16&max_model_len=900")
     assert recipe.model == "me/model-7B" and recipe.engine_name(None) == recipe.llm
-    assert recipe.engine_name(Path("merged")) == "vllm:merged?dtype=float16&seed=1"
+    assert recipe.engine_name(Path("merged")) == "vllm:merged?dtype=float16&max_model_len=900"
     _, theirs = stages_of("me/model-7B")
     assert ours["dpo"].settings == theirs["dpo"].settings and ours["dpo"].fingerprint != theirs["dpo"].fingerprint
-    assert ours["candidates"].settings == theirs["candidates"].settings | {"engine": "vllm"}
+    said = {"engine": "vllm", "options": {"dtype": "float16", "max_model_len": "900"}}
+    assert ours["candidates"].settings == theirs["candidates"].settings | said
     untrained = Recipe("pocket", "openai:m@http://localhost:1/v1", {"base": "demo"}, systems=("w/o LLM Training",))
     assert untrained.model == "m@http://localhost:1/v1"
 
@@ -310,7 +503,7 @@ def test_a_changed_file_is_noticed(tmp_path):
     fingerprints = set()
     for text in ("text a", "text b"):
         file.write_text(f'{{"query": "q", "positive": "{text}"}}\n')
-        fingerprints.add(RecipeStages(Recipe(str(file), "small", {"base": "demo"})).examples().fingerprint)
+        fingerprints.add(RecipeStages(Recipe(str(file), "me/model-7B", {"base": "demo"})).examples().fingerprint)
     assert len(fingerprints) == 2
 
 

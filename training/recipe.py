@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..backends.base import Sampling
-from ..backends.engines import engine_parts
+from ..backends.engines import engine_parts, open_engine
 from ..demo import demo_encoder_folder
 from ..evaluation import parse_measures
 from ..models.registry import check_name
 from ..prompts import resolve_prompt
 from .candidates import CandidateSettings
+from .checks import check_number, check_whole
 from .examples import are_counts
 from .expander import ExpanderTrainingConfig
 from .preferences import PreferenceSettings
+from .recipe_checks import check_collections, check_data, check_room, check_texts, load_yaml
 from .smalllm import SmallLMConfig
 
 #: the model that is trained from scratch, where a recipe names no other
@@ -66,13 +68,22 @@ class Evaluation:
             if isinstance(value, str) or not value:
                 raise ValueError(f"{name} must be a list with one name at least, got {value!r}")
             object.__setattr__(self, name, tuple(value))
+        check_texts(self, "split")
         parse_measures(self.measures)
         check_whole("num_results", self.num_results)
+        check_collections(self)
+
+
+#: sections that draw random numbers: their seed is the recipe's where they name none
+SEEDED: Mapping[str, Any] = {"small_lm": SmallLMConfig, "candidates": CandidateSettings}
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What is trained on what, and how it is compared; every section is optional but `data`, `llm` and `retriever`.
+
+    A section is given as a mapping of its fields, as YAML has it, or as its object. How many candidates the preferences
+    ask for follows from `candidates`, and a section's seed from `seed`; of an object, the default seed counts as none.
 
     Args:
         data: training queries and positives, as `open_examples` reads them.
@@ -119,28 +130,61 @@ class Recipe:
     seed: int = 42
 
     def __post_init__(self) -> None:
+        check_texts(self, "data", "split")
+        check_whole("seed", self.seed, least=0)
+        check_number("seed", self.seed, below=2**32)
         for name in ("ratios", "parts", "dpo", "expansion", "retriever"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"{name} must be a mapping of names to values, got {getattr(self, name)!r}")
+        for name in ("limit", "max_pairs", "min_relevance"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name))
+        self._derive()
+        self._check_systems()
+        self._check_parts()
+        check_data(self.data, self.split, self.ratios)
+        self._check_models()
+        self.expander_config("base", "pairs", "out")
+        self.retriever_config("train.jsonl", "out", "expandr", None)
+        self.expansion_settings()
+        check_room(self)
+
+    def _derive(self) -> None:
+        """Fill in what sections take from elsewhere in the recipe."""
+        for name, kind in SEEDED.items():
+            given = getattr(self, name)
+            if not isinstance(given, kind):
+                given = section(kind, name, given, {}, {"seed": self.seed})
+            elif given.seed == kind.seed:
+                given = replace(given, seed=self.seed)
+            object.__setattr__(self, name, given)
+        preferences, count = self.preferences, self.candidates.count
+        if isinstance(preferences, PreferenceSettings):
+            preferences = replace(preferences, candidates=count)
+        else:
+            decided = {"candidates": count, "rewards": PreferenceSettings.rewards}
+            preferences = section(PreferenceSettings, "preferences", preferences, decided)
+        object.__setattr__(self, "preferences", preferences)
+        if not isinstance(self.evaluation, Evaluation):
+            object.__setattr__(self, "evaluation", section(Evaluation, "evaluation", self.evaluation, {}))
+
+    def _check_systems(self) -> None:
         if isinstance(self.systems, str) or not self.systems:
             raise ValueError(f"systems must be a list with one name at least, got {self.systems!r}")
         object.__setattr__(self, "systems", tuple(self.systems))
         if unknown := [name for name in self.systems if name not in SYSTEMS]:
             raise ValueError(f"systems {unknown} are unknown: choose among {list(SYSTEMS)}")
+        if repeated := sorted({name for name in self.systems if self.systems.count(name) > 1}):
+            raise ValueError(f"systems {repeated} come twice")
+
+    def _check_parts(self) -> None:
         if set(self.parts) != {"llm", "retriever"}:
             raise ValueError(f"parts must have sizes for llm and retriever, got {sorted(self.parts)}")
+        for name, size in self.parts.items():
+            check_number(f"parts: {name}", size)
         are_counts(self.parts)
         if not all(self.parts.values()):
             raise ValueError(f"parts must leave queries to both, got {dict(self.parts)}")
-        for name in ("limit", "max_pairs", "min_relevance"):
-            if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name))
-        self._check_models()
-        if engine_parts(self.llm)[0] == "openai" and (trained := [n for n in self.systems if SYSTEMS[n].rewards]):
-            raise ValueError(f"llm {self.llm!r} is on a server and cannot be trained, which {trained} need")
-        self.expander_config("base", "pairs", "out")
-        self.retriever_config("train.jsonl", "out", "expandr", None)
-        self.expansion_settings()
 
     def _check_models(self) -> None:
         """Refuse what cannot be the name of a model here, before anything has been computed for it."""
@@ -156,6 +200,12 @@ class Recipe:
                 raise ValueError(f"{name}: there is no folder {place!r}")
             if name != "llm" and place != DEMO:
                 check_name(place)
+        if self.llm == SMALL or not (trained := [name for name in self.systems if SYSTEMS[name].rewards]):
+            return
+        if engine_parts(self.llm)[0] == "openai":
+            raise ValueError(f"llm {self.llm!r} is on a server and cannot be trained, which {trained} need")
+        if "adapter" in engine_parts(self.llm)[2]:
+            raise ValueError(f"llm {self.llm!r} has an adapter, and {trained} train another: merge it first")
 
     @property
     def model(self) -> str:
@@ -165,22 +215,36 @@ class Recipe:
     def engine_name(self, model: Path | None) -> str:
         """The recipe's engine for `open_engine`, with `model` in the place of its own."""
         word, _, options = engine_parts(self.llm)
-        written = "&".join(f"{name}={value}" for name, value in options.items())
+        written = "&".join(f"{name}={value}" for name, value in options.items() if name != "revision")
         return self.llm if model is None else f"{word}:{model}" + (f"?{written}" if written else "")
+
+    def origin(self) -> dict[str, Any]:
+        """`revision` and `trust_remote_code` of the language model, as the options of `llm` say them."""
+        engine = None if self.llm == SMALL else open_engine(self.llm)
+        return {
+            "revision": getattr(engine, "revision", None),
+            "trust_remote_code": getattr(engine, "trust_remote_code", False),
+        }
 
     def expander_config(self, base: str | Path, pairs: str | Path, out: str | Path) -> ExpanderTrainingConfig:
         """How the LLM is trained, with places filled in."""
-        places = {"base": str(base), "pairs": str(pairs), "out": str(out), "seed": self.seed}
-        return section(ExpanderTrainingConfig, "dpo", self.dpo, places)
+        places, origin = {"base": str(base), "pairs": str(pairs), "out": str(out)}, self.origin()
+        for name, value in origin.items():
+            if self.dpo.get(name, value) != value:
+                raise ValueError(
+                    f"dpo: {name} {self.dpo[name]!r} is not what llm {self.llm!r} says, {value!r}: write it there, as "
+                    f"NAME?{name}=VALUE, so that the model that writes is the one that is trained"
+                )
+        return section(ExpanderTrainingConfig, "dpo", self.dpo, places, {"seed": self.seed} | origin)
 
     def retriever_config(self, data: str | Path, out: str | Path, stage: str, expansions: str | Path | None) -> Any:
         """How the retriever is trained (`RetrieverTrainingConfig`), with places filled in."""
         from .retriever import RetrieverTrainingConfig
 
         values = dict(self.retriever) | {"base": encoder_name(str(self.retriever.get("base", "")))}
-        places = {"data": str(data), "out": str(out), "stage": stage, "seed": self.seed}
+        places: dict[str, Any] = {"data": str(data), "out": str(out), "stage": stage}
         places |= {"expansions": None if expansions is None else str(expansions)}
-        return section(RetrieverTrainingConfig, "retriever", values, places)
+        return section(RetrieverTrainingConfig, "retriever", values, places, {"seed": self.seed})
 
     def expansion_settings(self) -> dict[str, Any]:
         """Arguments of `LLMExpander`."""
@@ -197,19 +261,23 @@ class Recipe:
         return values
 
 
-def section(kind: Any, name: str, values: Mapping[str, Any], places: Mapping[str, Any]) -> Any:
-    """A dataclass of `values` and `places`; errors name the section.
+def section(
+    kind: Any, name: str, values: Any, places: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> Any:
+    """A dataclass of `values` and of what the recipe decides: `places` always, `defaults` where `values` say nothing.
 
     Raises:
-        ValueError: unknown fields (the known ones are listed), values that the recipe decides itself, or bad ones.
+        ValueError: unknown fields (the known ones are listed), values that the recipe decides itself, or bad ones; the
+            section is named.
     """
-    known = {item.name for item in fields(kind)} - (places.keys() - {"seed"})
+    known = {item.name for item in fields(kind)} - places.keys()
     if not isinstance(values, Mapping):
         raise ValueError(f"{name} must be a mapping of names to values, got {values!r}")
     if unknown := sorted(values.keys() - known):
         raise ValueError(f"{name}: unknown {unknown}, known are {sorted(known)}")
     try:
-        return kind(**{**places, **{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}})
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        return kind(**{**(defaults or {}), **given, **places})
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from error
 
@@ -229,14 +297,9 @@ def read_recipe(path: str | Path, *, seed: int | None = None) -> Recipe:
         >>> read_recipe("recipes/pocket.yaml").llm  # doctest: +SKIP
         'small'
     """
-    import yaml
-
+    text = Path(path).read_text(encoding="utf-8")
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
-    try:
-        return _recipe(values, seed)
+        return _recipe(load_yaml(text), seed)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{path}: {error}") from error
 
@@ -249,12 +312,6 @@ def _recipe(values: Any, seed: int | None) -> Recipe:
         values["seed"] = seed
     if missing := sorted({"data", "llm", "retriever"} - values.keys()):
         raise ValueError(f"the recipe lacks {missing}")
-    seeded = {"small_lm": SmallLMConfig, "candidates": CandidateSettings}
-    for name, kind in seeded.items():
-        values[name] = section(kind, name, values.get(name) or {}, {"seed": values.get("seed", Recipe.seed)})
-    decided = {"candidates": values["candidates"].count, "rewards": PreferenceSettings.rewards}
-    values["preferences"] = section(PreferenceSettings, "preferences", values.get("preferences") or {}, decided)
-    values["evaluation"] = section(Evaluation, "evaluation", values.get("evaluation") or {}, {})
     return section(Recipe, "recipe", values, {})
 
 
@@ -269,12 +326,6 @@ def _expanded(value: Any) -> Any:
     if "$" in expanded:
         raise ValueError(f"{value!r} names a variable of the environment that is not set")
     return expanded
-
-
-def check_whole(name: str, value: Any) -> None:
-    """Raise ValueError where `value` is no whole number from 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
 
 
 def encoder_name(name: str) -> str:

@@ -22,10 +22,8 @@ import pandas as pd
 from ..backends.base import Backend
 from ..backends.engines import engine_parts, open_engine
 from ..cache import GenerationCache
-from ..collections import BeirFolder
 from ..encoder import ExpandREncoder
 from ..expander import LLMExpander, RecordedExpander
-from ..fingerprint import file_fingerprint, model_fingerprint
 from ..index import FaissIndex
 from ..models.registry import load_encoder
 from ..recorded import write_expansions
@@ -39,10 +37,23 @@ from .pair_files import trl_row, write_pairs
 from .pair_report import PairReport
 from .pairs import read_decisions, write_decisions, write_report
 from .recipe import SMALL, SYSTEMS, Recipe, encoder_name
+from .recipe_inputs import (
+    corpus_identity,
+    data_identity,
+    encoder_identity,
+    file_stem,
+    model_identity,
+    queries_identity,
+)
 from .smalllm import train_small_lm
-from .stages import Stage
+from .stages import Stage, in_order
 
 logger = logging.getLogger(__name__)
+
+#: options of engines that say how texts are computed, and nothing of what they are
+HOW = (
+    "batch_size device tensor_parallel_size gpu_memory_utilization api_key_env concurrency timeout max_retries deadline"
+).split()
 
 
 class RecipeStages:
@@ -63,7 +74,7 @@ class RecipeStages:
     def examples(self) -> Stage:
         """llm.jsonl and retriever.jsonl: the queries that train either model."""
         recipe = self.recipe
-        names = ("data", "split", "min_relevance", "ratios", "limit", "parts", "seed")
+        names = ("split", "min_relevance", "ratios", "limit", "parts", "seed")
 
         def run(folder: Path) -> dict[str, Any]:
             counts = {}
@@ -75,7 +86,8 @@ class RecipeStages:
                     raise ValueError(f"{recipe.data!r} leaves no query for {part}: change parts {recipe.parts}")
             return counts
 
-        settings = {name: getattr(recipe, name) for name in names} | {"content": identity(recipe.data)}
+        settings = {name: getattr(recipe, name) for name in names}
+        settings["content"] = data_identity(recipe.data, recipe.split)
         return Stage("examples", settings, (), run)
 
     def _source(self) -> Iterator[TrainingExample]:
@@ -98,7 +110,7 @@ class RecipeStages:
             report = json.loads((model / "smalllm.json").read_text(encoding="utf-8"))
             return {"parameters": report["parameters"], "tokens": report["text_tokens"], "pairs": report["pairs"]}
 
-        settings = {"config": asdict(self.recipe.small_lm), "corpora": self._test_settings()}
+        settings = {"config": asdict(self.recipe.small_lm), "corpora": list(map(corpus_identity, self.test))}
         return (Stage("small-lm", settings, (self.examples(),), run),)
 
     def _llm(self, stages: tuple[Path, ...]) -> str:
@@ -106,16 +118,20 @@ class RecipeStages:
         return str(stages[0] / "model") if stages else self.recipe.model
 
     def _llm_settings(self) -> dict[str, Any]:
-        return {} if self.recipe.llm == SMALL else {"llm": identity(self.recipe.model)}
+        return {} if self.recipe.llm == SMALL else {"llm": model_identity(self.recipe.model)}
 
     def _backend(self, stages: tuple[Path, ...]) -> Backend:
         """The recipe's engine, with the model of a stage, or the recipe's own."""
         return open_engine(self.recipe.engine_name(stages[0] / "model" if stages else None), device=self.device)
 
     def _engine_settings(self) -> dict[str, Any]:
-        """What decides the generated texts: the model, and the engine where it is not transformers."""
-        engine = engine_parts(self.recipe.llm)[0]
-        return self._llm_settings() | ({} if engine == "hf" else {"engine": engine})
+        """What decides the generated texts: the model, the engine where it is not transformers, and its options."""
+        engine, _, written = engine_parts(self.recipe.llm)
+        options: dict[str, Any] = {name: text for name, text in written.items() if name not in HOW}
+        if "adapter" in options:
+            options["adapter"] = model_identity(options["adapter"])
+        said = {"engine": engine if engine != "hf" else None, "options": options}
+        return self._llm_settings() | {name: value for name, value in said.items() if value}
 
     def candidates(self) -> Stage:
         """candidates.jsonl: candidates and an answer for each query of the LLM's part."""
@@ -146,13 +162,19 @@ class RecipeStages:
             write_report(report, folder)
             kept = (one for one in read_decisions(decisions, sets) if one.dropped is None)
             rows = [trl_row(decision, self.recipe.candidates.prompt) for decision in kept]
+            if not rows:
+                reasons = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items())
+                raise ValueError(
+                    f"no pair is left of {report.queries} queries ({reasons}); filtered are those below "
+                    f"preferences: threshold {preferences.threshold_or_default}"
+                )
             limit = self.recipe.max_pairs
             if limit is not None and len(rows) > limit:
                 chosen = sorted(random.Random(self.recipe.seed).sample(range(len(rows)), limit))
                 rows = [rows[place] for place in chosen]
             return {"queries": report.queries, "pairs": write_pairs(folder / "pairs.jsonl", rows)}
 
-        settings = asdict(preferences) | {"encoder": identity(encoder), "seed": self.recipe.seed}
+        settings = asdict(preferences) | {"encoder": encoder_identity(encoder), "seed": self.recipe.seed}
         return Stage("pairs", settings | {"max_pairs": self.recipe.max_pairs}, (self.candidates(),), run)
 
     def trained(self, rewards: tuple[str, ...]) -> tuple[Stage, ...]:
@@ -167,7 +189,10 @@ class RecipeStages:
             return {"pairs": record["pairs"]["training"], "steps": record["steps"], **_rounded(after)}
 
         def merge(folder: Path, adapter: Path, *base: Path) -> dict[str, Any]:
-            model = merge_adapter(adapter / "adapter", folder / "model", base=self._llm(base), device=self.device)
+            origin = self.recipe.origin()
+            model = merge_adapter(
+                adapter / "adapter", folder / "model", base=self._llm(base), device=self.device, **origin
+            )
             record = json.loads((model / MERGE_RECORD).read_text(encoding="utf-8"))
             return _rounded({"error": record["error"], "effect": record["effect"]})
 
@@ -206,7 +231,8 @@ class RecipeStages:
                     counts = {name: counts[name] + found[name] for name in counts}
             return counts
 
-        settings = self.recipe.expansion_settings() | self._engine_settings() | self._test_settings()
+        queries = [[file_stem(collection), queries_identity(collection)] for collection in self.test]
+        settings = self.recipe.expansion_settings() | self._engine_settings() | {"collections": queries}
         return Stage("test-expansions", settings, self.trained(rewards), run)
 
     def retriever(self, stage: str, rewards: tuple[str, ...] | None) -> Stage:
@@ -218,13 +244,20 @@ class RecipeStages:
 
             recorded = expansions[0] / "expansions.jsonl" if expansions else None
             config = self.recipe.retriever_config(examples / "retriever.jsonl", folder / "model", stage, recorded)
+            config = replace(config, device=config.device or self.device)
             record = json.loads((train_retriever(config, verbose=self.verbose) / RECORD).read_text(encoding="utf-8"))
             return dict(record["data"])
 
-        config = asdict(self.recipe.retriever_config("d", "o", stage, None))
-        settings = {name: value for name, value in config.items() if name not in ("base", "data", "out", "expansions")}
-        settings |= {"base": identity(config["base"])}
-        return Stage(f"retriever-{stage}", settings, (self.examples(), *expanded), run)
+        return Stage(f"retriever-{stage}", self._retriever_settings(stage), (self.examples(), *expanded), run)
+
+    def _retriever_settings(self, stage: str) -> dict[str, Any]:
+        from .retriever import INDIFFERENT
+
+        config = self.recipe.retriever_config("d", "o", stage, None)
+        settings = {name: value for name, value in asdict(config).items() if name not in INDIFFERENT}
+        if config.dev_data is not None:
+            settings["dev_data"] = data_identity(config.dev_data, config.dev_split)
+        return settings | {"base": encoder_identity(config.base)}
 
     def index(self, retriever: Stage) -> Stage:
         """COLLECTION.faiss: the documents of each test collection, as that encoder reads them."""
@@ -239,19 +272,33 @@ class RecipeStages:
                 documents += len(index)
             return {"documents": documents}
 
-        return Stage("index", self._test_settings(), (retriever,), run)
+        corpora = [[file_stem(collection), corpus_identity(collection)] for collection in self.test]
+        return Stage("index", {"collections": corpora}, (retriever,), run)
+
+    def of(self, system: str) -> tuple[Stage, ...]:
+        """The index that a row of Table 3 searches, and the stage with its expansions where it has some."""
+        row = SYSTEMS[system]
+        index = self.index(self.retriever(row.retriever, row.rewards))
+        return (index,) if row.rewards is None else (index, self.test_expansions(row.rewards))
+
+    def users(self) -> dict[str, str]:
+        """Which systems each stage is for, by fingerprint: their names, or "all"."""
+        found: dict[str, list[str]] = {}
+        for name in self.recipe.systems:
+            for stage in in_order(self.of(name)):
+                found.setdefault(stage.fingerprint, []).append(name)
+        found[self.experiment().fingerprint] = list(self.recipe.systems)
+        every = len(self.recipe.systems)
+        return {key: "all" if len(names) == every > 1 else ", ".join(names) for key, names in found.items()}
 
     def experiment(self) -> Stage:
         """table.csv: every system on every collection, by the BEIR protocol."""
-        systems = {name: SYSTEMS[name] for name in self.recipe.systems}
-        inputs: list[Stage] = []
+        systems = {name: self.of(name) for name in self.recipe.systems}
+        inputs = [stage for stages in systems.values() for stage in stages]
         parts: dict[str, tuple[int, int | None]] = {}
-        for name, system in systems.items():
-            inputs.append(self.index(self.retriever(system.retriever, system.rewards)))
-            place = len(inputs) - 1
-            if system.rewards is not None:
-                inputs.append(self.test_expansions(system.rewards))
-            parts[name] = (place, None if system.rewards is None else len(inputs) - 1)
+        for name, stages in systems.items():
+            place = sum(len(systems[before]) for before in parts)  # dicts keep the order
+            parts[name] = place, place + 1 if len(stages) > 1 else None
 
         def run(folder: Path, *made: Path) -> dict[str, Any]:
             from ..beir import experiment
@@ -272,13 +319,12 @@ class RecipeStages:
             table(results.means(), list(parts)).to_csv(folder / "table.csv")
             return {"systems": len(parts), "collections": len(self.test)}
 
-        settings = {"systems": list(systems), "measures": list(self.recipe.evaluation.measures)} | self._test_settings()
+        collections = [
+            [c.name, corpus_identity(c), queries_identity(c), c.self_matches, c.evaluated_results] for c in self.test
+        ]
+        measures = list(map(str, self.recipe.evaluation.measures))
+        settings = {"systems": list(systems), "measures": measures, "collections": collections}
         return Stage("experiment", settings, tuple(inputs), run)
-
-    def _test_settings(self) -> dict[str, Any]:
-        sources = [c.dataset for c in self.test]
-        places = [str(s.path) if isinstance(s, BeirFolder) else repr(s) for s in sources]
-        return {"collections": [[c.name, identity(place)] for c, place in zip(self.test, places, strict=True)]}
 
 
 def table(means: pd.DataFrame, systems: list[str]) -> pd.DataFrame:
@@ -302,7 +348,7 @@ def _collections(recipe: Recipe) -> list[Any]:
 
 
 def _file(folder: Path, collection: Any, ending: str = ".jsonl") -> Path:
-    return folder / (collection.name.replace("/", "-") + ending)
+    return folder / (file_stem(collection) + ending)
 
 
 def _expand(expander: LLMExpander, topics: pd.DataFrame, path: Path) -> dict[str, Any]:
@@ -313,13 +359,3 @@ def _expand(expander: LLMExpander, topics: pd.DataFrame, path: Path) -> dict[str
 
 def _rounded(values: dict[str, float]) -> dict[str, Any]:
     return {name: float(f"{value:.4g}") for name, value in values.items()}
-
-
-def identity(name: str) -> dict[str, Any]:
-    """What a model or data set is: a hash over its files, or its name where it is not on this machine.
-
-    Of a hub model the name counts: its commit is not known before the download.
-    """
-    if Path(name).is_dir():
-        return model_fingerprint(name)
-    return {"name": name} | ({"sha256": file_fingerprint(name)} if Path(name).is_file() else {})

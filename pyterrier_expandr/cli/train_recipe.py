@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,8 @@ def run(
     from ..training.recipe_stages import RecipeStages
     from ..training.stages import build
 
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # trainers take a GPU that they see
     read = read_recipe(recipe, seed=seed)
     if dry_run:
         table = plan(read)

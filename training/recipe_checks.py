@@ -1,0 +1,108 @@
+"""What must fit together in a recipe, checked before anything runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..beir_collections import resolve
+from ..collections.opening import open_collection
+from .checks import check_number
+
+if TYPE_CHECKING:
+    from .recipe import Evaluation, Recipe
+
+#: tokens that a prompt takes at least; `SmallLMConfig` keeps as many free
+PROMPT = 64
+
+
+def check_texts(owner: Any, *names: str) -> None:
+    """Raise TypeError where a field that names something is no text, or an empty one."""
+    for name in names:
+        value = getattr(owner, name)
+        if not isinstance(value, str) or not value.strip():
+            raise TypeError(f"{name} must be a text, got {value!r}")
+
+
+def check_data(data: str, split: str, ratios: Mapping[str, Any]) -> None:
+    """Raise ValueError for shares of files that there are not, or a split that a collection on this machine lacks."""
+    for name, share in ratios.items():
+        check_number(f"ratios: {name}", share, above=0)
+        if share > 1:
+            raise ValueError(f"ratios: {name} must be 1 at most, got {share}")
+    path = Path(data)
+    if data == "pocket" or data.startswith("irds:") or (path / "corpus.jsonl").is_file():
+        if ratios:
+            raise ValueError(f"ratios are shares of JSONL files, and {data} is a collection: leave them out")
+        open_collection(data, split)
+    elif path.exists():
+        files = sorted(file.stem for file in path.glob("*.jsonl")) if path.is_dir() else [path.stem]
+        if unknown := sorted(ratios.keys() - set(files)):
+            raise ValueError(f"ratios name files that are not there: {unknown}; there are {files}")
+
+
+def check_collections(given: Evaluation) -> None:
+    """Raise ValueError for a folder, a collection or a split that is not there."""
+    if given.data is not None and not Path(given.data).is_dir():
+        raise ValueError(f"data: there is no folder {given.data!r}")
+    for collection in resolve(given.collections, data=given.data, split=given.split):
+        try:
+            _ = collection.dataset
+        except FileNotFoundError as error:
+            raise ValueError(str(error)) from error
+
+
+def check_room(recipe: Recipe) -> None:
+    """Raise ValueError where texts are asked for that the language model's context cannot hold."""
+    from .recipe import SMALL, SYSTEMS
+
+    context = _context(recipe)
+    rewards = [SYSTEMS[name].rewards for name in recipe.systems]
+    asked: dict[str, tuple[int, int]] = {}
+    if any(rewards):
+        asked["dpo: max_length"] = recipe.expander_config("base", "pairs", "out").max_length, 0
+        asked["candidates: max_new_tokens"] = recipe.candidates.max_new_tokens, PROMPT
+    if any(names is not None for names in rewards):
+        asked["expansion: max_new_tokens"] = recipe.expansion_settings()["max_new_tokens"], PROMPT
+    for name, (tokens, prompt) in asked.items():
+        if context is not None and tokens + prompt > context:
+            beside = f" beside {prompt} tokens of prompt" if prompt else ""
+            mend = "lower it, or raise small_lm: context" if recipe.llm == SMALL else "lower it"
+            raise ValueError(
+                f"{name} {tokens}{beside} exceeds the context of llm {recipe.llm!r}, {context} tokens: {mend}"
+            )
+
+
+def _context(recipe: Recipe) -> int | None:
+    """Tokens that the language model's positions allow, where that is known without a download."""
+    from .recipe import SMALL
+
+    if recipe.llm == SMALL:
+        return recipe.small_lm.context
+    config = Path(recipe.model) / "config.json"
+    return json.loads(config.read_text(encoding="utf-8")).get("max_position_embeddings") if config.is_file() else None
+
+
+def load_yaml(text: str) -> Any:
+    """The value of a YAML text; of two equal keys YAML would keep the last, which is refused.
+
+    Raises:
+        ValueError: no YAML, or a key that comes twice (its line is named).
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen = set()
+            for key, _ in node.value:
+                if key.value in seen:
+                    raise ValueError(f"line {key.start_mark.line + 1}: {key.value!r} comes twice")
+                seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"no YAML: {error}") from error

@@ -1,0 +1,62 @@
+"""What a recipe reads from elsewhere, told by its content: a changed file is noticed, and a moved one is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..beir_collections import SOURCES, Collection
+from ..collections import POCKET, BeirFolder
+from ..fingerprint import file_fingerprint, model_fingerprint
+from ..models.registry import ENCODERS
+from ..provenance import stable_repr
+
+
+def model_identity(name: str) -> dict[str, Any]:
+    """A hash over a model's files, or its name where it is not a folder.
+
+    Of a hub model the name counts: its commit is not known before the download.
+    """
+    return model_fingerprint(name) if Path(name).is_dir() else {"name": name}
+
+
+def encoder_identity(name: str) -> dict[str, Any]:
+    """`model_identity`, but a short name is never a folder, as `load_encoder` has it."""
+    return {"name": name} if name in ENCODERS else model_identity(name)
+
+
+def data_identity(source: str, split: str) -> dict[str, Any]:
+    """Hashes of the files that `open_examples` reads of a source, or its name where it is none of this machine."""
+    path = POCKET if source == "pocket" else Path(source)
+    if source.startswith("irds:"):
+        return {"name": source}
+    if (path / "corpus.jsonl").is_file():
+        return {"corpus": file_fingerprint(path / "corpus.jsonl"), "queries": _judged_queries(path, split)}
+    if path.is_dir():
+        return {file.name: file_fingerprint(file) for file in sorted(path.glob("*.jsonl"))}
+    return {"rows": file_fingerprint(path)} if path.is_file() else {"name": source}
+
+
+def corpus_identity(collection: Collection) -> str:
+    """What a test collection's documents are."""
+    return collection.corpus_fingerprint
+
+
+def queries_identity(collection: Collection) -> list[str]:
+    """What a test collection's queries and judgments are."""
+    dataset = collection.dataset
+    return _judged_queries(dataset.path, dataset.split) if isinstance(dataset, BeirFolder) else [stable_repr(dataset)]
+
+
+def file_stem(collection: Collection) -> str:
+    """What a stage calls its files of a collection: the name, and of a folder that is named by its path the last part
+    with a hash of the corpus, so that the folder may be moved."""
+    folder = Path(collection.name).name
+    if collection.name in SOURCES or folder == collection.name or not isinstance(collection.dataset, BeirFolder):
+        return collection.name.replace("/", "-")
+    return f"{folder}-{corpus_identity(collection)[:8]}"
+
+
+def _judged_queries(folder: Path, split: str) -> list[str]:
+    qrels = folder / "qrels" / f"{split}.tsv"
+    return [file_fingerprint(file) for file in (folder / "queries.jsonl", qrels) if file.is_file()]
