@@ -23,6 +23,7 @@ from pyterrier_expandr.cli import app
 from pyterrier_expandr.cli.train_expander import expander
 from pyterrier_expandr.prompts import PROMPTS, render
 from pyterrier_expandr.training.expander import ExpanderTrainingConfig, train_expander
+from pyterrier_expandr.training.expander_report import generation_lengths
 from pyterrier_expandr.training.pair_tokens import end_of_turn, held_out, tokenize_pairs
 from tests.tiny import TEMPLATE, build_tiny_llama
 
@@ -440,6 +441,22 @@ def test_a_finished_run_is_given_back_and_another_is_refused(trained, config):
     assert (trained[0] / "expander.json").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match=r"learning_rate: 0.002 there, 0.001 here\): name another folder"):
         train_expander(replace(config, learning_rate=1e-3))
+
+
+def test_other_pairs_and_another_base_are_named_without_their_hashes(trained, config, tmp_path):
+    with pytest.raises(ValueError, match=r"other settings \(other pairs \(pairs_sha256\)\): name"):
+        train_expander(replace(config, pairs=write(tmp_path / "p.jsonl", PAIRS[1:])))
+    with pytest.raises(ValueError, match=r"\(base dtype: 'float32' there, 'bfloat16' here; dtype: None there, 'bfl"):
+        train_expander(replace(config, dtype="bfloat16"))
+    build_tiny_llama(tmp_path / "base", seed=3)
+    with pytest.raises(ValueError, match=r"settings \(other base \(base sha256\)\)"):
+        train_expander(replace(config, base=str(tmp_path / "base")))
+
+
+def test_lengths_are_left_out_for_a_base_in_4_bits(config, tmp_path, caplog):
+    four = replace(config, load_in_4bit=True)
+    assert generation_lengths(four, [tuple(PAIRS[0]["prompt"])], "held-out", tmp_path) is None
+    assert "would load the base model in 16 bits" in caplog.text
 
 
 def test_modules_that_do_not_exist_are_refused(config, tmp_path):

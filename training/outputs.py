@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,20 @@ def is_first_process() -> bool:
 
 
 def _compare(found: dict[str, Any], settings: dict[str, Any], where: Path) -> None:
-    settings = json.loads(json.dumps(settings))
-    differ = [
-        f"{name}: {found.get(name)!r} there, {settings.get(name)!r} here"
-        for name in sorted(found.keys() | settings.keys())
-        if found.get(name) != settings.get(name)
-    ]
-    if differ:
+    if differ := list(_differences(found, json.loads(json.dumps(settings)))):
         raise ValueError(
             f"{where} was made with other settings ({'; '.join(differ)}): name another folder or remove it"
         )
+
+
+def _differences(found: dict[str, Any], settings: dict[str, Any], of: str = "") -> Iterator[str]:
+    for name in sorted(found.keys() | settings.keys()):
+        there, here = found.get(name), settings.get(name)
+        if there == here:
+            continue
+        if isinstance(there, dict) and isinstance(here, dict):
+            yield from _differences(there, here, f"{of}{name.removesuffix('_fingerprint')} ")
+        elif name.endswith("sha256"):  # two hashes tell a reader no more than that
+            yield f"other {(of + name.removesuffix('sha256')).strip(' _')} ({of}{name})"
+        else:
+            yield f"{of}{name}: {there!r} there, {here!r} here"
