@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -76,8 +77,9 @@ def test_a_text_cannot_spell_control_tokens(data):
 
 def test_every_weight_moves_and_the_loss_falls(trained, data):
     report = json.loads((trained / "smalllm.json").read_text())
+    assert report["settings"].items() > asdict(TINY).items()
     assert report["parameters"] == sum(p.numel() for p in load_file(trained / "model.safetensors").values())
-    longer = SmallLMConfig(**{**report["config"], "text_epochs": 8})
+    longer = replace(TINY, text_epochs=8)
     more = train_small_lm(*data, trained.parent / "longer", longer)
     assert json.loads((more / "smalllm.json").read_text())["loss"]["text"] < report["loss"]["text"] - 0.2
     for name, weight in load_file(more / "model.safetensors").items():
@@ -114,10 +116,15 @@ def test_a_killed_run_ends_in_the_same_weights(trained, data, tmp_path):
     assert (out / "smalllm.json").read_bytes() == (trained / "smalllm.json").read_bytes()
 
 
-def test_other_settings_are_refused_by_name(trained, data):
+def test_other_settings_are_refused_by_name(trained, data, tmp_path):
     with pytest.raises(ValueError, match=r"seed: 42 there, 7 here.*name another folder"):
-        train_small_lm(*data, trained, SmallLMConfig(**{**TINY.__dict__, "seed": 7}))
-    with pytest.raises(ValueError, match="the texts or pairs"):
+        train_small_lm(*data, trained, replace(TINY, seed=7))
+    older = tmp_path / "older"
+    older.mkdir()
+    (older / "smalllm.json").write_text('{"config": {"seed": 42}}')
+    with pytest.raises(ValueError, match="seed: None there, 42 here.*name another folder"):
+        train_small_lm(*data, older, TINY)
+    with pytest.raises(ValueError, match="texts_and_pairs_sha256: .* there"):
         train_small_lm(data[0][1:], data[1], trained, TINY)
 
 
@@ -129,10 +136,28 @@ def test_other_settings_are_refused_by_name(trained, data):
         ({"heads": 3}, "must be heads 3 times"),
         ({"passage_tokens": 500}, "context 512 must hold"),
         ({"prompt": "no field"}, "must contain {query}"),
+        ({"text_epochs": 0}, "text_epochs must be above 0"),
+        ({"pair_learning_rate": float("nan")}, "pair_learning_rate must be finite"),
+        ({"seed": -1}, "seed must be 0 or more"),
     ],
 )
 def test_settings_that_make_no_model_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
+        SmallLMConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"text_learning_rate": "1e-3"}, "text_learning_rate must be a number, got '1e-3' .YAML"),
+        ({"vocab_size": "1024"}, "vocab_size must be a whole number, got '1024'"),
+        ({"context": 512.0}, "context must be a whole number"),
+        ({"seed": "x"}, "seed must be a whole number, got 'x'"),
+        ({"layers": True}, "layers must be a whole number"),
+    ],
+)
+def test_what_is_no_number_is_refused_by_name(values, message):
+    with pytest.raises(TypeError, match=message):
         SmallLMConfig(**values)
 
 
@@ -146,5 +171,5 @@ def test_nothing_to_learn_from(tmp_path):
     with pytest.raises(ValueError, match="got 0 and 1"):
         train_small_lm([], [("q", "d")], tmp_path / "lm")
     (tmp_path / "other").mkdir()
-    with pytest.raises(ValueError, match="no small language model"):
+    with pytest.raises(ValueError, match="no finished run: it has no smalllm.json"):
         train_small_lm(["d"], [("q", "d")], tmp_path / "other")

@@ -27,7 +27,7 @@ def is_finished(out: Path, record: str, settings: dict[str, Any]) -> bool:
         return False
     if not (out / record).is_file():
         raise ValueError(f"{out} exists, and is no finished run: it has no {record}; name another folder")
-    _compare(json.loads((out / record).read_text(encoding="utf-8"))["settings"], settings, out)
+    _compare(json.loads((out / record).read_text(encoding="utf-8")).get("settings", {}), settings, out)
     return True
 
 

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..prompts import resolve_prompt
 from .checkpoints import last_checkpoint
+from .checks import check_number, check_whole
+from .outputs import claim, is_finished, publish, write_json
 from .smalllm_text import IGNORED, SPECIAL_TOKENS, build_tokenizer, pair_row, text_blocks
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+#: the file in the model's folder that says what made it
+RECORD = "smalllm.json"
 
 
 @dataclass(frozen=True)
 class SmallLMConfig:
     """Size and schedule of the small model; the defaults give 5.3 million parameters.
 
-    Raises ValueError where a value makes no model: sizes below 1, heads that do not divide `hidden_size`, passages that
-    leave no room for a prompt.
+    Raises TypeError where a number is none, ValueError where a value makes no model: sizes below 1, heads that do not
+    divide `hidden_size`, passages that leave no room for a prompt.
 
     Example:
         >>> SmallLMConfig(hidden_size=64, heads=4).context
@@ -48,11 +52,12 @@ class SmallLMConfig:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "layers", "heads", "block", "batch_size", "save_steps", "passage_tokens"):
-            if not isinstance(getattr(self, name), int):
-                raise TypeError(f"{name} must be a whole number, got {getattr(self, name)!r}")
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        sizes = ("vocab_size", "hidden_size", "layers", "heads", "context", "block", "passage_tokens")
+        for name in (*sizes, "batch_size", "save_steps"):
+            check_whole(name, getattr(self, name))
+        for name in ("text_epochs", "pair_epochs", "text_learning_rate", "pair_learning_rate"):
+            check_number(name, getattr(self, name), above=0)
+        check_whole("seed", self.seed, least=0)
         if self.vocab_size < 256 + len(SPECIAL_TOKENS):
             raise ValueError(f"vocab_size must hold all bytes and special tokens, {256 + len(SPECIAL_TOKENS)} at least")
         if self.hidden_size % self.heads or (self.hidden_size // self.heads) % 2:
@@ -90,7 +95,7 @@ def train_small_lm(
         verbose: show progress bars.
 
     Returns:
-        `out`, with `smalllm.json` saying what made it: configuration, data, losses, versions.
+        `out`, with `smalllm.json` saying what made it: settings, data, losses, versions.
 
     Raises:
         ValueError: no texts or no pairs, or `out` was made from other data or with another configuration.
@@ -104,11 +109,10 @@ def train_small_lm(
     texts, pairs = list(texts), list(pairs)
     if not texts or not pairs:
         raise ValueError(f"a language model needs texts and pairs to learn from, got {len(texts)} and {len(pairs)}")
-    settings = {"config": asdict(config), "data_sha256": _digest(texts, pairs)}
-    if _is_finished(out, settings):
+    settings = asdict(config) | {"texts_and_pairs_sha256": _digest(texts, pairs)}
+    if is_finished(out, RECORD, settings):
         return out
-    work = out.with_name(out.name + ".work")
-    _claim(work, settings)
+    work = claim(out, settings)
     tokenizer = build_tokenizer(texts, vocab_size=config.vocab_size, context=config.context)
     blocks = text_blocks(texts, tokenizer, config.block)
     template = resolve_prompt(config.prompt)
@@ -120,14 +124,19 @@ def train_small_lm(
         ("pairs", rows, config.pair_epochs, config.pair_learning_rate),
     ):
         losses[stage] = _train(model, tokenizer, data, work / stage, epochs, rate, config, verbose)
-    report = settings | {
+    report = {
+        "settings": settings,
         "parameters": model.num_parameters(),
         "text_tokens": sum(len(block["input_ids"]) for block in blocks),
         "pairs": len(rows),
         "loss": losses,
         "versions": {name: version(name) for name in ("pyterrier_expandr", "torch", "transformers", "tokenizers")},
     }
-    _publish(model, tokenizer, report, work, out)
+    finished = work / "finished"
+    model.eval().save_pretrained(finished)
+    tokenizer.save_pretrained(finished)
+    write_json(finished / RECORD, report)
+    publish(finished, out)
     return out
 
 
@@ -207,56 +216,3 @@ def _digest(texts: Sequence[str], pairs: Sequence[tuple[str, str]]) -> str:
     for part in (*texts, *(json.dumps(pair) for pair in pairs)):
         digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
     return digest.hexdigest()
-
-
-def _is_finished(out: Path, settings: dict[str, Any]) -> bool:
-    """Whether `out` is the model of these settings. Raises ValueError where it is anything else."""
-    if not out.exists():
-        return False
-    record = out / "smalllm.json"
-    if not record.is_file():
-        raise ValueError(f"{out} exists and is no small language model: name another folder")
-    _compare(json.loads(record.read_text(encoding="utf-8")), settings, out)
-    return True
-
-
-def _claim(work: Path, settings: dict[str, Any]) -> None:
-    """Make the working folder, or see that the one there belongs to these settings."""
-    work.mkdir(parents=True, exist_ok=True)
-    record = work / "settings.json"
-    if record.is_file():
-        _compare(json.loads(record.read_text(encoding="utf-8")), settings, work)
-    else:
-        _write(record, settings)
-
-
-def _compare(found: dict[str, Any], settings: dict[str, Any], where: Path) -> None:
-    differ = [
-        f"{name}: {found['config'].get(name)!r} there, {value!r} here"
-        for name, value in settings["config"].items()
-        if found["config"].get(name) != value
-    ]
-    if found["data_sha256"] != settings["data_sha256"]:
-        differ.append("the texts or pairs")
-    if differ:
-        raise ValueError(
-            f"{where} was made with other settings ({'; '.join(differ)}): name another folder or remove it"
-        )
-
-
-def _publish(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, report: dict[str, Any], work: Path, out: Path
-) -> None:
-    finished = work / "finished"
-    shutil.rmtree(finished, ignore_errors=True)
-    model.eval().save_pretrained(finished)
-    tokenizer.save_pretrained(finished)
-    _write(finished / "smalllm.json", report)
-    finished.rename(out)
-    shutil.rmtree(work)
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=1, sort_keys=True), encoding="utf-8")
-    partial.replace(path)
