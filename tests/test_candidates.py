@@ -193,6 +193,23 @@ def test_settings_that_draw_nothing_are_refused(values, message):
         CandidateSettings(**values)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"samples": 2.5}, "samples must be a whole number, got 2.5"),
+        ({"samples": "3"}, "samples must be a whole number, got '3'"),
+        ({"max_new_tokens": "48"}, "max_new_tokens must be a whole number, got '48'"),
+        ({"temperatures": ["hot"]}, "each of temperatures must be a number, got 'hot'"),
+        ({"answer_temperature": "1"}, "answer_temperature must be a number"),
+        ({"top_p": "0.9"}, "top_p must be a number"),
+        ({"seed": "x"}, "seed must be a whole number"),
+    ],
+)
+def test_what_is_no_number_is_refused_by_name(values, message):
+    with pytest.raises(TypeError, match=message):
+        CandidateSettings(**values)
+
+
 def test_an_example_without_a_positive():
     with pytest.raises(ValueError, match="'1' has no positive"):
         next(generate_candidates([TrainingExample("1", "q", (), ())], Scripted(lambda r: "x"), SMALL))

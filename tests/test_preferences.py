@@ -172,6 +172,21 @@ def test_settings_that_choose_nothing_are_refused(values, message):
         PreferenceSettings(**values)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"weights": ["a", "b"]}, "each of weights must be a number, got 'a'"),
+        ({"weights": 2}, "weights must be a list of numbers, got 2"),
+        ({"candidates": 2.5}, "candidates must be a whole number, got 2.5"),
+        ({"candidates": "4"}, "candidates must be a whole number, got '4'"),
+        ({"min_gap": "1e-3"}, "min_gap must be a number, got '1e-3'"),
+    ],
+)
+def test_what_is_no_number_is_refused_by_name(values, message):
+    with pytest.raises(TypeError, match=message):
+        PreferenceSettings(**values)
+
+
 @pytest.fixture
 def rows():
     made = decisions(candidates_of([[0.9, 0.8, 0.1]] * 2, [[0.9, 0.8, 0.1]] * 2), PreferenceSettings(candidates=3))

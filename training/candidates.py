@@ -15,6 +15,7 @@ from ..cleaning import strip_preamble
 from ..expander import generate_cached
 from ..jsonl import read_jsonl, write_jsonl
 from ..prompts import cut_to_fit, fit, resolve_prompt
+from .checks import check_number, check_whole
 from .examples import TrainingExample
 from .streams import in_chunks
 
@@ -61,6 +62,7 @@ class CandidateSettings:
 
     Raises:
         ValueError: no or equal temperatures, no samples, values out of range, or a template with other fields.
+        TypeError: a number that is none, or not whole where it counts something.
 
     Example:
         >>> CandidateSettings().count
@@ -77,13 +79,18 @@ class CandidateSettings:
     answer_temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.temperatures, (str, float, int)):
+        if isinstance(self.temperatures, str) or not isinstance(self.temperatures, Iterable):
             raise ValueError(f"temperatures must be a list of numbers, got {self.temperatures!r}")
-        object.__setattr__(self, "temperatures", tuple(float(value) for value in self.temperatures))
+        temperatures = tuple(self.temperatures)
+        for temperature in temperatures:
+            check_number("each of temperatures", temperature)
+        object.__setattr__(self, "temperatures", tuple(map(float, temperatures)))
+        for name in ("answer_temperature", "top_p"):
+            check_number(name, getattr(self, name))
+        for name in ("samples", "max_new_tokens"):
+            check_whole(name, getattr(self, name))
         if not self.temperatures or len(set(self.temperatures)) < len(self.temperatures):
             raise ValueError(f"temperatures must be one or more different values, got {self.temperatures}")
-        if self.samples < 1:
-            raise ValueError(f"samples must be 1 or more, got {self.samples}")
         for temperature in (*self.temperatures, self.answer_temperature):
             self.sampling(temperature)
         resolve_prompt(self.prompt)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..encoder import ExpandREncoder
 from .candidates import CandidateSet
+from .checks import check_number, check_whole
 from .encoding import embed
 from .rewards import REWARDS, Candidates, Reward, combined_reward
 from .streams import in_chunks
@@ -56,6 +57,7 @@ class PreferenceSettings:
     Raises:
         ValueError: an unknown filter or reward, no reward, another number of weights, fewer than 2 candidates, a
             negative gap.
+        TypeError: a number that is none, or candidates that are not whole.
 
     Example:
         >>> PreferenceSettings(filter="reference", candidates=13).threshold_or_default
@@ -77,14 +79,19 @@ class PreferenceSettings:
         for reward in self.rewards:
             if isinstance(reward, str) and reward not in REWARDS:
                 raise ValueError(f"reward {reward!r} is unknown: use one of {sorted(REWARDS)}, or a callable")
+        if self.weights is not None:
+            if isinstance(self.weights, (str, int, float)):
+                raise TypeError(f"weights must be a list of numbers, got {self.weights!r}")
+            for weight in self.weights:
+                check_number("each of weights", weight)
         if self.weights is not None and len(self.weights) != len(self.rewards):
             raise ValueError(f"give one weight for each of {len(self.rewards)} rewards, got {len(self.weights)}")
+        check_whole("candidates", self.candidates, least=0)
         if self.candidates < 2:
             raise ValueError(f"a pair needs 2 candidates at least, got candidates={self.candidates}")
         if self.threshold is not None and (isinstance(self.threshold, (bool, str)) or self.threshold != self.threshold):
             raise ValueError(f"threshold must be a number or None, got {self.threshold!r}")
-        if self.min_gap < 0:
-            raise ValueError(f"min_gap must be 0 or more, got {self.min_gap}")
+        check_number("min_gap", self.min_gap, least=0)
 
     @property
     def threshold_or_default(self) -> float:
