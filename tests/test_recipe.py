@@ -6,14 +6,20 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
+import pandas as pd
+import pyterrier as pt
 import pytest
 import yaml
 
+from pyterrier_expandr import FaissIndex, RecordedExpander
+from pyterrier_expandr.cli.train_recipe import _size, run
+from pyterrier_expandr.collections import pocket
 from pyterrier_expandr.training import recipe_stages
 from pyterrier_expandr.training.candidates import CandidateSet, CandidateSettings, write_candidates
+from pyterrier_expandr.training.examples import open_examples, split_examples
 from pyterrier_expandr.training.expander import ExpanderTrainingConfig
 from pyterrier_expandr.training.recipe import SYSTEMS, Evaluation, Recipe, read_recipe
-from pyterrier_expandr.training.recipe_plan import plan
+from pyterrier_expandr.training.recipe_plan import _billions, plan
 from pyterrier_expandr.training.recipe_stages import RecipeStages
 from pyterrier_expandr.training.retriever import RetrieverTrainingConfig
 from pyterrier_expandr.training.stages import in_order, status
@@ -35,7 +41,7 @@ preferences: {threshold: -1.0}
 dpo: {learning_rate: 1.0e-2, epochs: 1, batch_size: 2, max_length: 192, eval_fraction: 0.25, evaluations: 1,
       report_prompts: 0}
 expansion: {max_new_tokens: 6}
-retriever: {base: demo, batch_size: 4, epochs: 1, max_length: 16, dev_fraction: 0, negatives: 0}
+retriever: {base: demo, batch_size: 4, epochs: 1, max_length: 16, dev_fraction: 0, negatives: 0, learning_rate: 1.0e-3}
 evaluation: {collections: [pocket], num_results: 20}
 """)
 
@@ -106,14 +112,13 @@ def test_the_whole_loop_runs_and_ends_in_a_table(finished):
     assert "pairs" in table.loc["dpo", "counts"] and "effect" in table.loc["merge", "counts"]
 
 
-def test_a_second_run_does_nothing_and_shows_the_same(finished, monkeypatch):
+def test_a_second_run_does_nothing_and_shows_the_same(finished):
     file, root, said = finished
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    again = expandr("train", "run", file, "--folder", root, "--device", "cpu")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""  # so that no trainer sees a GPU
+    again = expandr("train", "run", file, "--folder", root)
     assert again.count("finished before") == 11 and again.splitlines()[-2:] == said.splitlines()[-2:]
     shown = expandr("train", "status", file, "--folder", root)
     assert shown.count("finished") == 11 and "documents 242" in shown
+    assert shown.count("ExpandR") == 11 and "iB" in shown
 
 
 def test_killed_in_every_stage_it_ends_in_the_same_table(finished, tmp_path):
@@ -318,12 +323,57 @@ def test_the_device_reaches_the_retriever(tmp_path):
         raw.run(tmp_path, tmp_path)
 
 
+def test_no_trainer_sees_a_gpu_where_the_cpu_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    run(write(tmp_path / "tiny.yaml"), device="cpu", dry_run=True)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
 def test_a_threshold_that_drops_everything_is_said(tmp_path, minilm):
     texts = ("one text", "two texts", "three texts")
     write_candidates(tmp_path / "candidates.jsonl", [CandidateSet("1", "a query", "d", "gold", "answer", texts)])
     recipe = read_recipe(write(tmp_path / "tiny.yaml", preferences={"threshold": 1.5}))
     with pytest.raises(ValueError, match=r"no pair is left of 1 queries \(1 filtered\).*threshold 1.5"):
         RecipeStages(recipe).pairs(("self", "retriever")).run(tmp_path, tmp_path)
+
+
+def test_each_system_searches_its_own_index_with_its_own_expansions(finished, tmp_path):
+    _, root, _ = finished
+    names = ["Query", "w/ Retriever Training", "ExpandR", "w/o LLM Training", "w/o Retriever Training"]
+    file, copied = write(tmp_path / "tiny.yaml", systems=names), shutil.copytree(root, tmp_path / "runs")
+    said = expandr("train", "run", file, "--folder", copied)
+    assert said.count("finished before") == 10
+    stages = RecipeStages(read_recipe(file))
+    made = {
+        "raw": stages.index(stages.retriever("raw", None)),
+        "ft": stages.index(stages.retriever("ft", None)),
+        "trained": stages.index(stages.retriever("expandr", ("self", "retriever"))),
+        "untrained": stages.index(stages.retriever("expandr", ())),
+        "texts": stages.test_expansions(("self", "retriever")),
+        "base texts": stages.test_expansions(()),
+    }
+    folders = {name: stage.folder(copied) for name, stage in made.items()}
+    by_hand = {
+        "Query": ("raw", None),
+        "w/ Retriever Training": ("ft", None),
+        "ExpandR": ("trained", "texts"),
+        "w/o LLM Training": ("untrained", "base texts"),
+        "w/o Retriever Training": ("raw", "texts"),
+    }
+    test = pocket("test")
+    table = pd.read_csv(stages.experiment().folder(copied) / "table.csv", index_col=0)
+    found = {}
+    for index, texts in {(i, t) for i in ("raw", "ft", "trained", "untrained") for t in (None, "texts", "base texts")}:
+        opened = FaissIndex(folders[index] / "pocket.faiss")
+        search = opened.query_encoder() >> opened.retriever(num_results=20)
+        if texts is not None:
+            search = RecordedExpander(folders[texts] / "pocket.jsonl") >> search
+        measured = pt.Evaluate(search(test.get_topics()), test.get_qrels(), ["ndcg_cut_10"], perquery=False)
+        found[index, texts] = measured["ndcg_cut_10"]
+    assert table.index.tolist() == names
+    for name, made_of in by_hand.items():
+        assert table.loc[name, "pocket nDCG@10"] == pytest.approx(found[made_of]), name
+    assert len({round(found[made_of], 6) for made_of in by_hand.values()}) == len(by_hand), found
 
 
 def test_ablations_share_what_they_can():
@@ -359,8 +409,9 @@ def test_the_papers_recipes_have_the_papers_values(name):
 def test_a_dry_run_prints_the_plan():
     said = expandr("train", "run", RECIPES / "paper-llama3-anchordr.yaml", "--dry-run")
     candidates = next(line.split() for line in said.splitlines() if "candidates" in line)
-    assert candidates[2] == "3,300,000" and candidates[4] == f"{3_300_000 * 512:,}"
-    assert "GiB in the largest stage" in said and said.count("index") == 6
+    assert candidates[-4] == "3,300,000" and candidates[-2] == f"{3_300_000 * 512:,}"
+    assert "GiB of weights or index in the largest stage" in said
+    assert [line.split()[0] for line in said.splitlines()].count("index") == 6
 
 
 def test_the_plan_counts_what_is_read_and_written():
@@ -369,6 +420,53 @@ def test_the_plan_counts_what_is_read_and_written():
     assert table.loc["index", "texts"] == 242 and table.loc["test-expansions", "texts"] == 37
     assert table.loc["candidates", "tokens_written"] == table.loc["candidates", "texts"] * 48
     assert table.loc["index", "memory_gib"] == pytest.approx(242 * 384 * 4 / 2**30)
+
+
+def test_the_plan_is_from_above():
+    recipe = read_recipe(RECIPES / "pocket.yaml")
+    examples: dict[str, list] = {"llm": [], "retriever": []}
+    for part, example in split_examples(open_examples("pocket", "train"), recipe.parts, recipe.seed):
+        examples[part].append(example)
+    positives = {part: sum(len(example.positives) for example in found) for part, found in examples.items()}
+    assert positives["retriever"] > len(examples["retriever"]) and positives["llm"] > len(examples["llm"])
+    table = plan(replace(recipe, systems=("ExpandR",))).set_index("stage")
+    config = recipe.retriever_config("data", "out", "expandr", None)
+    assert table.loc["retriever-expandr", "texts"] == positives["retriever"] * config.epochs * 3
+    assert table.loc["small-lm", "texts"] == 242 + positives["llm"]
+    # a fifth is held out, and measured before training, in the midst and after
+    dpo, pairs = recipe.expander_config("base", "pairs", "out"), len(examples["llm"])
+    held_out = -(-pairs // 5)
+    training = 2 * (pairs - held_out) * dpo.epochs + 2 * held_out * 3
+    generations = 2 * min(held_out, 4)
+    assert table.loc["dpo", "texts"] == training + generations
+    assert table.loc["dpo", "tokens_written"] == generations * 48
+    assert table.loc["dpo", "tokens_read"] >= 2 * training * dpo.max_length
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [("Qwen2.5-7B-Instruct", 7), ("mistralai/Mixtral-8x7B-Instruct-v0.1", 56), ("Qwen3-0.6B", 0.6)],
+)
+def test_the_size_in_a_name(name, billions):
+    assert _billions(name) == pytest.approx(billions)
+
+
+def test_each_stage_says_whom_it_is_for():
+    found = plan(read_recipe(RECIPES / "paper-llama3-contriever.yaml"))
+    said = found.groupby("stage")["for"].agg(list).to_dict()
+    assert said["pairs"] == ["ExpandR, w/o Retriever Training", "w/o Self-Reward", "w/o Retriever Reward"]
+    assert said["candidates"] == ["all but Query, w/ Retriever Training, w/o LLM Training"]
+    assert said["examples"] == said["experiment"] == ["all"]
+    assert said["retriever-raw"] == ["Query, w/o Retriever Training"]
+
+
+def test_sizes_are_written_for_people():
+    assert [_size(count) for count in (512, 1500, 3 * 2**20, 1023 * 2**20)] == [
+        "512 B",
+        "1.46 KiB",
+        "3 MiB",
+        "0.999 GiB",
+    ]
 
 
 def test_the_recipe_for_scifact_reads(expandr_data, monkeypatch):

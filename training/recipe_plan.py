@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from .examples import open_examples
+from .examples import are_counts, split_examples
 from .recipe import SMALL, Recipe, encoder_name
 from .recipe_stages import RecipeStages
 from .stages import Stage, in_order
@@ -26,29 +27,35 @@ GIB = 2**30
 
 
 def plan(recipe: Recipe) -> pd.DataFrame:
-    """`[stage, fingerprint, texts, tokens_read, tokens_written, memory_gib]` of each stage, estimated from above.
+    """`[stage, for, fingerprint, texts, tokens_read, tokens_written, memory_gib]` of each stage, estimated from above.
 
-    Texts are those that a model writes or reads. Every text is taken to be as long as its limit allows; what a filter
-    will drop is not known. `memory_gib` is that of the language model's weights in 16 bits (a tenth of a GiB for one
-    trained from scratch, half a GiB for an encoder), or of the largest index; NaN where a model's size is not known.
+    `for` names the systems that a stage is for. Texts are those that a model writes or reads. Every text is taken to be
+    as long as its limit allows; what a filter will drop is not known. Of data that is not on this machine `parts` are
+    believed, with one positive for each query.
+
+    `memory_gib` is a lower bound: the language model's weights in 16 bits (in 32 bits for a merge; a tenth of a GiB for
+    one trained from scratch, half a GiB for an encoder), or the largest index. What training keeps beside the weights
+    (gradients, optimizer, activations), and an engine's cache, come on top. NaN where a model's size is not known.
     Nothing is downloaded and no model is loaded.
 
     Raises:
         ValueError: fractions as `parts`, of data that is not on this machine.
     """
-    stages = in_order([RecipeStages(recipe).experiment()])
-    estimate = _Estimate(recipe)
-    rows = [(stage.name, stage.fingerprint, *estimate.of(stage)) for stage in stages]
-    return pd.DataFrame(rows, columns=["stage", "fingerprint", "texts", "tokens_read", "tokens_written", "memory_gib"])
+    stages = RecipeStages(recipe)
+    estimate, users = _Estimate(stages), stages.users()
+    found = in_order([stages.experiment()])
+    rows = [(stage.name, users[stage.fingerprint], stage.fingerprint, *estimate.of(stage)) for stage in found]
+    columns = ["stage", "for", "fingerprint", "texts", "tokens_read", "tokens_written", "memory_gib"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 class _Estimate:
     """Texts, tokens read, tokens written and GiB of a stage."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.queries = _queries(recipe)
-        sizes = [collection_size(collection) for collection in RecipeStages(recipe).test]
+    def __init__(self, stages: RecipeStages) -> None:
+        self.recipe = recipe = stages.recipe
+        self.queries, self.positives = _counts(stages)
+        sizes = [collection_size(collection) for collection in stages.test]
         self.documents, self.topics = (sum(size[place] for size in sizes) for place in (0, 1))
         self.largest = max(documents for documents, _ in sizes)
         self.llm = _billions(recipe.model) * 2e9 / GIB if recipe.llm != SMALL else 0.1
@@ -64,8 +71,10 @@ class _Estimate:
 
     def _small_lm(self, stage: Stage) -> tuple[int, int, int, float]:
         config = self.recipe.small_lm
-        pairs = self.queries["llm"] * (config.passage_tokens + PROMPT) * config.pair_epochs
-        return self.documents, int(self.documents * DOCUMENT * config.text_epochs + pairs), 0, self.llm
+        pairs = self.positives["llm"]
+        of_pairs = pairs * (config.passage_tokens + PROMPT) * config.pair_epochs
+        read = int(self.documents * DOCUMENT * config.text_epochs + of_pairs)
+        return self.documents + pairs, read, 0, self.llm
 
     def _candidates(self, stage: Stage) -> tuple[int, int, int, float]:
         settings, n = self.recipe.candidates, self.queries["llm"]
@@ -74,17 +83,25 @@ class _Estimate:
         return texts, read, texts * settings.max_new_tokens, self.llm
 
     def _pairs(self, stage: Stage) -> tuple[int, int, int, float]:
-        texts = self.queries["llm"] * (self.recipe.candidates.count + 3)
-        return texts, texts * min(DOCUMENT, self.recipe.candidates.max_new_tokens), 0, 0.5
+        settings, n = self.recipe.candidates, self.queries["llm"]
+        written = (settings.count + 1) * min(DOCUMENT, settings.max_new_tokens)
+        return n * (settings.count + 3), n * (written + DOCUMENT + PROMPT), 0, 0.5
 
     def _dpo(self, stage: Stage) -> tuple[int, int, int, float]:
         config = self.recipe.expander_config("base", "pairs", "out")
         pairs = min(self.queries["llm"], self.recipe.max_pairs or self.queries["llm"])
-        texts = round(pairs * (1 - config.eval_fraction) * 2 * config.epochs)
-        return texts, 2 * texts * config.max_length, 0, self.llm / (4 if config.load_in_4bit else 1)
+        held_out = math.ceil(pairs * config.eval_fraction)
+        # before the first step and then `evaluations` times, and each pair is two texts
+        passes = (pairs - held_out) * config.epochs + held_out * (config.evaluations + 1)
+        texts = math.ceil(2 * passes)
+        reference = 2 * pairs if config.precompute_reference else texts
+        generations = 2 * min(config.report_prompts, held_out or pairs)
+        read = (texts + reference) * config.max_length + generations * PROMPT
+        memory = self.llm / (4 if config.load_in_4bit else 1)
+        return texts + generations, read, generations * config.report_tokens, memory
 
     def _merge(self, stage: Stage) -> tuple[int, int, int, float]:
-        return 0, 0, 0, self.llm
+        return 0, 0, 0, 2 * self.llm
 
     def _expansions(self, stage: Stage) -> tuple[int, int, int, float]:
         return self._written(self.queries["retriever"])
@@ -102,7 +119,7 @@ class _Estimate:
         if stage.name == "retriever-raw":
             return 0, 0, 0, 0.5
         expansions = self.recipe.expansion_settings()["n"] if stage.name == "retriever-expandr" else 0
-        rows = round(self.queries["retriever"] * (1 - config.dev_fraction) * config.epochs)
+        rows = math.ceil(self.positives["retriever"] * (1 - config.dev_fraction) * config.epochs)
         texts = rows * (2 + config.negatives + expansions)
         return texts, texts * (config.max_length or DOCUMENT), 0, 0.5
 
@@ -123,22 +140,28 @@ def collection_size(collection: Any) -> tuple[int, int]:
     return sum(1 for _ in collection.get_corpus_iter()), len(collection.topics)
 
 
-def _queries(recipe: Recipe) -> dict[str, int]:
-    """How many queries each part has at most."""
-    sizes = recipe.parts
-    if sum(sizes.values()) > 1:
-        return {name: int(size) for name, size in sizes.items()}
-    examples = islice(open_examples(recipe.data, recipe.split, min_relevance=recipe.min_relevance), recipe.limit)
-    count = sum(1 for _ in examples)
-    return {name: round(count * size) for name, size in sizes.items()}
+def _counts(stages: RecipeStages) -> tuple[Counter[str], Counter[str]]:
+    """How many queries, and how many positives, each part has."""
+    recipe = stages.recipe
+    queries: Counter[str] = Counter()
+    positives: Counter[str] = Counter()
+    here = recipe.data == "pocket" or Path(recipe.data).exists()
+    if are_counts(recipe.parts) and not here:
+        sizes = Counter({name: int(size) for name, size in recipe.parts.items()})
+        return sizes, sizes
+    for part, example in split_examples(stages.source(), recipe.parts, recipe.seed):
+        queries[part] += 1
+        positives[part] += len(example.positives)
+    return queries, positives
 
 
 def _billions(model: str) -> float:
-    """Billions of weights, from the files of a folder or from a name such as Qwen2.5-7B; NaN where neither tells."""
+    """Billions of weights, from the files of a folder or from a name such as Qwen2.5-7B or Mixtral-8x7B; NaN where
+    neither tells."""
     if Path(model).is_dir():
         return sum(file.stat().st_size for file in Path(model).glob("*.safetensors")) / 2e9
-    found = re.search(r"(\d+(?:\.\d+)?)[bB](?![a-zA-Z])", model.rpartition("/")[2])
-    return float(found[1]) if found else float("nan")
+    found = re.search(r"(?:(\d+)x)?(\d+(?:\.\d+)?)[bB](?![a-zA-Z])", model.rpartition("/")[2])
+    return int(found[1] or 1) * float(found[2]) if found else float("nan")
 
 
 def _width(encoder: str) -> int:

@@ -79,7 +79,7 @@ class RecipeStages:
         def run(folder: Path) -> dict[str, Any]:
             counts = {}
             for part in recipe.parts:  # the source is read once for each part, so that nothing is held in memory
-                found = split_examples(self._source(), recipe.parts, recipe.seed)
+                found = split_examples(self.source(), recipe.parts, recipe.seed)
                 chosen = (example for name, example in found if name == part)
                 counts[part] = write_examples(folder / f"{part}.jsonl", chosen)
                 if not counts[part]:
@@ -90,7 +90,8 @@ class RecipeStages:
         settings["content"] = data_identity(recipe.data, recipe.split)
         return Stage("examples", settings, (), run)
 
-    def _source(self) -> Iterator[TrainingExample]:
+    def source(self) -> Iterator[TrainingExample]:
+        """The queries that both parts are taken from."""
         recipe = self.recipe
         ratios = recipe.ratios or None
         found = open_examples(
@@ -282,14 +283,13 @@ class RecipeStages:
         return (index,) if row.rewards is None else (index, self.test_expansions(row.rewards))
 
     def users(self) -> dict[str, str]:
-        """Which systems each stage is for, by fingerprint: their names, or "all"."""
-        found: dict[str, list[str]] = {}
-        for name in self.recipe.systems:
+        """Which systems each stage is for, by fingerprint: "ExpandR", "all", "all but Query"."""
+        names, found = self.recipe.systems, dict[str, list[str]]()
+        for name in names:
             for stage in in_order(self.of(name)):
                 found.setdefault(stage.fingerprint, []).append(name)
-        found[self.experiment().fingerprint] = list(self.recipe.systems)
-        every = len(self.recipe.systems)
-        return {key: "all" if len(names) == every > 1 else ", ".join(names) for key, names in found.items()}
+        found[self.experiment().fingerprint] = list(names)
+        return {fingerprint: _listed(users, names) for fingerprint, users in found.items()}
 
     def experiment(self) -> Stage:
         """table.csv: every system on every collection, by the BEIR protocol."""
@@ -359,3 +359,11 @@ def _expand(expander: LLMExpander, topics: pd.DataFrame, path: Path) -> dict[str
 
 def _rounded(values: dict[str, float]) -> dict[str, Any]:
     return {name: float(f"{value:.4g}") for name, value in values.items()}
+
+
+def _listed(some: list[str], names: tuple[str, ...]) -> str:
+    """`some` of `names` in few words."""
+    others = ", ".join(name for name in names if name not in some)
+    if len(names) == 1 or 2 * len(some) < len(names):
+        return ", ".join(some)
+    return f"all but {others}" if others else "all"

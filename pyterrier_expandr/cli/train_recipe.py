@@ -43,7 +43,8 @@ def run(
         typer.echo(table.to_string(index=False, float_format="{:.1f}".format, formatters=dict.fromkeys(_COUNTS, _many)))
         typer.echo(
             f"in all {texts:,} texts, {read_tokens:,} tokens read and {written:,} written at most; "
-            f"{table['memory_gib'].max():.1f} GiB in the largest stage"
+            f"{table['memory_gib'].max():.1f} GiB of weights or index in the largest stage, and what training or an "
+            "engine's cache needs beside them"
         )
         return
     root = folder or _root(recipe)
@@ -59,12 +60,23 @@ def status(recipe: RecipeFile, folder: Runs = None, seed: Seed = None) -> None:
     from ..training.recipe_stages import RecipeStages
     from ..training.stages import status as states
 
-    table = states([RecipeStages(read_recipe(recipe, seed=seed)).experiment()], folder or _root(recipe))
-    typer.echo(table.to_string(index=False, float_format="{:.1f}".format, na_rep="-"))
+    stages = RecipeStages(read_recipe(recipe, seed=seed))
+    table = states([stages.experiment()], folder or _root(recipe)).rename(columns={"bytes": "size"})
+    table.insert(1, "for", table["fingerprint"].map(stages.users()))
+    typer.echo(table.to_string(index=False, float_format="{:.1f}".format, na_rep="-", formatters={"size": _size}))
 
 
 _COUNTS = ("texts", "tokens_read", "tokens_written")
 _many = "{:,}".format
+
+
+def _size(count: float) -> str:
+    """A number of bytes for people: 512 B, 3.2 MiB."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} GiB"
 
 
 def _root(recipe: Path) -> Path:
