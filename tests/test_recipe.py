@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import shutil
@@ -329,6 +330,16 @@ def test_no_trainer_sees_a_gpu_where_the_cpu_is_asked_for(tmp_path, monkeypatch)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
+def test_4_bits_are_refused_before_the_first_stage(tmp_path):
+    if importlib.import_module("torch").cuda.is_available():
+        pytest.skip("there is a GPU")
+    file = write(tmp_path / "tiny.yaml", dpo={**TINY["dpo"], "load_in_4bit": True})
+    run(file, dry_run=True)  # plans for another machine
+    with pytest.raises(ValueError, match="load_in_4bit needs a CUDA device"):
+        run(file)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_threshold_that_drops_everything_is_said(tmp_path, minilm):
     texts = ("one text", "two texts", "three texts")
     write_candidates(tmp_path / "candidates.jsonl", [CandidateSet("1", "a query", "d", "gold", "answer", texts)])
@@ -534,6 +545,9 @@ def test_the_recipe_for_scifact_reads(expandr_data, monkeypatch):
         ),
         ({"dpo": {**TINY["dpo"], "max_length": 385}}, "dpo: max_length 385 exceeds the context of llm 'small', 384"),
         ({"dpo": {}}, "dpo: max_length 612 exceeds the context"),
+        ({"dpo": {**TINY["dpo"], "precompute_reference": "no"}}, "dpo: precompute_reference must be true or false"),
+        ({"dpo": {**TINY["dpo"], "epochs": float("inf")}}, "dpo: epochs must be finite"),
+        ({"retriever": {**TINY["retriever"], "epochs": float("inf")}}, "retriever: epochs must be finite"),
         ({"candidates": {"max_new_tokens": 321}}, "candidates: max_new_tokens 321 beside 64 tokens of prompt exceeds"),
         ({"expansion": {"max_new_tokens": 321}}, "expansion: max_new_tokens 321 beside 64 tokens of prompt exceeds"),
         ({"llm": "me/model-7B?revison=abc"}, "has no option revison"),

@@ -75,6 +75,19 @@ def check_room(recipe: Recipe) -> None:
             )
 
 
+def check_machine(recipe: Recipe) -> None:
+    """Raise what training the language model would raise on this machine after all the stages before it.
+
+    Raises:
+        ValueError: 4 bits without a CUDA device. ImportError: a package of the training is missing.
+    """
+    from .expander import _check_machine
+    from .recipe import SYSTEMS
+
+    if any(SYSTEMS[name].rewards for name in recipe.systems):
+        _check_machine(recipe.expander_config("base", "pairs", "out"))
+
+
 def _context(recipe: Recipe) -> int | None:
     """Tokens that the language model's positions allow, where that is known without a download."""
     from .recipe import SMALL

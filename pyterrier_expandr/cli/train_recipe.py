@@ -30,6 +30,7 @@ def run(
     import pandas as pd
 
     from ..training.recipe import read_recipe
+    from ..training.recipe_checks import check_machine
     from ..training.recipe_plan import plan
     from ..training.recipe_stages import RecipeStages
     from ..training.stages import build
@@ -47,6 +48,7 @@ def run(
             "engine's cache needs beside them"
         )
         return
+    check_machine(read)
     root = folder or _root(recipe)
     last = RecipeStages(read, device=device, verbose=True).experiment()
     build([last], root, say=typer.echo)
