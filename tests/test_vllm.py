@@ -15,6 +15,7 @@ from pyterrier_expandr import GenerationCache, HuggingFaceBackend
 from pyterrier_expandr.backends.openai import OpenAIBackend
 from pyterrier_expandr.backends.vllm import VLLMBackend
 from pyterrier_expandr.expander import generate_cached
+from pyterrier_expandr.training.merge import merge_adapter
 from tests.backend_contract import ANSWER, BackendContract, ask, generate_cached_until
 from tests.servers import vllm_serve
 from tests.tiny import build_saying_llama, build_tiny_llama
@@ -88,6 +89,17 @@ class TestInProcess(BackendContract):
             assert backend.generate(greedy) == expected
             backend.close()
             assert backend._llm is None and backend.generate(greedy) == expected  # it has started again
+
+    def test_a_merged_model_writes_what_base_and_adapter_write(self, tiny_llama, tmp_path):
+        pytest.importorskip("peft")
+        adapter = random_adapter(tiny_llama, tmp_path / "adapter")
+        merged = merge_adapter(adapter, tmp_path / "merged", device="cpu")
+        greedy = [ask("sky", temperature=0), ask("sea", temperature=0)]
+        expected = HuggingFaceBackend(tiny_llama, adapter=adapter, device="cpu").generate(greedy)
+        assert HuggingFaceBackend(merged, device="cpu").generate(greedy) == expected
+        assert HuggingFaceBackend(tiny_llama, device="cpu").generate(greedy) != expected
+        with VLLMBackend(merged, **SMALL) as backend:
+            assert backend.generate(greedy) == expected
 
     def test_an_engine_that_dies_is_said_and_started_anew(self, tiny_llama):
         requests, cache = [ask(f"{i}", max_new_tokens=1 if i < 3 else 300) for i in range(6)], GenerationCache()
