@@ -350,7 +350,7 @@ def test_a_threshold_that_drops_everything_is_said(tmp_path, minilm):
 
 def test_each_system_searches_its_own_index_with_its_own_expansions(finished, tmp_path):
     _, root, _ = finished
-    names = ["Query", "w/ Retriever Training", "ExpandR", "w/o LLM Training", "w/o Retriever Training"]
+    names = ["Query", "w/ Retriever Training", "ExpandR", "w/o Retriever Training"]
     file, copied = write(tmp_path / "tiny.yaml", systems=names), shutil.copytree(root, tmp_path / "runs")
     said = expandr("train", "run", file, "--folder", copied)
     assert said.count("finished before") == 10
@@ -359,22 +359,19 @@ def test_each_system_searches_its_own_index_with_its_own_expansions(finished, tm
         "raw": stages.index(stages.retriever("raw", None)),
         "ft": stages.index(stages.retriever("ft", None)),
         "trained": stages.index(stages.retriever("expandr", ("self", "retriever"))),
-        "untrained": stages.index(stages.retriever("expandr", ())),
         "texts": stages.test_expansions(("self", "retriever")),
-        "base texts": stages.test_expansions(()),
     }
     folders = {name: stage.folder(copied) for name, stage in made.items()}
     by_hand = {
         "Query": ("raw", None),
         "w/ Retriever Training": ("ft", None),
         "ExpandR": ("trained", "texts"),
-        "w/o LLM Training": ("untrained", "base texts"),
         "w/o Retriever Training": ("raw", "texts"),
     }
     test = pocket("test")
     table = pd.read_csv(stages.experiment().folder(copied) / "table.csv", index_col=0)
     found = {}
-    for index, texts in {(i, t) for i in ("raw", "ft", "trained", "untrained") for t in (None, "texts", "base texts")}:
+    for index, texts in by_hand.values():
         opened = FaissIndex(folders[index] / "pocket.faiss")
         search = opened.query_encoder() >> opened.retriever(num_results=20)
         if texts is not None:
