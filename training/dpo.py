@@ -82,8 +82,7 @@ def _arguments(config: ExpanderTrainingConfig, pairs: int, held_out: int, folder
         lr_scheduler_type="linear",
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.device_batch_size,
-        # TRL gives the mean of its batches' margins: they must be of one size to give that of the pairs.
-        per_device_eval_batch_size=math.gcd(held_out, config.device_batch_size),
+        per_device_eval_batch_size=even_batch(held_out, config.device_batch_size, processes),
         gradient_accumulation_steps=accumulation,
         max_grad_norm=config.max_grad_norm,
         max_length=config.max_length,
@@ -111,6 +110,20 @@ def _arguments(config: ExpanderTrainingConfig, pairs: int, held_out: int, folder
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one process on one GPU: DataParallel would multiply the batch
     return arguments
+
+
+def even_batch(rows: int, most: int, processes: int) -> int:
+    """The largest batch up to `most` that divides the rows of each process; 1 where their number is not the same.
+
+    TRL gives the mean of its batches' margins: only batches of one size, without a row that fills the last one, give
+    the mean of the pairs.
+
+    Example:
+        >>> even_batch(20, 4, 1), even_batch(30, 4, 2), even_batch(31, 4, 2)
+        (4, 3, 1)
+    """
+    share, rest = divmod(rows, processes)
+    return 1 if rest or not share else max(size for size in range(1, most + 1) if share % size == 0)
 
 
 def _check_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end: int, base: str) -> None:
