@@ -153,7 +153,7 @@ def train_expander(config: ExpanderTrainingConfig, *, verbose: bool = False) -> 
     Example:
         >>> train_expander(ExpanderTrainingConfig("Qwen/Qwen2.5-7B-Instruct", "pairs.jsonl", "out"))  # doctest: +SKIP
     """
-    _check_machine(config)
+    check_quantization(config)
     out = Path(config.out)
     backend = HuggingFaceBackend(
         config.base, dtype=config.dtype, revision=config.revision, trust_remote_code=config.trust_remote_code
@@ -271,7 +271,7 @@ def _settings(
     return settings | {"base_fingerprint": backend.fingerprint(), "pairs_sha256": digest}
 
 
-def _check_machine(config: ExpanderTrainingConfig) -> None:
+def check_quantization(config: ExpanderTrainingConfig) -> None:
     for name in ("trl", "peft"):
         if importlib.util.find_spec(name) is None:
             raise ImportError(f"training needs {name}: pip install 'pyterrier_expandr[train]'")

@@ -51,8 +51,7 @@ def merge_adapter(
     Weights are added in float32, which takes 4 bytes of memory for each, and then rounded to `dtype`. The model that
     was written is opened again, and its logits on sample prompts are compared with those of base and adapter, both
     computed in float32, so that nothing but the rounding of weights is seen. Where they differ, nothing is left at
-    `out`.
-    `HuggingFaceBackend` and vLLM open the folder.
+    `out`. `HuggingFaceBackend` and vLLM open the folder.
 
     Args:
         adapter: folder that `train_expander` or PEFT made. An adapter that was trained on a base in 4 bits is merged

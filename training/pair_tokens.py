@@ -62,8 +62,8 @@ def tokenize_pairs(
         source: what the pairs are called in errors, such as their file.
 
     Raises:
-        ValueError: a row of another form (its number is named), a prompt that the chat template
-            refuses, or a chat template that does not say where an answer begins.
+        ValueError: a row of another form (its number is named), a prompt that the chat template refuses, or a chat
+            template that does not say where an answer begins.
     """
     end = end_of_turn(backend)
     result = TokenizedPairs(end)
