@@ -153,7 +153,7 @@ def train_expander(config: ExpanderTrainingConfig, *, verbose: bool = False) -> 
     Example:
         >>> train_expander(ExpanderTrainingConfig("Qwen/Qwen2.5-7B-Instruct", "pairs.jsonl", "out"))  # doctest: +SKIP
     """
-    check_quantization(config)
+    check_requirements(config)
     out = Path(config.out)
     backend = HuggingFaceBackend(
         config.base, dtype=config.dtype, revision=config.revision, trust_remote_code=config.trust_remote_code
@@ -271,7 +271,8 @@ def _settings(
     return settings | {"base_fingerprint": backend.fingerprint(), "pairs_sha256": digest}
 
 
-def check_quantization(config: ExpanderTrainingConfig) -> None:
+def check_requirements(config: ExpanderTrainingConfig) -> None:
+    """Raise ImportError where a package of the training is missing, ValueError for 4 bits without a CUDA device."""
     for name in ("trl", "peft"):
         if importlib.util.find_spec(name) is None:
             raise ImportError(f"training needs {name}: pip install 'pyterrier_expandr[train]'")

@@ -81,11 +81,11 @@ def check_machine(recipe: Recipe) -> None:
     Raises:
         ValueError: 4 bits without a CUDA device. ImportError: a package of the training is missing.
     """
-    from .expander import check_quantization
+    from .expander import check_requirements
     from .recipe import SYSTEMS
 
     if any(SYSTEMS[name].rewards for name in recipe.systems):
-        check_quantization(recipe.expander_config("base", "pairs", "out"))
+        check_requirements(recipe.expander_config("base", "pairs", "out"))
 
 
 def _context(recipe: Recipe) -> int | None:
