@@ -30,7 +30,7 @@ from ..recorded import write_expansions
 from .candidates import generate_candidates, write_candidates
 from .examples import TrainingExample, examples_from_jsonl, open_examples, split_examples, write_examples
 from .expander import RECORD as ADAPTER_RECORD
-from .expander import train_expander
+from .expander import UNDECISIVE, train_expander
 from .merge import RECORD as MERGE_RECORD
 from .merge import merge_adapter
 from .pair_files import trl_row, write_pairs
@@ -197,8 +197,8 @@ class RecipeStages:
             record = json.loads((model / MERGE_RECORD).read_text(encoding="utf-8"))
             return _rounded({"error": record["error"], "effect": record["effect"]})
 
-        places = {"base": "", "pairs": "", "out": ""}
-        settings = {k: v for k, v in asdict(self.recipe.expander_config("b", "p", "o")).items() if k not in places}
+        config = asdict(self.recipe.expander_config("base", "pairs", "out"))
+        settings = {name: value for name, value in config.items() if name not in UNDECISIVE}
         dpo = Stage("dpo", settings | self._llm_settings(), (self.pairs(rewards), *self.base()), train)
         return (Stage("merge", self._llm_settings(), (dpo, *self.base()), merge),)
 
