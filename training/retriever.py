@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..fusion import NAMED_FUSIONS, check_fusion
 from .checkpoints import last_checkpoint
-from .checks import check_number
+from .checks import check_number, check_whole
 from .outputs import claim, is_finished, is_first_process, publish, write_json
 
 if TYPE_CHECKING:
@@ -135,9 +135,7 @@ class RetrieverTrainingConfig:
         least = {"batch_size": 2, "negatives": 0, "dev_queries": 1, "evaluations": 1, "max_length": 1, "patience": 1}
         for name, value in (least | {"mini_batch_size": 1}).items():
             if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), least=value)
-                if not isinstance(getattr(self, name), int):
-                    raise TypeError(f"{name} must be a whole number, got {getattr(self, name)!r}")
+                check_whole(name, getattr(self, name), least=value)
         check_number("dev_fraction", self.dev_fraction, least=0)
         if self.dev_fraction >= 1:
             raise ValueError(f"dev_fraction must be below 1, got {self.dev_fraction}")
