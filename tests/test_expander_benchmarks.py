@@ -3,10 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import dpo_effect, reward_validity
+from benchmarks import dpo_effect, reward_validity, scifact_small
 from benchmarks.report import RESULTS
 from pyterrier_expandr.paper import PATH as PAPER
 from pyterrier_expandr.training.candidates import CandidateSet
+from pyterrier_expandr.training.recipe import SYSTEMS
 
 
 def test_an_extract_is_the_documents_most_similar_sentences_in_order(encoder):
@@ -88,3 +89,16 @@ def test_summary_tells_effect_from_noise():
     found = dpo_effect.summary(values, 8)
     assert found["gain"] == pytest.approx(0.05, abs=0.02) and found["gain p"] < 0.01 < 0.05 < found["noise p"]
     assert found["rank trained"] == pytest.approx(8, abs=0.2) and found["rank p"] < 0.01 < 0.05 < found["rank noise p"]
+
+
+def test_the_whole_loop_as_recorded_and_as_the_documentation_tells_it():
+    result = json.loads((RESULTS / "scifact_small.json").read_text())
+    assert {row["system"] for row in result["table"]} == set(SYSTEMS), "all rows of Table 3"
+    *seeds, together = result["effect"]["rows"]
+    assert len(seeds) >= 3 and result["effect"]["settings"]["samples"] >= 8 and result["effect"]["queries"] == 300
+    assert together["gain"] > 0 and together["gain p"] < 0.05 < together["noise p"]
+    for row in seeds:
+        before, after = row["training"]["before"]["loss"], row["training"]["after"]["loss"]
+        assert before == pytest.approx(np.log(2), abs=1e-6) and after < before
+    text = (RESULTS.parent / "expander_training.md").read_text(encoding="utf-8")
+    assert scifact_small.markdown(result) in text, "copy what python -m benchmarks.scifact_small prints"
