@@ -7,6 +7,9 @@ and merged; then the trained model and the base write 8 passages for each of the
 more with another seed. Reported are
 
 - `similarity`: of a passage to the relevant document (all-MiniLM-L6-v2), mean over the passages of a query;
+- `similarity shortened`: the same for the trained model's passages, each cut to the words of one of the base where it
+  has more: what is left of the gain if the trained model may not write longer texts;
+- `words` of a passage;
 - `rank`: of a model's passages by reward (self reward plus retriever reward, Eq. 11) among those of both, 8.5 where the
   models are alike. The answer of the self reward is the base's, written with the relevant document before it;
 - `noise`: the same differences between the two samplings of the base.
@@ -45,22 +48,31 @@ from pyterrier_expandr.training.rewards import combined_reward, retriever_reward
 RECIPE = Path(__file__).parents[1] / "recipes" / "scifact-small.yaml"
 
 #: whose passages are compared, in this order
-SOURCES = ("trained", "base", "base again")
+SOURCES = ("trained", "base", "base again", "shortened")
+
+
+def shortened(passages: Sequence[str], like: Sequence[str]) -> tuple[str, ...]:
+    """Each passage cut to as many words as its counterpart has."""
+    return tuple(" ".join(text.split()[: len(other.split())]) for text, other in zip(passages, like, strict=True))
 
 
 def measure(sets: dict[str, list[CandidateSet]], encoder: ExpandREncoder) -> dict[str, np.ndarray]:
-    """For each query: similarity to gold (n,) by source, and `rank` (n,) of "trained" and "base again" among "base"."""
+    """By query: similarity to gold and words (n,) by source, and `rank` of "trained" and "base again" among "base"."""
     n, samples = len(sets["base"]), len(sets["base"][0].candidates)
     merged = []
     for place, base in enumerate(sets["base"]):
-        texts = tuple(text for source in SOURCES for text in sets[source][place].candidates)
+        written_by = {source: one[place].candidates for source, one in sets.items()}
+        written_by["shortened"] = shortened(written_by["trained"], written_by["base"])
+        texts = tuple(text for source in SOURCES for text in written_by[source])
         answer = base.answer or base.query
         merged.append(CandidateSet(base.query_id, base.query, base.positive_id, base.positive, answer, texts))
     found = compare(merged, encoder)
-    written = np.array([[bool(text.strip()) for text in row] for row in found.texts])
-    to_gold, to_answer = np.where(written, found.to_gold, 0), np.where(written, found.to_answer, 0)
-    mean = to_gold.reshape(n, len(SOURCES), samples).mean(axis=2)
-    values = {f"similarity {source}": mean[:, place] for place, source in enumerate(SOURCES)}
+    words = np.array([[len(text.split()) for text in row] for row in found.texts])
+    to_gold, to_answer = np.where(words, found.to_gold, 0), np.where(words, found.to_answer, 0)
+    values = {}
+    for name, of_texts in (("similarity", to_gold), ("words", words)):
+        mean = of_texts.reshape(n, len(SOURCES), samples).mean(axis=2)
+        values |= {f"{name} {source}": mean[:, place] for place, source in enumerate(SOURCES)}
     base = range(samples, 2 * samples)
     for start, source in ((0, "trained"), (2 * samples, "base again")):
         both = [*base, *range(start, start + samples)]  # of equal texts the base's ranks first
@@ -73,11 +85,13 @@ def measure(sets: dict[str, list[CandidateSet]], encoder: ExpandREncoder) -> dic
 def summary(values: dict[str, np.ndarray], samples: int) -> dict[str, float]:
     """Means over queries, differences to the base, and their p-values."""
     alike = np.full(len(values["rank trained"]), samples + 0.5)
-    trained, base, again = (values[f"similarity {source}"] for source in SOURCES)
-    effect, noise = permutation_test(trained, base), permutation_test(again, base)
+    trained, base, again, short = (values[f"similarity {source}"] for source in SOURCES)
+    effect, noise, shorter = (permutation_test(found, base) for found in (trained, again, short))
     return {name: float(value.mean()) for name, value in values.items()} | {
         "gain": float(effect.statistic),
         "gain p": float(effect.pvalue),
+        "gain shortened": float(shorter.statistic),
+        "gain shortened p": float(shorter.pvalue),
         "noise": float(noise.statistic),
         "noise p": float(noise.pvalue),
         "rank p": float(permutation_test(values["rank trained"], alike).pvalue),

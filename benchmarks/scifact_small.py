@@ -13,42 +13,78 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from benchmarks import dpo_effect
 from benchmarks.dpo_effect import RECIPE
 from benchmarks.report import sign
 from benchmarks.scifact import with_significance
-from pyterrier_expandr import RecordedExpander
+from pyterrier_expandr import ExpandREncoder, RecordedExpander
 from pyterrier_expandr.analysis import expansion_lengths, lengths_plot
+from pyterrier_expandr.demo import demo_encoder_folder
+from pyterrier_expandr.jsonl import read_jsonl
 from pyterrier_expandr.result_store import versions
 from pyterrier_expandr.results import Results
+from pyterrier_expandr.training.candidates import read_candidates
+from pyterrier_expandr.training.preferences import compare
 from pyterrier_expandr.training.recipe import SYSTEMS, read_recipe
 from pyterrier_expandr.training.recipe_stages import RecipeStages
 from pyterrier_expandr.training.stages import build, in_order
 
 BASELINE = "Query"
 
-#: columns of the second table, and how they are written
-EFFECT = {
-    "similarity base": ".4f",
-    "similarity trained": ".4f",
-    "gain": "+.4f",
-    "gain p": ".4f",
-    "noise": "+.4f",
-    "noise p": ".4f",
-    "rank trained": ".2f",
-    "rank p": ".4f",
-}
+#: systems that differ in the rewards by which their language model was trained
+TRAINED = ("ExpandR", "w/o Self-Reward", "w/o Retriever Reward")
+
+#: columns of the last table: the value, its heading, and how it is written
+EFFECT = (
+    ("words base", "words base", ".1f"),
+    ("words trained", "trained", ".1f"),
+    ("similarity base", "similarity base", ".4f"),
+    ("similarity trained", "trained", ".4f"),
+    ("gain", "gain", "+.4f"),
+    ("gain p", "p", ".4f"),
+    ("gain shortened", "shortened", "+.4f"),
+    ("gain shortened p", "p", ".4f"),
+    ("noise", "base again", "+.4f"),
+    ("noise p", "p", ".4f"),
+    ("rank trained", "rank", ".2f"),
+    ("rank p", "p", ".4f"),
+)
 
 
-def scores(results: Results) -> list[dict[str, Any]]:
-    """The rows of Table 3: each measure, its difference to the query alone, and the p-value of that (Holm)."""
+def scores(results: Results, baseline: str) -> list[dict[str, Any]]:
+    """The rows of Table 3: each measure, its difference to the baseline, and the p-value of that (Holm)."""
     means = results.means().drop(columns="collection").to_dict("records")
-    return with_significance(means, results, BASELINE)
+    return with_significance(means, results, baseline)
+
+
+def preferred(stages: RecipeStages, root: Path) -> list[dict[str, Any]]:
+    """What DPO learns from: mean similarity to the relevant document, and words, of all candidates of the training
+    queries, of the answers that the self reward compares them with, and of the chosen and the rejected by system."""
+    sets = list(read_candidates(stages.candidates().folder(root) / "candidates.jsonl"))
+    texts, encoder = [(one.answer, *one.candidates) for one in sets], ExpandREncoder(demo_encoder_folder())
+    found = compare([replace(one, candidates=row) for one, row in zip(sets, texts, strict=True)], encoder)
+    words = np.array([[len(text.split()) for text in row] for row in texts])
+    similarity = np.where(words, found.to_gold, 0)
+    rows = [_mean("candidates", similarity[:, 1:], words[:, 1:]), _mean("answers", similarity[:, 0], words[:, 0])]
+    place = {one.query_id: row for row, one in enumerate(sets)}
+    for name in TRAINED:
+        pairs = [row for _, row in read_jsonl(stages.pairs(SYSTEMS[name].rewards or ()).folder(root) / "pairs.jsonl")]
+        of = [place[row["query_id"]] for row in pairs]
+        for side in ("chosen", "rejected"):
+            column = [1 + row[f"{side}_candidate"] for row in pairs]
+            rows.append(_mean(f"{side}, {name}", similarity[of, column], words[of, column]))
+    return rows
+
+
+def _mean(texts: str, similarity: np.ndarray, words: np.ndarray) -> dict[str, Any]:
+    return {"texts": texts, "similarity": float(similarity.mean()), "words": float(words.mean())}
 
 
 def passages(stages: RecipeStages, root: Path) -> dict[str, pd.DataFrame]:
@@ -71,6 +107,7 @@ def run(root: Path, data: Path, out: Path | None) -> dict[str, Any]:
     lengths = expansion_lengths(passages(stages, root))
     if out is not None:
         lengths_plot(lengths, path=out / "scifact_small_lengths.svg")
+    results = Results.load(last.folder(root) / "results")
     (base,) = stages.base()
     pairs = stages.pairs(SYSTEMS["ExpandR"].rewards or ())
     plan = dpo_effect.Plan(base.folder(root) / "model", pairs.folder(root) / "pairs.jsonl", root / "effect")
@@ -78,7 +115,9 @@ def run(root: Path, data: Path, out: Path | None) -> dict[str, Any]:
     return {
         "versions": versions(),
         "stages": [{name: record[name] for name in ("stage", "seconds", "counts")} for record in records],
-        "table": scores(Results.load(last.folder(root) / "results")),
+        "table": scores(results, BASELINE),
+        "against ExpandR": scores(results, "ExpandR"),
+        "preferred": preferred(stages, root),
         "words": lengths.groupby("system", sort=False)["length"].mean().to_dict(),
         "effect": dpo_effect.run(plan, data),
     }
@@ -92,13 +131,11 @@ def markdown(result: dict[str, Any]) -> str:
         cells = [_cell(row) for row in result["table"] if row["system"] == system]
         words = result["words"].get(system)
         lines.append(f"| {system} | {' | '.join(cells)} | {'' if words is None else f'{words:.1f}'} |")
-    lines += [
-        "",
-        "| seed | similarity base | trained | gain | p | base again | p | rank trained | p |",
-        "|---" * 9 + "|",
-    ]
+    lines += ["", "| texts | similarity | words |", "|---|---|---|"]
+    lines += [f"| {row['texts']} | {row['similarity']:.3f} | {row['words']:.1f} |" for row in result["preferred"]]
+    lines += ["", f"| seed | {' | '.join(heading for _, heading, _ in EFFECT)} |", "|---" * (len(EFFECT) + 1) + "|"]
     for row in result["effect"]["rows"]:
-        written = [f"{row[name]:{form}}" for name, form in EFFECT.items()]
+        written = [f"{row[name]:{form}}" for name, _, form in EFFECT]
         lines.append(f"| {row['seed']} | {' | '.join(written)} |")
     return "\n".join(lines)
 

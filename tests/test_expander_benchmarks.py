@@ -76,6 +76,16 @@ def test_an_empty_passage_is_similar_to_nothing(encoder):
     assert values["similarity trained"] == [0] and values["rank trained"] == [3.5]
 
 
+def test_a_gain_by_length_alone_is_gone_when_shortened(encoder):
+    short, long = "Bread is baked", "Bread is baked because air scatters short waves of light, so the sky is blue."
+    values = dpo_effect.measure(
+        {"trained": sets([[long]]), "base": sets([[short]]), "base again": sets([[""]])}, encoder
+    )
+    assert values["similarity trained"] > values["similarity base"] + 0.3
+    assert values["similarity shortened"] == values["similarity base"]
+    assert (values["words trained"], values["words base"], values["words shortened"]) == (15, 3, 3)
+
+
 def test_summary_tells_effect_from_noise():
     draw = np.random.default_rng(1)
     base = draw.random(200)
@@ -83,11 +93,13 @@ def test_summary_tells_effect_from_noise():
         "similarity trained": base + 0.05 + 0.1 * draw.standard_normal(200),
         "similarity base": base,
         "similarity base again": base + 0.1 * draw.standard_normal(200),
+        "similarity shortened": base - 0.05 + 0.1 * draw.standard_normal(200),
         "rank trained": 8.0 + draw.standard_normal(200),
         "rank base again": 8.5 + draw.standard_normal(200),
     }
     found = dpo_effect.summary(values, 8)
     assert found["gain"] == pytest.approx(0.05, abs=0.02) and found["gain p"] < 0.01 < 0.05 < found["noise p"]
+    assert found["gain shortened"] == pytest.approx(-0.05, abs=0.02) and found["gain shortened p"] < 0.01
     assert found["rank trained"] == pytest.approx(8, abs=0.2) and found["rank p"] < 0.01 < 0.05 < found["rank noise p"]
 
 
@@ -98,7 +110,10 @@ def test_the_whole_loop_as_recorded_and_as_the_documentation_tells_it():
     assert len(seeds) >= 3 and result["effect"]["settings"]["samples"] >= 8 and result["effect"]["queries"] == 300
     assert together["gain"] > 0 and together["gain p"] < 0.05 < together["noise p"]
     for row in seeds:
-        before, after = row["training"]["before"]["loss"], row["training"]["after"]["loss"]
-        assert before == pytest.approx(np.log(2), abs=1e-6) and after < before
+        training = row["training"]
+        before, after, held_out = training["before"], training["after"], training["pairs"]["held out"]
+        assert before["loss"] == pytest.approx(np.log(2), abs=1e-6) and after["loss"] < before["loss"]
+        right = after["reward_accuracy"] * held_out
+        assert before["reward_accuracy"] is None and right == pytest.approx(round(right), abs=1e-4), "a share of pairs"
     text = (RESULTS.parent / "expander_training.md").read_text(encoding="utf-8")
     assert scifact_small.markdown(result) in text, "copy what python -m benchmarks.scifact_small prints"

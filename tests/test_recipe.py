@@ -95,9 +95,13 @@ def stages(**changes):
 
 
 def experiment(**changes):
+    return tiny(**changes).experiment()
+
+
+def tiny(**changes):
     from pyterrier_expandr.training.recipe import _recipe
 
-    return RecipeStages(_recipe(TINY | changes, None)).experiment()
+    return RecipeStages(_recipe(TINY | changes, None))
 
 
 def test_the_whole_loop_runs_and_ends_in_a_table(finished):
@@ -165,6 +169,16 @@ def test_killed_in_every_stage_it_ends_in_the_same_table(finished, tmp_path):
 def test_a_changed_setting_changes_its_stage_and_those_behind(changes, unchanged):
     before, after = stages(), stages(**changes)
     assert {name for name in before if before[name] == after[name]} == set(unchanged.split())
+
+
+def test_an_untrained_retriever_depends_on_no_training():
+    def raw(changes, retriever):
+        return tiny(**changes, retriever=TINY["retriever"] | retriever).retriever("raw", None).fingerprint
+
+    same = raw({"seed": 7, "limit": 5, "split": "test"}, {"learning_rate": 1.0e-5, "epochs": 2, "batch_size": 3})
+    assert same == raw({}, {})
+    for decides in ({"base": "contriever"}, {"max_length": 8}, {"pooling": "cls"}, {"query_prompt": "query: "}):
+        assert raw({}, decides) != same, decides
 
 
 def test_a_changed_setting_runs_only_what_is_behind_it(finished, tmp_path):
@@ -319,9 +333,9 @@ def test_the_device_reaches_the_retriever(tmp_path):
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    raw = RecipeStages(read_recipe(write(tmp_path / "tiny.yaml")), device="cuda").retriever("raw", None)
+    trained = RecipeStages(read_recipe(write(tmp_path / "tiny.yaml")), device="cuda").retriever("ft", None)
     with pytest.raises(ValueError, match="device='cuda' needs a GPU"):
-        raw.run(tmp_path, tmp_path)
+        trained.run(tmp_path, tmp_path)
 
 
 def test_no_trainer_sees_a_gpu_where_the_cpu_is_asked_for(tmp_path, monkeypatch):

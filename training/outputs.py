@@ -28,6 +28,8 @@ def is_finished(out: Path, record: str, settings: dict[str, Any]) -> bool:
     if not (out / record).is_file():
         raise ValueError(f"{out} exists, and is no finished run: it has no {record}; name another folder")
     _compare(json.loads((out / record).read_text(encoding="utf-8")).get("settings", {}), settings, out)
+    if is_first_process():
+        shutil.rmtree(_work(out), ignore_errors=True)  # its removal was interrupted
     return True
 
 
@@ -37,7 +39,7 @@ def claim(out: Path, settings: dict[str, Any]) -> Path:
     Raises:
         ValueError: it belongs to a run with other settings (they are named).
     """
-    work = out.with_name(out.name + ".work")
+    work = _work(out)
     record = work / "settings.json"
     if record.is_file():
         _compare(json.loads(record.read_text(encoding="utf-8")), settings, work)
@@ -58,6 +60,10 @@ def publish(finished: Path, out: Path) -> None:
 def is_first_process() -> bool:
     """Whether this process writes for all of a run that `accelerate launch` or `torchrun` started on many."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def _work(out: Path) -> Path:
+    return out.with_name(out.name + ".work")
 
 
 def _compare(found: dict[str, Any], settings: dict[str, Any], where: Path) -> None:

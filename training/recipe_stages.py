@@ -55,6 +55,9 @@ HOW = (
     "batch_size device tensor_parallel_size gpu_memory_utilization api_key_env concurrency timeout max_retries deadline"
 ).split()
 
+#: what decides an encoder that is not trained
+UNTRAINED = "base profile pooling max_length query_prompt doc_prompt revision trust_remote_code".split()
+
 
 class RecipeStages:
     """The stages of a recipe; `experiment` builds on all that its systems need.
@@ -238,6 +241,8 @@ class RecipeStages:
 
     def retriever(self, stage: str, rewards: tuple[str, ...] | None) -> Stage:
         """The encoder after that training: "raw", "ft", or "expandr" with the expansions of that LLM."""
+        if stage == "raw":
+            return self._untrained_retriever()
         expanded = (self.expansions(rewards),) if stage == "expandr" and rewards is not None else ()
 
         def run(folder: Path, examples: Path, *expansions: Path) -> dict[str, Any]:
@@ -250,6 +255,19 @@ class RecipeStages:
             return dict(record["data"])
 
         return Stage(f"retriever-{stage}", self._retriever_settings(stage), (self.examples(), *expanded), run)
+
+    def _untrained_retriever(self) -> Stage:
+        """The base encoder as training starts with it: neither data nor schedule is of any account to it."""
+
+        def run(folder: Path) -> dict[str, Any]:
+            from .retriever_trainer import open_base
+
+            config = self.recipe.retriever_config("data", "out", "raw", None)
+            open_base(config).model.save_pretrained(str(folder / "model"), create_model_card=False)
+            return {}
+
+        settings = self._retriever_settings("raw")
+        return Stage("retriever-raw", {name: settings[name] for name in UNTRAINED}, (), run)
 
     def _retriever_settings(self, stage: str) -> dict[str, Any]:
         from .retriever import INDIFFERENT

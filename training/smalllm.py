@@ -25,7 +25,7 @@ RECORD = "smalllm.json"
 
 @dataclass(frozen=True)
 class SmallLMConfig:
-    """Size and schedule of the small model; the defaults give 5.3 million parameters.
+    """Size and schedule of the small model; the defaults give 5.2 million parameters.
 
     Raises TypeError where a number is none, ValueError where a value makes no model: sizes below 1, heads that do not
     divide `hidden_size`, passages that leave no room for a prompt.
@@ -196,6 +196,7 @@ def _train(
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process on one GPU: DataParallel would multiply the batch
     trainer = Trainer(
         model=model,
         args=arguments,
