@@ -2,7 +2,7 @@
 
     EXPANDR_DATA=FOLDER python -m benchmarks.scifact_small --folder WORK [--out docs/results]
 
-Runs the recipe in WORK (about an hour on 4 CPU cores; what is finished there is not done again), then
+Runs the recipe in WORK (two to three hours on 2 CPU cores; what is finished there is not done again), then
 `benchmarks.dpo_effect` on its language model and its pairs with three seeds. `--out` gets scifact_small.json and a
 picture of the passages' lengths; what is printed stands in docs/expander_training.md.
 """
