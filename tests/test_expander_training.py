@@ -251,6 +251,7 @@ def test_the_adapter_names_its_base_and_what_made_it(trained, config):
     keys = weights(folder)
     assert len(keys) == 2 * 2 * 2 and all(("q_proj" in key) or ("v_proj" in key) for key in keys)
     adapter = json.loads((folder / "adapter_config.json").read_text())
+    assert adapter["target_modules"] == ["q_proj", "v_proj"], "in an order that is the same in every process"
     assert adapter["r"] == 8 and adapter["lora_alpha"] == 32 and adapter["base_model_name_or_path"] == config.base
     assert record["settings"]["learning_rate"] == 2e-3 and record["versions"]["trl"]
     assert (folder / "chat_template.jinja").read_text() == TEMPLATE

@@ -255,6 +255,10 @@ def _finish(settings: dict[str, Any], results: dict[str, Any], work: Path, out: 
     packages = ("pyterrier_expandr", "torch", "transformers", "trl", "peft")
     record = {"settings": settings, **results, "versions": {name: version(name) for name in packages}}
     finished = work / "finished"
+    file = finished / "adapter_config.json"
+    adapter = json.loads(file.read_text(encoding="utf-8"))
+    # PEFT keeps a set, whose order changes from process to process, and with it the adapter's fingerprint.
+    write_json(file, adapter | {"target_modules": sorted(adapter["target_modules"])})
     (finished / "README.md").write_text(adapter_card(record), encoding="utf-8")
     write_json(finished / RECORD, record)
     publish(finished, out)
