@@ -67,7 +67,8 @@ class ResultStore:
         self.folder = Path(folder)
         _check_names(systems)
         make_folder(self.folder)
-        before = read_experiment(self.folder) if any(self.folder.iterdir()) else {}
+        held = {path.name for path in self.folder.iterdir()} - {f".part.{EXPERIMENT}"}  # as a kill leaves it
+        before = read_experiment(self.folder) if held else {}
         if before.get("settings", settings) != dict(settings):
             raise ValueError(
                 f"{str(self.folder)!r} holds an experiment with {before['settings']}, not {dict(settings)}: "

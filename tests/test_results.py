@@ -209,3 +209,9 @@ def test_reading_results_stays_light():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_kill_before_the_first_record_is_whole_does_no_harm(tmp_path):
+    (tmp_path / ".part.experiment.json").write_text('{"format_ver')
+    ResultStore(tmp_path, ["a"], ["SciFact"], ["RR@10"], {})
+    assert [path.name for path in tmp_path.iterdir()] == ["experiment.json"]
