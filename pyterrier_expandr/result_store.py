@@ -67,7 +67,7 @@ class ResultStore:
         self.folder = Path(folder)
         _check_names(systems)
         make_folder(self.folder)
-        held = {path.name for path in self.folder.iterdir()} - {f".part.{EXPERIMENT}"}  # as a kill leaves it
+        held = set(self.folder.iterdir()) - {_part(self.folder / EXPERIMENT)}  # a kill leaves that
         before = read_experiment(self.folder) if held else {}
         if before.get("settings", settings) != dict(settings):
             raise ValueError(
@@ -235,10 +235,14 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def _part(path: Path) -> Path:
+    return path.with_name(f".part.{path.name}")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; it takes the place of `path` when the block ends well, and goes otherwise."""
-    part = path.with_name(f".part.{path.name}")
+    part = _part(path)
     try:
         yield part
         with open(part, "rb+") as file:
