@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pyterrier_expandr import HuggingFaceBackend
+from pyterrier_expandr.backends import sampling
 from pyterrier_expandr.backends.base import Sampling
 from pyterrier_expandr.backends.sampling import NucleusByRow, nucleus
 from tests.backend_contract import ANSWER, REQUESTS, BackendContract, ask
@@ -132,6 +133,17 @@ def test_draws_follow_the_distribution():
     assert shares[3] == 0  # outside the nucleus of 0.85
     for share, probability in zip(shares, [0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9], strict=False):
         assert share == pytest.approx(probability, abs=0.03)
+
+
+@pytest.mark.parametrize("spread", [0.5, 8.0], ids=["nucleus wider than what is looked at first", "narrow"])
+def test_looking_at_the_best_tokens_first_changes_no_draw(spread, monkeypatch):
+    torch.manual_seed(0)
+    logits, ids = torch.randn(32, 3000) * spread, torch.zeros(32, 5, dtype=torch.long)
+    settings = [Sampling(temperature=t, top_p=p) for t in (0, 0.7, 1.0, 1.3) for p in (0.3, 0.9, 0.99, 1.0)] * 2
+    sampler = NucleusByRow(settings, list(range(32)), 0, torch.device("cpu"))
+    drawn = sampler(ids, logits).argmax(-1)
+    monkeypatch.setattr(sampling, "NEAR", 3000)
+    assert drawn.tolist() == sampler(ids, logits).argmax(-1).tolist()
 
 
 def test_nucleus_keeps_at_least_one_token():

@@ -7,6 +7,9 @@ from transformers import LogitsProcessor
 
 from .base import Sampling
 
+#: the most probable tokens among which a row's nucleus is looked for first
+NEAR = 256
+
 
 class NucleusByRow(LogitsProcessor):
     """Leaves one token per row: drawn by temperature and top_p with the row's own noise (the Gumbel-max trick).
@@ -31,17 +34,35 @@ class NucleusByRow(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Scores (rows, vocabulary): 0 at the drawn token, minus infinity elsewhere."""
-        greedy = scores.argmax(-1, keepdim=True)
+        step = input_ids.shape[1] - self.prompt_length
         heated = scores.float() / self.temperature.clamp(min=1e-6)
-        outside = nucleus(heated.softmax(-1), self.top_p) == 0
-        noise = gumbel(self.seeds, input_ids.shape[1] - self.prompt_length, scores.shape[-1])
-        drawn = (heated + noise).masked_fill(outside, -torch.inf).argmax(-1, keepdim=True)
-        token = torch.where(self.temperature > 0, drawn, greedy)
+        probabilities = heated.softmax(-1)
+        # Sorting a whole vocabulary and drawing noise for it costs more than a small model's own step.
+        best, tokens = probabilities.topk(min(NEAR, scores.shape[-1]), dim=-1)
+        inside = nucleus(best, self.top_p)
+        drawn = _draw(heated.gather(-1, tokens), inside, tokens, self.seeds, step)
+        # Where the nucleus reaches past the tokens that were looked at, the row is drawn from the whole vocabulary.
+        far = (inside[:, -1] > 0).nonzero()[:, 0] if best.shape[-1] < scores.shape[-1] else []
+        if len(far):
+            everything = torch.arange(scores.shape[-1], device=scores.device)
+            wide = nucleus(probabilities[far], self.top_p[far])
+            drawn[far] = _draw(heated[far], wide, everything.expand(len(far), -1), self.seeds[far], step)
+        token = torch.where(self.temperature > 0, drawn, scores.argmax(-1, keepdim=True))
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
 
 
+def _draw(
+    heated: torch.Tensor, inside: torch.Tensor, tokens: torch.Tensor, seeds: torch.Tensor, step: int
+) -> torch.Tensor:
+    """One token id (rows, 1) among those of `tokens` (rows, k) whose probability `inside` is not 0."""
+    noisy = heated + gumbel(seeds, step, tokens)
+    return tokens.gather(-1, noisy.masked_fill(inside == 0, -torch.inf).argmax(-1, keepdim=True))
+
+
 def nucleus(probabilities: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """`probabilities` (rows, vocabulary) with 0 outside the smallest set of most probable tokens that reaches `top_p`.
+    """`probabilities` (rows, k) with 0 outside the smallest set of most probable tokens that reaches `top_p`.
+
+    Where not even all of them reach `top_p`, none becomes 0.
 
     Example:
         >>> nucleus(torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[0.7]]))
@@ -54,12 +75,11 @@ def nucleus(probabilities: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     return torch.where(probabilities >= threshold, probabilities, 0.0)
 
 
-def gumbel(seeds: torch.Tensor, step: int, vocabulary: int) -> torch.Tensor:
-    """Standard Gumbel noise (rows, vocabulary), float32, a pure function of seed (rows, 1), step and token id.
+def gumbel(seeds: torch.Tensor, step: int, tokens: torch.Tensor) -> torch.Tensor:
+    """Standard Gumbel noise (rows, k), float32, a pure function of seed (rows, 1), step and token id (k,) or (rows, k).
 
     The 64-bit mixer is splitmix64's: whole-number arithmetic, hence the same on every device, with no state to carry.
     """
-    tokens = torch.arange(vocabulary, device=seeds.device)
     x = seeds + _signed(0x9E3779B97F4A7C15) * (step + 1) + _signed(0xD1342543DE82EF95) * (tokens + 1)
     x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
