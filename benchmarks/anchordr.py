@@ -51,7 +51,7 @@ def build(name: str, device: str, dtype: torch.dtype) -> tuple[torch.nn.Module, 
     """A random model and the function from ids and mask to embeddings."""
     torch.manual_seed(0)
     if name == "anchordr":
-        from pyterrier_expandr.models.anchordr import AnchorDRConfig, AnchorDRModel
+        from pyterrier_expandr.encoding.models.anchordr import AnchorDRConfig, AnchorDRModel
 
         ours = AnchorDRModel(AnchorDRConfig(**t5_settings())).to(device, dtype)
         for parameter in ours.unused_parameters().values():

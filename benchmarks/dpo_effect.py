@@ -35,15 +35,15 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from pyterrier_expandr import ExpandREncoder, HuggingFaceBackend
-from pyterrier_expandr.demo import demo_encoder_folder
-from pyterrier_expandr.significance import permutation_test
-from pyterrier_expandr.training.candidates import CandidateSet, CandidateSettings, generate_candidates
-from pyterrier_expandr.training.examples import TrainingExample, open_examples
-from pyterrier_expandr.training.expander import RECORD, ExpanderTrainingConfig, train_expander
-from pyterrier_expandr.training.merge import merge_adapter
-from pyterrier_expandr.training.preferences import compare
-from pyterrier_expandr.training.recipe import read_recipe
-from pyterrier_expandr.training.rewards import combined_reward, retriever_reward, self_reward
+from pyterrier_expandr.cli.demo import demo_encoder_folder
+from pyterrier_expandr.evaluation.significance import permutation_test
+from pyterrier_expandr.training.data.examples import TrainingExample, open_examples
+from pyterrier_expandr.training.expander.merge import merge_adapter
+from pyterrier_expandr.training.expander.train import RECORD, ExpanderTrainingConfig, train_expander
+from pyterrier_expandr.training.preferences.candidates import CandidateSet, CandidateSettings, generate_candidates
+from pyterrier_expandr.training.preferences.choice import compare
+from pyterrier_expandr.training.preferences.rewards import combined_reward, retriever_reward, self_reward
+from pyterrier_expandr.training.recipe.recipe import read_recipe
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "scifact-small.yaml"
 

@@ -35,8 +35,8 @@ import pandas as pd
 import psutil
 
 from benchmarks.speed import Times, line, ratio, take_turns, torch_threads
-from pyterrier_expandr.backends.base import Backend, Request, Sampling
-from pyterrier_expandr.prompts import PROMPTS, render
+from pyterrier_expandr.expansion.backends.base import Backend, Request, Sampling
+from pyterrier_expandr.expansion.prompts import PROMPTS, render
 from tests.servers import transformers_serve, vllm_serve
 
 CONCURRENCY, CLIENT_ROUNDS = 16, 5
@@ -52,7 +52,7 @@ def build_model(folder: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from pyterrier_expandr.collections import pocket
-    from pyterrier_expandr.training.smalllm_text import build_tokenizer
+    from pyterrier_expandr.training.smalllm.text import build_tokenizer
 
     texts = [doc["text"] for doc in pocket().get_corpus_iter(verbose=False)]
     tokenizer = build_tokenizer(texts, vocab_size=8192, context=1024)
@@ -242,8 +242,8 @@ class Measurement:
 def measure(folder: Path, requests: list[Request], repeats: int, log: Path) -> tuple[Measurement, str]:
     """All systems; the engines that share no comparison are never in memory together."""
     from pyterrier_expandr import HuggingFaceBackend
-    from pyterrier_expandr.backends.openai import OpenAIBackend
-    from pyterrier_expandr.backends.vllm import VLLMBackend
+    from pyterrier_expandr.expansion.backends.openai import OpenAIBackend
+    from pyterrier_expandr.expansion.backends.vllm import VLLMBackend
 
     tokens = sum(len(r.samples) * r.sampling.max_new_tokens for r in requests)
     measured = Measurement(tokens)

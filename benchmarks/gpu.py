@@ -38,7 +38,7 @@ Arrays = dict[str, np.ndarray]
 
 def encoder_without_dropout(folder: Path) -> None:
     """The demo's encoder, whose training then depends on no device's random numbers."""
-    from pyterrier_expandr.demo import demo_encoder_folder
+    from pyterrier_expandr.cli.demo import demo_encoder_folder
 
     shutil.copytree(demo_encoder_folder(), folder)
     config = json.loads((folder / "config.json").read_text())
@@ -48,8 +48,8 @@ def encoder_without_dropout(folder: Path) -> None:
 
 def write_preferences(path: Path, pairs: int = 8) -> None:
     """Pairs that prefer a query's own passage to the next query's."""
-    from pyterrier_expandr.prompts import PROMPTS, render
-    from pyterrier_expandr.training.examples import open_examples
+    from pyterrier_expandr.expansion.prompts import PROMPTS, render
+    from pyterrier_expandr.training.data.examples import open_examples
 
     examples = list(islice(open_examples("pocket"), pairs + 1))
     with path.open("w", encoding="utf-8") as file:
@@ -110,7 +110,7 @@ def contrastive_step(folder: Path, work: Path, device: str, reduced: bool) -> Ar
     from safetensors.numpy import load_file
 
     from pyterrier_expandr.collections import pocket
-    from pyterrier_expandr.training.retriever import RetrieverTrainingConfig, train_retriever
+    from pyterrier_expandr.training.retriever.train import RetrieverTrainingConfig, train_retriever
 
     base = folder / "encoder"
     settings = {"batch_size": 32, "epochs": 0.01, "dev_fraction": 0, "precision": "fp32", "device": device}
@@ -127,7 +127,7 @@ def preference_step(folder: Path, work: Path, device: str, reduced: bool) -> Arr
     """What held-out pairs say of one step of `train_expander`, and the adapter that it makes."""
     from safetensors.numpy import load_file
 
-    from pyterrier_expandr.training.expander import RECORD, ExpanderTrainingConfig, train_expander
+    from pyterrier_expandr.training.expander.train import RECORD, ExpanderTrainingConfig, train_expander
 
     settings = {"learning_rate": 1e-3, "epochs": 1, "lora_dropout": 0.0, "eval_fraction": 0.25, "evaluations": 1}
     settings |= {"dtype": "float32", "report_prompts": 1, "report_tokens": 2}

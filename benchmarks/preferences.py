@@ -38,11 +38,11 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_expandr import ExpandREncoder, RecordedExpander
-from pyterrier_expandr.training.candidates import CandidateSet
-from pyterrier_expandr.training.encoding import TOKENS, batches, token_counts
-from pyterrier_expandr.training.examples import open_examples
-from pyterrier_expandr.training.preferences import PreferenceSettings, decide
-from pyterrier_expandr.training.rewards import combined_reward, retriever_reward, self_reward
+from pyterrier_expandr.training.data.examples import open_examples
+from pyterrier_expandr.training.preferences.candidates import CandidateSet
+from pyterrier_expandr.training.preferences.choice import PreferenceSettings, decide
+from pyterrier_expandr.training.preferences.rewards import combined_reward, retriever_reward, self_reward
+from pyterrier_expandr.training.preferences.text_embeddings import TOKENS, batches, token_counts
 
 from .speed import line, machine, ratio, take_turns
 
@@ -106,7 +106,7 @@ def padded_tokens(sets: list[CandidateSet], encoder: ExpandREncoder) -> tuple[in
 
 def speed(queries: int, repeats: int, ends: str, clock: str) -> list[dict[str, Any]]:
     """Queries per second and padded tokens of both ways."""
-    from pyterrier_expandr.demo import demo_encoder_folder
+    from pyterrier_expandr.cli.demo import demo_encoder_folder
 
     sets = list(islice(recorded(Path(os.environ["EXPANDR_DATA"]), ends), queries))
     encoder = ExpandREncoder(demo_encoder_folder(), max_length=512, device="cpu")

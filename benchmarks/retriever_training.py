@@ -33,13 +33,13 @@ import pandas as pd
 from ir_measures import R, nDCG
 
 from pyterrier_expandr import ExpandREncoder
+from pyterrier_expandr.cli.demo import demo_encoder_folder
 from pyterrier_expandr.collections import beir_folder
-from pyterrier_expandr.demo import demo_encoder_folder
-from pyterrier_expandr.recorded import read_expansions
-from pyterrier_expandr.significance import permutation_test
-from pyterrier_expandr.training.examples import TrainingExample, open_examples, write_examples
-from pyterrier_expandr.training.outputs import write_json
-from pyterrier_expandr.training.retriever import RetrieverTrainingConfig, train_retriever
+from pyterrier_expandr.evaluation.significance import permutation_test
+from pyterrier_expandr.expansion.recorded import read_expansions
+from pyterrier_expandr.training.data.examples import TrainingExample, open_examples, write_examples
+from pyterrier_expandr.training.retriever.train import RetrieverTrainingConfig, train_retriever
+from pyterrier_expandr.training.run_folder import write_json
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "retriever_training.json"
 EXPANSIONS = "query2doc.fs.Qwen2.5-72B-Instruct.0656857b.059e46.jsonl"
@@ -265,8 +265,8 @@ def _loss_and_batch(name: str, model: Any, rows: list[dict[str, Any]]) -> tuple[
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
     from sentence_transformers.util import batch_to_device, dot_score
 
-    from pyterrier_expandr.training.batches import FusedBatchCollator
-    from pyterrier_expandr.training.losses import ExpandRLoss
+    from pyterrier_expandr.training.retriever.fused_batches import FusedBatchCollator
+    from pyterrier_expandr.training.retriever.losses import ExpandRLoss
 
     if name.startswith("ExpandRLoss"):
         batch = FusedBatchCollator(model.preprocess)(rows)

@@ -39,13 +39,19 @@ from scipy.stats import spearmanr
 
 from benchmarks.scifact import EXPECTED
 from pyterrier_expandr import ExpandREncoder, FaissIndex, RecordedExpander
-from pyterrier_expandr.beir import resolve
-from pyterrier_expandr.demo import demo_encoder_folder
-from pyterrier_expandr.significance import permutation_test
-from pyterrier_expandr.training.candidates import CandidateSet
-from pyterrier_expandr.training.examples import open_examples
-from pyterrier_expandr.training.preferences import compare
-from pyterrier_expandr.training.rewards import Candidates, MeasureGain, combined_reward, retriever_reward, self_reward
+from pyterrier_expandr.cli.demo import demo_encoder_folder
+from pyterrier_expandr.evaluation.beir import resolve
+from pyterrier_expandr.evaluation.significance import permutation_test
+from pyterrier_expandr.training.data.examples import open_examples
+from pyterrier_expandr.training.preferences.candidates import CandidateSet
+from pyterrier_expandr.training.preferences.choice import compare
+from pyterrier_expandr.training.preferences.rewards import (
+    Candidates,
+    MeasureGain,
+    combined_reward,
+    retriever_reward,
+    self_reward,
+)
 
 #: the recorded passages that stand in for an answer, and are no candidates then
 WITHOUT_DOCUMENT = "query2doc.zs.gpt-4.1-nano.a5413fcf.13dccc.jsonl"

@@ -22,11 +22,11 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_expandr import ExpandREncoder, FaissIndex, RecordedExpander
-from pyterrier_expandr.beir import Collection, experiment, resolve
-from pyterrier_expandr.demo import demo_encoder_folder
-from pyterrier_expandr.result_store import versions
-from pyterrier_expandr.results import Results
-from pyterrier_expandr.sparse import bm25
+from pyterrier_expandr.cli.demo import demo_encoder_folder
+from pyterrier_expandr.evaluation.beir import Collection, experiment, resolve
+from pyterrier_expandr.evaluation.result_store import versions
+from pyterrier_expandr.evaluation.results import Results
+from pyterrier_expandr.retrieval.sparse import bm25
 
 EXPECTED = json.loads(Path(__file__).with_name("scifact_expected.json").read_text())
 MEASURES = ["nDCG@10", "R@100"]

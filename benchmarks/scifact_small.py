@@ -26,15 +26,15 @@ from benchmarks.report import sign
 from benchmarks.scifact import with_significance
 from pyterrier_expandr import ExpandREncoder, RecordedExpander
 from pyterrier_expandr.analysis import expansion_lengths, lengths_plot
-from pyterrier_expandr.demo import demo_encoder_folder
-from pyterrier_expandr.jsonl import read_jsonl
-from pyterrier_expandr.result_store import versions
-from pyterrier_expandr.results import Results
-from pyterrier_expandr.training.candidates import read_candidates
-from pyterrier_expandr.training.preferences import compare
-from pyterrier_expandr.training.recipe import SYSTEMS, read_recipe
-from pyterrier_expandr.training.recipe_stages import RecipeStages
-from pyterrier_expandr.training.stages import build, in_order
+from pyterrier_expandr.cli.demo import demo_encoder_folder
+from pyterrier_expandr.common.jsonl import read_jsonl
+from pyterrier_expandr.evaluation.result_store import versions
+from pyterrier_expandr.evaluation.results import Results
+from pyterrier_expandr.training.preferences.candidates import read_candidates
+from pyterrier_expandr.training.preferences.choice import compare
+from pyterrier_expandr.training.recipe.recipe import SYSTEMS, read_recipe
+from pyterrier_expandr.training.recipe.stages import RecipeStages
+from pyterrier_expandr.training.stage import build, in_order
 
 BASELINE = "Query"
 

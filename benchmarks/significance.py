@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from pyterrier_expandr.significance import permutation_test
+from pyterrier_expandr.evaluation.significance import permutation_test
 
 BATCHES = (10, 100, 1000)
 REPEATS = 3

@@ -25,17 +25,17 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from .backends.huggingface import HuggingFaceBackend as HuggingFaceBackend
-    from .backends.openai import OpenAIBackend as OpenAIBackend
-    from .backends.vllm import VLLMBackend as VLLMBackend
-    from .cache import GenerationCache as GenerationCache
-    from .cleaning import strip_preamble as strip_preamble
-    from .encoder import ExpandREncoder as ExpandREncoder
-    from .expander import LLMExpander as LLMExpander
-    from .expander import RecordedExpander as RecordedExpander
-    from .index import FaissIndex as FaissIndex
-    from .retriever import FaissRetriever as FaissRetriever
-    from .system import ExpandR as ExpandR
+    from .encoding.encoder import ExpandREncoder as ExpandREncoder
+    from .expansion.backends.huggingface import HuggingFaceBackend as HuggingFaceBackend
+    from .expansion.backends.openai import OpenAIBackend as OpenAIBackend
+    from .expansion.backends.vllm import VLLMBackend as VLLMBackend
+    from .expansion.cache import GenerationCache as GenerationCache
+    from .expansion.cleaning import strip_preamble as strip_preamble
+    from .expansion.expander import LLMExpander as LLMExpander
+    from .expansion.expander import RecordedExpander as RecordedExpander
+    from .retrieval.faiss_index import FaissIndex as FaissIndex
+    from .retrieval.faiss_retriever import FaissRetriever as FaissRetriever
+    from .systems.expandr import ExpandR as ExpandR
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from pyterrier_expandr.models.anchordr_model import AnchorDRConfig, AnchorDRModel
+from pyterrier_expandr.encoding.models.anchordr_model import AnchorDRConfig, AnchorDRModel
 
 FIXTURES = Path(__file__).parent / "fixtures" / "anchordr"
 

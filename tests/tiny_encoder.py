@@ -9,8 +9,8 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from pyterrier_expandr.training.examples import open_examples
-from pyterrier_expandr.training.losses import ExpandRLoss
+from pyterrier_expandr.training.data.examples import open_examples
+from pyterrier_expandr.training.retriever.losses import ExpandRLoss
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
-from ..frames import expansion_lists
+from ..common.frames import expansion_lists
 from .phrases import highlighted, shared_phrases
 from .texts import gold_documents
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..collections.opening import topics_of
-from ..frames import expansion_lists
+from ..common.frames import expansion_lists
 
 LOG = logging.getLogger(__name__)
 

@@ -111,8 +111,8 @@ def alignment(
 ) -> None:
     """How near queries are to their documents, alone and with each system's expansions."""
     from ..analysis import alignment_distances, alignment_plot, gold_documents, pair_vectors
-    from ..expander import RecordedExpander
-    from ..models.registry import load_encoder
+    from ..encoding.registry import load_encoder
+    from ..expansion.expander import RecordedExpander
 
     chosen = gold_documents(open_collection(collection, split), n=pairs, seed=seed)
     model = load_encoder(encoder, fuse=True, device=device)
@@ -140,8 +140,8 @@ def transfer(
     import ir_measures
 
     from ..analysis import transfer as matrix
-    from ..expander import RecordedExpander
-    from ..index import FaissIndex
+    from ..expansion.expander import RecordedExpander
+    from ..retrieval.faiss_index import FaissIndex
 
     dataset = open_collection(collection, split)
     opened = {name: FaissIndex(folder) for name, folder in pairs_of(index)}
@@ -166,7 +166,7 @@ def change(
 ) -> None:
     """Which queries gain and lose by expansion, and the ones that it hurts most."""
     from ..analysis import change_plot, per_query_change
-    from ..results import Results as ResultSet
+    from ..evaluation.results import Results as ResultSet
 
     scores = ResultSet.load(results, collections=collections_of(on)).per_query
     topics = None if texts is None else topics_of(open_collection(texts, split))
@@ -201,7 +201,7 @@ def case(
     import pyterrier as pt
 
     from ..analysis import case_study
-    from ..results import Results as ResultSet
+    from ..evaluation.results import Results as ResultSet
 
     opened = ResultSet.load(results)
     name = on or opened.collections[0]
@@ -233,7 +233,7 @@ def case(
 
 def collections_of(names: list[str] | None) -> list[str] | None:
     """Names as an experiment has them: "CQADupStack" stands for its sub-forums; None for all."""
-    from ..averages import FORUMS
+    from ..evaluation.averages import FORUMS
 
     if names is None:
         return None
@@ -265,8 +265,8 @@ def recorded(path: str | Path, topics: pd.DataFrame | None = None) -> pd.DataFra
     """
     import pandas as pd
 
-    from ..expander import RecordedExpander
-    from ..recorded import read_expansions
+    from ..expansion.expander import RecordedExpander
+    from ..expansion.recorded import read_expansions
 
     if topics is None:
         by_qid, by_query = read_expansions(path)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pyterrier as pt
 
-from .collections import pocket
-from .encoder import ExpandREncoder
-from .expander import LLMExpander, RecordedExpander
-from .index import FaissIndex
+from ..collections import pocket
+from ..encoding.encoder import ExpandREncoder
+from ..expansion.expander import LLMExpander, RecordedExpander
+from ..retrieval.faiss_index import FaissIndex
 
 MEASURES = ["ndcg_cut_10", "recall_100"]
 
@@ -85,7 +85,7 @@ def _expander(
     if llm is None:
         say("Expansions: recorded with the collection (name a model with --llm to have them written live)")
         return RecordedExpander(recorded)
-    from .backends.engines import open_engine
+    from ..expansion.backends.opening import open_engine
 
     engine = open_engine(llm, device=device)
     say(f"Expansions: written now by {llm}, kept in {folder / 'expansions.sqlite'}")
@@ -93,7 +93,7 @@ def _expander(
 
 
 def _bm25(folder: Path, collection: pt.datasets.Dataset, say: Callable[[str], None]) -> dict[str, pt.Transformer]:
-    from .sparse import bm25
+    from ..retrieval.sparse import bm25
 
     try:
         return {"BM25": bm25(collection.get_corpus_iter(), folder / "pocket.pisa")}

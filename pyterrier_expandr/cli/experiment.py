@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..system_names import GRAMMAR, SystemOpener
+from ..systems.names import GRAMMAR, SystemOpener
 from .analyse import pairs_of
 from .common import Device, Split, app
 
@@ -50,10 +50,10 @@ def experiment(
     device: Device = None,
 ) -> None:
     """Evaluate systems on collections, and print the tables."""
-    from .. import beir
-    from ..evaluation import parse_measures
-    from ..report import report
-    from ..result_store import make_folder
+    from ..evaluation import beir
+    from ..evaluation.cells import parse_measures
+    from ..evaluation.result_store import make_folder
+    from ..reports.page import report
 
     named = dict(pairs_of(system))
     if baseline is not None and baseline not in named:

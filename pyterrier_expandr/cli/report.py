@@ -30,8 +30,8 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Write the report here rather than print it.")] = None,
 ) -> None:
     """Tables of an experiment in Markdown, LaTeX or HTML, with significance and the paper's values."""
-    from ..report import report as written
-    from ..results import Results as ResultSet
+    from ..evaluation.results import Results as ResultSet
+    from ..reports.page import report as written
 
     chosen: dict[str, Any] = {"format": format, "layout": layout}
     text = written(

@@ -20,7 +20,7 @@ def demo(
     device: Device = None,
 ) -> None:
     """Compare BM25, a dense retriever and ExpandR on the collection that comes with the package."""
-    from ..demo import run_demo
+    from .demo import run_demo
 
     run_demo(folder or Path(tempfile.mkdtemp(prefix="expandr-demo-")), llm=llm, device=device, say=typer.echo)
 
@@ -44,9 +44,9 @@ def expand(
     device: Device = None,
 ) -> None:
     """Write an LLM's expansions of a collection's queries; a rerun goes on where it was interrupted."""
-    from ..backends.engines import open_engine
-    from ..expander import LLMExpander
-    from ..recorded import write_expansions
+    from ..expansion.backends.opening import open_engine
+    from ..expansion.expander import LLMExpander
+    from ..expansion.recorded import write_expansions
 
     topics = topics_of(open_collection(collection, split))
     if limit is not None:
@@ -84,8 +84,8 @@ def index(
     device: Device = None,
 ) -> None:
     """Encode a collection's documents into a FAISS index."""
-    from ..index import FaissIndex
-    from ..models.registry import load_encoder
+    from ..encoding.registry import load_encoder
+    from ..retrieval.faiss_index import FaissIndex
 
     model = load_encoder(
         encoder, fuse=True, pooling=pooling, max_length=max_length, batch_size=batch_size, device=device
@@ -115,7 +115,7 @@ def search(
     """Search an index with queries, fused with their expansions where some are given."""
     import pyterrier as pt
 
-    from ..index import FaissIndex
+    from ..retrieval.faiss_index import FaissIndex
 
     if bool(queries) == bool(collection):
         raise ValueError('name either queries ("why is the sky blue") or a --collection')
@@ -138,7 +138,7 @@ def search(
 @app.command(epilog="Example: expandr models")
 def models() -> None:
     """List the encoders and language models that can be opened by a short name."""
-    from ..models.registry import models_table
+    from ..encoding.registry import models_table
 
     typer.echo(models_table())
 
@@ -147,12 +147,12 @@ def _expander(expansions: Path | None, llm: str | None, device: str | None) -> A
     import pyterrier as pt
 
     if expansions is not None:
-        from ..expander import RecordedExpander
+        from ..expansion.expander import RecordedExpander
 
         return RecordedExpander(expansions)
     if llm is not None:
-        from ..backends.engines import open_engine
-        from ..expander import LLMExpander
+        from ..expansion.backends.opening import open_engine
+        from ..expansion.expander import LLMExpander
 
         return LLMExpander(open_engine(llm, device=device), verbose=True)
     return pt.Transformer.identity()

@@ -48,11 +48,11 @@ def pairs(
     device: Device = None,
 ) -> None:
     """Make preference pairs from relevance judgments; a rerun goes on where it was interrupted."""
-    from ..backends.engines import open_engine
-    from ..models.registry import load_encoder
-    from ..training.candidates import CandidateSettings
-    from ..training.pairs import PairsConfig, build_pairs
-    from ..training.preferences import PreferenceSettings
+    from ..encoding.registry import load_encoder
+    from ..expansion.backends.opening import open_engine
+    from ..training.preferences.candidates import CandidateSettings
+    from ..training.preferences.choice import PreferenceSettings
+    from ..training.preferences.pairs import PairsConfig, build_pairs
 
     candidates = CandidateSettings(
         temperatures=tuple(temperature or CandidateSettings.temperatures),

@@ -50,7 +50,7 @@ def expander(
     ] = False,
 ) -> None:
     """Train a LoRA adapter by DPO; a rerun goes on where it was interrupted."""
-    from ..training.expander import RECORD, ExpanderTrainingConfig, train_expander
+    from ..training.expander.train import RECORD, ExpanderTrainingConfig, train_expander
 
     config = ExpanderTrainingConfig(
         base,
@@ -99,7 +99,7 @@ def merge(
     ] = False,
 ) -> None:
     """Merge a LoRA adapter into its base model, and check the logits of the result."""
-    from ..training.merge import RECORD, merge_adapter
+    from ..training.expander.merge import RECORD, merge_adapter
 
     folder = merge_adapter(
         adapter,

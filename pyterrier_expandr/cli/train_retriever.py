@@ -49,7 +49,7 @@ def retriever(
     device: Device = None,
 ) -> None:
     """Train an encoder by contrast; a rerun goes on where it was interrupted."""
-    from ..training.retriever import RECORD, RetrieverTrainingConfig, train_retriever
+    from ..training.retriever.train import RECORD, RetrieverTrainingConfig, train_retriever
 
     config = RetrieverTrainingConfig(
         base,

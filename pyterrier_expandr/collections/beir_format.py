@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
-from ..jsonl import read_jsonl
+from ..common.jsonl import read_jsonl
 
 #: how the last column of a qrels file is headed, where it has a header
 HEADINGS = ("score", "label", "relevance", "rel")

@@ -8,7 +8,7 @@ import ir_datasets
 from ir_datasets.formats import BaseDocs, BaseQrels, BaseQueries, GenericQuery, TrecQrel
 from ir_datasets.indices import Docstore
 
-from ..jsonl import read_jsonl
+from ..common.jsonl import read_jsonl
 from .beir_format import BeirFolder
 
 NAME = "expandr-pocket"

@@ -13,11 +13,11 @@ import pyterrier as pt
 import torch
 from pyterrier_dr import BiEncoder, SimFn
 
-from . import hosting
-from .encoder_views import HELP_URL, DocEncoder, QueryEncoder, TextScorer
-from .fingerprint import model_fingerprint
+from ..common.fingerprint import model_fingerprint
+from . import sentence_transformer as hosting
 from .fusion import Fusion, check_fusion
 from .vectors import SourcedArray, with_source
+from .views import HELP_URL, DocEncoder, QueryEncoder, TextScorer
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -8,12 +8,12 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
-from .catalogue import ENCODERS, FIRST_DECODER_POSITION, LLMS, EncoderEntry, LLMEntry
+from .models.catalogue import ENCODERS, FIRST_DECODER_POSITION, LLMS, EncoderEntry, LLMEntry
 
 if TYPE_CHECKING:
     from pyterrier_dr import BiEncoder
 
-    from ..encoder import ExpandREncoder
+    from .encoder import ExpandREncoder
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def _check_checkpoint(name: str, entry: EncoderEntry, checkpoint: Any) -> None:
     elif pair:
         raise ValueError(f"{name!r} has one encoder: checkpoint= must be one folder or hub id, got {checkpoint!r}")
     elif checkpoint is not None and entry.pooling != FIRST_DECODER_POSITION:
-        from .anchordr_checkpoint import is_anchordr
+        from .models.anchordr_checkpoint import is_anchordr
 
         if is_anchordr(str(checkpoint)):  # T5's classes would open it without an error and compute something else
             raise ValueError(
@@ -98,8 +98,8 @@ def _check_checkpoint(name: str, entry: EncoderEntry, checkpoint: Any) -> None:
 
 
 def _load_dpr(entry: EncoderEntry, checkpoint: Any, options: dict[str, Any]) -> ExpandREncoder:
-    from ..encoder import ExpandREncoder
-    from .dpr import open_dpr
+    from .encoder import ExpandREncoder
+    from .models.dpr import open_dpr
 
     question, context = checkpoint or (str(entry.model), str(entry.context_model))
     return ExpandREncoder(open_dpr(question, context), **{"normalize": entry.normalize, **options})
@@ -110,7 +110,7 @@ def _load_pyterrier_dr(
 ) -> BiEncoder:
     import pyterrier_dr
 
-    from ..hosting import opening
+    from .sentence_transformer import opening
 
     home = getattr(pyterrier_dr, entry.home.partition(".")[2])
     if unknown := sorted(options.keys() - inspect.signature(home.__init__).parameters.keys()):
@@ -131,7 +131,7 @@ def _load_pyterrier_dr(
 
 
 def _load_entry(entry: EncoderEntry, checkpoint: Any, options: dict[str, Any]) -> ExpandREncoder:
-    from ..encoder import ExpandREncoder
+    from .encoder import ExpandREncoder
 
     model = str(checkpoint or entry.model)
     # Prefixes are given even where they are empty: a checkpoint saved with others would be used otherwise than listed.
@@ -151,7 +151,7 @@ def _load_unlisted(name: str, checkpoint: Any, fuse: bool | None, options: dict[
     check_name(name)
     if checkpoint is not None or fuse is False:
         raise ValueError(f"{name!r} is no name of the table: checkpoint= and fuse=False are for those")
-    from ..encoder import ExpandREncoder
+    from .encoder import ExpandREncoder
 
     return ExpandREncoder(name, **options)
 

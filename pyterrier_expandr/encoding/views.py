@@ -10,7 +10,7 @@ import pyterrier as pt
 from pyterrier_dr import SimFn
 from pyterrier_dr.biencoder import BiDocEncoder, BiQueryEncoder, BiScorer
 
-from .frames import document_texts, expansion_lists, query_texts
+from ..common.frames import document_texts, expansion_lists, query_texts
 from .fusion import Fusion, check_fusion, fuse
 from .vectors import SourcedArray, with_source
 

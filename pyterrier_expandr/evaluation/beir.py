@@ -11,12 +11,12 @@ from pathlib import Path
 import pyterrier as pt
 from ir_measures import Measure
 
+from ..systems.expandr import ExpandR
 from .beir_collections import Collection, resolve
-from .evaluation import evaluate, parse_measures, search
+from .cells import evaluate, parse_measures, search
 from .provenance import describe_pipeline, digest
 from .result_store import ResultStore
 from .results import Results
-from .system import ExpandR
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
+from ..collections import BeirFolder
+from ..collections.opening import open_collection, topics_of
+from ..common.fingerprint import file_fingerprint
 from .averages import AVERAGES, COLLECTIONS, FORUMS
-from .collections import BeirFolder
-from .collections.opening import open_collection, topics_of
-from .fingerprint import file_fingerprint
 from .provenance import digest, stable_repr
 
 logger = logging.getLogger(__name__)

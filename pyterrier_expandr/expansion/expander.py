@@ -16,10 +16,10 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
+from ..common.frames import query_texts
 from .backends.base import Backend, Generation, Request, Sampling
 from .cache import GenerationCache
 from .cleaning import strip_preamble
-from .frames import query_texts
 from .prompts import fit, resolve_prompt
 from .recorded import Record, read_expansions
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from .frames import without_surrogates
-from .jsonl import read_jsonl, write_jsonl
+from ..common.frames import without_surrogates
+from ..common.jsonl import read_jsonl, write_jsonl
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 
-from .report_tables import Cell, Table
+from .tables import Cell, Table
 
 MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .averages import AVERAGES, FORUMS
-from .beir_collections import SOURCES
-from .models.catalogue import ENCODERS
+from ..encoding.models.catalogue import ENCODERS
+from ..evaluation.averages import AVERAGES, FORUMS
+from ..evaluation.beir_collections import SOURCES
+from ..evaluation.result_store import CELL, cell_folder
+from ..evaluation.results import Results
 from .paper import CAPPED_RECALL, PaperRow, inconsistencies, paper_row
-from .result_store import CELL, cell_folder
-from .results import Results
 
 #: rows of the paper whose retriever was not trained further; in all others with a slash in their name it was
 UNTRAINED = ("Raw", "Query", "query", "vanilla", "w/o Retriever Training")

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ..encoding.vectors import describe_source, same_vectors, source_of, stack_vectors
 from .spool import CHUNK, SeenDocnos, Spool
-from .vectors import describe_source, same_vectors, source_of, stack_vectors
 
 logger = logging.getLogger(__name__)
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyterrier as pt
 
-from . import index_build as layout
-from .indexer import FaissIndexer, Mode
+from . import faiss_build as layout
+from .faiss_indexer import FaissIndexer, Mode
 from .spool import Spool
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .encoder_views import QueryEncoder
-    from .retriever import FaissRetriever
+    from ..encoding.views import QueryEncoder
+    from .faiss_retriever import FaissRetriever
 
 HELP_URL = "https://github.com/facebookresearch/faiss/wiki/The-index-factory"
 
@@ -156,7 +156,7 @@ class FaissIndex(pt.Artifact, pt.Indexer):
         verbose: bool = False,
     ) -> FaissRetriever:
         """A transformer `[qid, query_vec]` -> R; see `FaissRetriever`."""
-        from .retriever import FaissRetriever
+        from .faiss_retriever import FaissRetriever
 
         return FaissRetriever(
             self,
@@ -172,7 +172,7 @@ class FaissIndex(pt.Artifact, pt.Indexer):
         Raises:
             ValueError: the vectors did not say what made them, or that encoder has changed since.
         """
-        from .encoder import ExpandREncoder
+        from ..encoding.encoder import ExpandREncoder
 
         if self.encoder is None:
             raise ValueError(

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyterrier as pt
 
-from . import index_build as layout
+from . import faiss_build as layout
 from .spool import Spool
 
 if TYPE_CHECKING:
-    from .index import FaissIndex
+    from .faiss_index import FaissIndex
 
 Mode = Literal["create", "overwrite", "resume"]
 

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from .vectors import describe_source, same_vectors, source_of, stack_vectors
+from ..encoding.vectors import describe_source, same_vectors, source_of, stack_vectors
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .index import FaissIndex
+    from .faiss_index import FaissIndex
 
 HELP_URL = "https://github.com/facebookresearch/faiss/wiki"
 

@@ -10,15 +10,15 @@ from urllib.parse import quote
 
 import pyterrier as pt
 
-from . import system_store as store
-from .provenance import describe_pipeline, digest
-from .self_match import SelfMatchFilter
+from ..evaluation.provenance import describe_pipeline, digest
+from ..evaluation.self_match import SelfMatchFilter
+from . import store as store
 
 if TYPE_CHECKING:
-    from .backends.base import Backend
-    from .beir_collections import Collection
-    from .encoder import ExpandREncoder
-    from .index import FaissIndex
+    from ..encoding.encoder import ExpandREncoder
+    from ..evaluation.beir_collections import Collection
+    from ..expansion.backends.base import Backend
+    from ..retrieval.faiss_index import FaissIndex
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +57,8 @@ class ExpandR(pt.Artifact):
         encoder: ExpandREncoder,
         index: FaissIndex | str | Path | None = None,
     ) -> None:
-        from .encoder import ExpandREncoder
-        from .index import FaissIndex
+        from ..encoding.encoder import ExpandREncoder
+        from ..retrieval.faiss_index import FaissIndex
 
         super().__init__(pt.Artifact.NO_PATH)
         if expander is not None and not isinstance(expander, pt.Transformer):

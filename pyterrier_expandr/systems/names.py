@@ -10,14 +10,14 @@ from urllib.parse import quote
 
 import pyterrier as pt
 
-from .provenance import digest
-from .system import ExpandR
-from .system_store import RECORD
+from ..evaluation.provenance import digest
+from .expandr import ExpandR
+from .store import RECORD
 
 if TYPE_CHECKING:
-    from .beir import System
-    from .beir_collections import Collection
-    from .encoder import ExpandREncoder
+    from ..encoding.encoder import ExpandREncoder
+    from ..evaluation.beir import System
+    from ..evaluation.beir_collections import Collection
 
 GRAMMAR = """A system is named
   bm25                        BM25 of PISA
@@ -86,14 +86,14 @@ class SystemOpener:
         return self._recorded(encoder, expansions)
 
     def _bm25(self, collection: Collection) -> pt.Transformer:
-        from .sparse import bm25
+        from ..retrieval.sparse import bm25
 
         key = digest(collection.corpus_fingerprint)[:12]
         folder = self.indexes / f"{quote(collection.name, safe=' ')}.{key}.pisa"
         return bm25(collection.get_corpus_iter(), folder, num_results=collection.num_results)
 
     def _recorded(self, encoder: ExpandREncoder, file: str) -> System:
-        from .expander import RecordedExpander
+        from ..expansion.expander import RecordedExpander
 
         if "{collection}" not in file:
             return ExpandR(RecordedExpander(file), encoder)
@@ -105,19 +105,19 @@ class SystemOpener:
         return system
 
     def _saved(self, place: str, llm: str) -> ExpandR:
-        from .backends.engines import open_engine
+        from ..expansion.backends.opening import open_engine
 
         engine = open_engine(llm, device=self.device) if llm not in ("", "none") else None
         return ExpandR.load(place, backend=engine, cache=self.generations, expansion=llm != "none", device=self.device)
 
     def _open_encoder(self, name: str) -> ExpandREncoder:
-        from .models.registry import load_encoder
+        from ..encoding.registry import load_encoder
 
         return load_encoder(name, fuse=True, device=self.device, **self._encoder_options)
 
     def _open_llm(self, name: str) -> pt.Transformer:
-        from .backends.engines import open_engine
-        from .expander import LLMExpander
+        from ..expansion.backends.opening import open_engine
+        from ..expansion.expander import LLMExpander
 
         engine = open_engine(name, device=self.device)
         return LLMExpander(engine, cache=self.generations, verbose=True, **self._llm_options)

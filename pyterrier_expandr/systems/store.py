@@ -15,17 +15,17 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .provenance import describe_pipeline
-from .result_store import versions, write_json
-from .vectors import describe_source
+from ..encoding.vectors import describe_source
+from ..evaluation.provenance import describe_pipeline
+from ..evaluation.result_store import versions, write_json
 
 if TYPE_CHECKING:
     import pyterrier as pt
 
-    from .backends.base import Backend
-    from .encoder import ExpandREncoder
-    from .index import FaissIndex
-    from .system import ExpandR
+    from ..encoding.encoder import ExpandREncoder
+    from ..expansion.backends.base import Backend
+    from ..retrieval.faiss_index import FaissIndex
+    from .expandr import ExpandR
 
 FORMAT_VERSION = 1
 RECORD, PT_METADATA = "expandr_system.json", "pt_meta.json"
@@ -92,9 +92,9 @@ def _hidden_files(folder: str, names: list[str]) -> list[str]:
 
 
 def _save_expander(expander: pt.Transformer | None, folder: Path) -> dict[str, Any] | None:
-    from .expander import LLMExpander, RecordedExpander
-    from .hosting import portable_name
-    from .jsonl import write_jsonl
+    from ..common.jsonl import write_jsonl
+    from ..encoding.sentence_transformer import portable_name
+    from ..expansion.expander import LLMExpander, RecordedExpander
 
     if expander is None:
         return None
@@ -132,7 +132,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def load_encoder(folder: Path, record: dict[str, Any], device: str | None) -> ExpandREncoder:
     """The encoder of a record; `from_spec` refuses one with other weights than recorded."""
-    from .encoder import ExpandREncoder
+    from ..encoding.encoder import ExpandREncoder
 
     source = dict(record["encoder"])
     if (folder / ENCODER).is_dir():
@@ -142,7 +142,7 @@ def load_encoder(folder: Path, record: dict[str, Any], device: str | None) -> Ex
 
 def load_index(folder: Path, record: dict[str, Any]) -> FaissIndex:
     """The index inside a system. Raises ValueError where it is not the one that was saved."""
-    from .index import FaissIndex
+    from ..retrieval.faiss_index import FaissIndex
 
     index, saved = FaissIndex(folder / INDEX), record["index"]
     found = {**index.describe(), "encoder": index.encoder}
@@ -167,7 +167,7 @@ def load_expander(
     Raises:
         ValueError: the LLM or the recorded texts are not those that were saved, or the LLM is not here.
     """
-    from .expander import LLMExpander, RecordedExpander
+    from ..expansion.expander import LLMExpander, RecordedExpander
 
     saved = record["expander"]
     if saved is None:
@@ -186,7 +186,7 @@ def load_expander(
 
 
 def _open_backend(saved: dict[str, Any], device: str | None) -> Backend:
-    from .backends.huggingface import HuggingFaceBackend
+    from ..expansion.backends.huggingface import HuggingFaceBackend
 
     model, place = saved["model"], saved["place"]
     if saved["engine"] != "HuggingFaceBackend":

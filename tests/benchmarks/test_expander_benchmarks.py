@@ -5,9 +5,9 @@ import pytest
 
 from benchmarks import dpo_effect, reward_validity, scifact_small
 from benchmarks.report import RESULTS
-from pyterrier_expandr.paper import PATH as PAPER
-from pyterrier_expandr.training.candidates import CandidateSet
-from pyterrier_expandr.training.recipe import SYSTEMS
+from pyterrier_expandr.reports.paper import PATH as PAPER
+from pyterrier_expandr.training.preferences.candidates import CandidateSet
+from pyterrier_expandr.training.recipe.recipe import SYSTEMS
 
 
 def test_an_extract_is_the_documents_most_similar_sentences_in_order(encoder):

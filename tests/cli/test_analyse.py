@@ -10,7 +10,7 @@ from pyterrier_expandr.analysis import expansion_lengths
 from pyterrier_expandr.cli import app
 from pyterrier_expandr.cli.analyse import recorded
 from pyterrier_expandr.collections import pocket
-from pyterrier_expandr.result_store import ResultStore
+from pyterrier_expandr.evaluation.result_store import ResultStore
 from tests.tiny_nli import build_tiny_nli
 
 EXPANSIONS = f"ExpandR={pocket().expansions_path}"

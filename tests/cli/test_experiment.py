@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from pyterrier_expandr import ExpandREncoder, HuggingFaceBackend, LLMExpander, RecordedExpander, beir
+from pyterrier_expandr import ExpandREncoder, HuggingFaceBackend, LLMExpander, RecordedExpander
 from pyterrier_expandr.cli import app
 from pyterrier_expandr.collections import POCKET, pocket
-from pyterrier_expandr.result_store import CELL
-from pyterrier_expandr.results import Results
-from pyterrier_expandr.system import ExpandR
-from pyterrier_expandr.system_names import SystemOpener
+from pyterrier_expandr.evaluation import beir
+from pyterrier_expandr.evaluation.result_store import CELL
+from pyterrier_expandr.evaluation.results import Results
+from pyterrier_expandr.systems.expandr import ExpandR
+from pyterrier_expandr.systems.names import SystemOpener
 from tests.tiny import build_tiny_llama
 from tests.tiny_encoder import build_tiny_bert, open_tiny
 

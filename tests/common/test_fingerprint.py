@@ -1,7 +1,7 @@
 import os
 import shutil
 
-from pyterrier_expandr.fingerprint import WHOLE_FILE, model_fingerprint
+from pyterrier_expandr.common.fingerprint import WHOLE_FILE, model_fingerprint
 
 
 def test_a_folder_is_its_content_and_not_its_place(minilm, tmp_path):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pyterrier_expandr.models import anchordr_layers
-from pyterrier_expandr.models.anchordr_layers import MAX_POSITIONS, relative_buckets, token_positions
-from pyterrier_expandr.models.anchordr_model import AnchorDRConfig, AnchorDRModel
+from pyterrier_expandr.encoding.models import anchordr_layers
+from pyterrier_expandr.encoding.models.anchordr_layers import MAX_POSITIONS, relative_buckets, token_positions
+from pyterrier_expandr.encoding.models.anchordr_model import AnchorDRConfig, AnchorDRModel
 from tests.anchordr_numpy import NumpyAnchorDR, bucket
 
 FIXTURES = Path(__file__).parent / "fixtures" / "anchordr"
@@ -235,7 +235,7 @@ def test_mixed_precision(dtype):
 
 
 def test_float16_overflow_is_clamped():
-    from pyterrier_expandr.models.anchordr_layers import finite
+    from pyterrier_expandr.encoding.models.anchordr_layers import finite
 
     tensor = torch.tensor([1.0, math.inf, -math.inf], dtype=torch.float16)
     assert finite(tensor).tolist() == [1.0, 64512.0, -64512.0]  # 65504 - 1000, as float16 holds it

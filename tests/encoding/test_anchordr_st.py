@@ -15,7 +15,13 @@ from sentence_transformers import SentenceTransformer
 from transformers import T5Config, T5EncoderModel, T5Model
 
 from pyterrier_expandr import ExpandREncoder
-from pyterrier_expandr.models.anchordr import AnchorDR, AnchorDRModel, AnchorDRTokenizer, is_anchordr, open_anchordr
+from pyterrier_expandr.encoding.models.anchordr import (
+    AnchorDR,
+    AnchorDRModel,
+    AnchorDRTokenizer,
+    is_anchordr,
+    open_anchordr,
+)
 from tests.anchordr_tiny import FIXTURES, build_tiny_anchordr
 
 TEXTS = ["hello world", "The quick brown fox jumps over the lazy dog.", "", "dense retrieval finds 2,000 passages"]

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyterrier_expandr.models.anchordr_text import detach, pretokenize, split_specials
-from pyterrier_expandr.models.anchordr_tokenizer import AnchorDRTokenizer, read_dictionary
+from pyterrier_expandr.encoding.models.anchordr_text import detach, pretokenize, split_specials
+from pyterrier_expandr.encoding.models.anchordr_tokenizer import AnchorDRTokenizer, read_dictionary
 
 FIXTURES = Path(__file__).parent / "fixtures" / "anchordr"
 NAMES = ("tokenizer", "tokenizer_cased")

@@ -17,7 +17,7 @@ from sentence_transformers.sentence_transformer.losses import (
     MultipleNegativesRankingLoss,
 )
 
-from pyterrier_expandr.models.anchordr import AnchorDR, open_anchordr
+from pyterrier_expandr.encoding.models.anchordr import AnchorDR, open_anchordr
 from tests.anchordr_tiny import build_tiny_anchordr
 
 TEXTS = ["hello world", "The quick brown fox jumps over the lazy dog.", "", "dense retrieval finds 2,000 passages"]

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from pyterrier_expandr import ExpandREncoder
-from pyterrier_expandr.vectors import source_of
+from pyterrier_expandr.encoding.vectors import source_of
 from tests.contract import check_contract
 
 QUERIES = pd.DataFrame(

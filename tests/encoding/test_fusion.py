@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyterrier_expandr.fusion import check_fusion, fuse, query_weight
+from pyterrier_expandr.encoding.fusion import check_fusion, fuse, query_weight
 
 QUERY = np.array([1.0, 2.0])
 ONE = np.array([[3.0, -2.0]])

@@ -12,9 +12,9 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer, DPRContextEncoder, DPRQuestionEncoder, T5Config, T5Model
 
 from pyterrier_expandr import ExpandREncoder
-from pyterrier_expandr.models.catalogue import ENCODERS, FIRST_DECODER_POSITION, LLMS
-from pyterrier_expandr.models.dpr import DPRTower, open_dpr
-from pyterrier_expandr.models.registry import load_encoder, models_table
+from pyterrier_expandr.encoding.models.catalogue import ENCODERS, FIRST_DECODER_POSITION, LLMS
+from pyterrier_expandr.encoding.models.dpr import DPRTower, open_dpr
+from pyterrier_expandr.encoding.registry import load_encoder, models_table
 from tests.anchordr_tiny import build_tiny_anchordr
 from tests.encoders_tiny import TEXTS, build_bert, build_dpr, build_t5, published_form
 

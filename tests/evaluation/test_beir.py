@@ -15,17 +15,18 @@ import pytest
 import pytrec_eval
 from ir_measures import RR, R, nDCG
 
-from pyterrier_expandr import RecordedExpander, beir
-from pyterrier_expandr.averages import COLLECTIONS, FORUMS
-from pyterrier_expandr.beir_collections import SOURCES, Collection, resolve
+from pyterrier_expandr import RecordedExpander
 from pyterrier_expandr.collections import beir_folder, pocket
 from pyterrier_expandr.collections.opening import topics_of
-from pyterrier_expandr.evaluation import evaluate, parse_measures, search
-from pyterrier_expandr.provenance import describe_pipeline
-from pyterrier_expandr.result_store import CELL, RUN
-from pyterrier_expandr.results import Results
-from pyterrier_expandr.self_match import SelfMatchFilter
-from pyterrier_expandr.sparse import bm25
+from pyterrier_expandr.evaluation import beir
+from pyterrier_expandr.evaluation.averages import COLLECTIONS, FORUMS
+from pyterrier_expandr.evaluation.beir_collections import SOURCES, Collection, resolve
+from pyterrier_expandr.evaluation.cells import evaluate, parse_measures, search
+from pyterrier_expandr.evaluation.provenance import describe_pipeline
+from pyterrier_expandr.evaluation.result_store import CELL, RUN
+from pyterrier_expandr.evaluation.results import Results
+from pyterrier_expandr.evaluation.self_match import SelfMatchFilter
+from pyterrier_expandr.retrieval.sparse import bm25
 from tests.contract import check_contract
 
 

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from ir_measures import R, nDCG
 
-from pyterrier_expandr.averages import COLLECTIONS, FORUMS, parts_of
-from pyterrier_expandr.result_store import CELL, EXPERIMENT, RUN, ResultStore, read_run
-from pyterrier_expandr.results import Results
-from pyterrier_expandr.significance import permutation_test
+from pyterrier_expandr.evaluation.averages import COLLECTIONS, FORUMS, parts_of
+from pyterrier_expandr.evaluation.result_store import CELL, EXPERIMENT, RUN, ResultStore, read_run
+from pyterrier_expandr.evaluation.results import Results
+from pyterrier_expandr.evaluation.significance import permutation_test
 
 SETTINGS = {"num_results": 1000}
 

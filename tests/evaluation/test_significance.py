@@ -6,7 +6,7 @@ import pyterrier as pt
 import pytest
 from scipy import stats
 
-from pyterrier_expandr.significance import EXACT_UP_TO, permutation_test
+from pyterrier_expandr.evaluation.significance import EXACT_UP_TO, permutation_test
 
 
 def scipy_pvalue(a, b, n_resamples, rng=None):

@@ -1,9 +1,9 @@
 import pytest
 
 from pyterrier_expandr import HuggingFaceBackend
-from pyterrier_expandr.backends.engines import open_engine
-from pyterrier_expandr.backends.openai import OpenAIBackend
-from pyterrier_expandr.backends.vllm import VLLMBackend
+from pyterrier_expandr.expansion.backends.openai import OpenAIBackend
+from pyterrier_expandr.expansion.backends.opening import open_engine
+from pyterrier_expandr.expansion.backends.vllm import VLLMBackend
 
 URL = "http://localhost:8000/v1"
 IDS = [

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from pyterrier_expandr import GenerationCache
-from pyterrier_expandr.backends.base import Generation, Request, Sampling
+from pyterrier_expandr.expansion.backends.base import Generation, Request, Sampling
 
 MODEL = {"sha256": "abc"}
 

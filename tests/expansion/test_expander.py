@@ -10,7 +10,7 @@ import pyterrier as pt
 import pytest
 
 from pyterrier_expandr import ExpandREncoder, GenerationCache, HuggingFaceBackend, LLMExpander, RecordedExpander
-from pyterrier_expandr.recorded import write_expansions
+from pyterrier_expandr.expansion.recorded import write_expansions
 from tests.contract import check_contract
 
 TOPICS = pd.DataFrame({"qid": ["1", "2", "3"], "query": ["why is the sky blue", "sea", "why is the sky blue"]})
@@ -92,8 +92,8 @@ def test_the_same_seed_gives_the_same_texts_and_another_does_not(backend):
 
 
 def test_texts_are_cleaned_on_reading_and_stored_raw(backend):
-    from pyterrier_expandr.backends.base import Generation, Request, Sampling
-    from pyterrier_expandr.prompts import PROMPTS, render
+    from pyterrier_expandr.expansion.backends.base import Generation, Request, Sampling
+    from pyterrier_expandr.expansion.prompts import PROMPTS, render
 
     cache = GenerationCache()
     asked = Request(render(PROMPTS["q2d"], query="sea"), Sampling(), (0, 1))

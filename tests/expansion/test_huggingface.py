@@ -5,9 +5,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pyterrier_expandr import HuggingFaceBackend
-from pyterrier_expandr.backends import sampling
-from pyterrier_expandr.backends.base import Sampling
-from pyterrier_expandr.backends.sampling import NucleusByRow, nucleus
+from pyterrier_expandr.expansion.backends import sampling
+from pyterrier_expandr.expansion.backends.base import Sampling
+from pyterrier_expandr.expansion.backends.sampling import NucleusByRow, nucleus
 from tests.backend_contract import ANSWER, REQUESTS, BackendContract, ask
 from tests.tiny import build_saying_llama, build_tiny_llama
 

@@ -15,12 +15,12 @@ from itertools import pairwise
 import pytest
 
 from pyterrier_expandr import GenerationCache
-from pyterrier_expandr.backends import retries
-from pyterrier_expandr.backends.base import Generation
-from pyterrier_expandr.backends.openai import OpenAIBackend
-from pyterrier_expandr.expander import generate_cached
-from pyterrier_expandr.training.candidates import CandidateSettings, generate_candidates
-from pyterrier_expandr.training.examples import TrainingExample
+from pyterrier_expandr.expansion.backends import retries
+from pyterrier_expandr.expansion.backends.base import Generation
+from pyterrier_expandr.expansion.backends.openai import OpenAIBackend
+from pyterrier_expandr.expansion.expander import generate_cached
+from pyterrier_expandr.training.data.examples import TrainingExample
+from pyterrier_expandr.training.preferences.candidates import CandidateSettings, generate_candidates
 from tests.backend_contract import ANSWER, BackendContract, ask, generate_cached_until
 from tests.servers import DROP, HALF, FaultyServer, completion, echo, free_port, server_process, transformers_serve
 from tests.test_cli import expandr

@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 from pyterrier_expandr import GenerationCache, HuggingFaceBackend
-from pyterrier_expandr.backends.openai import OpenAIBackend
-from pyterrier_expandr.backends.vllm import VLLMBackend
-from pyterrier_expandr.expander import generate_cached
-from pyterrier_expandr.training.merge import merge_adapter
+from pyterrier_expandr.expansion.backends.openai import OpenAIBackend
+from pyterrier_expandr.expansion.backends.vllm import VLLMBackend
+from pyterrier_expandr.expansion.expander import generate_cached
+from pyterrier_expandr.training.expander.merge import merge_adapter
 from tests.backend_contract import ANSWER, BackendContract, ask, generate_cached_until
 from tests.servers import vllm_serve
 from tests.tiny import build_saying_llama, build_tiny_llama

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from pyterrier_expandr.report_formats import latex, markdown, page
-from pyterrier_expandr.report_tables import MISSING, Cell, Line, Table, with_best
+from pyterrier_expandr.reports.formats import latex, markdown, page
+from pyterrier_expandr.reports.tables import MISSING, Cell, Line, Table, with_best
 
 NASTY = r"a|b_c & 50% <i> {x} $y^2$ #1 ~ \z *bold*"
 

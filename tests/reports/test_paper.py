@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from pyterrier_expandr import paper
+from pyterrier_expandr.reports import paper
 
 
 def test_the_numbers_come_with_their_source():

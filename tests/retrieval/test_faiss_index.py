@@ -15,9 +15,9 @@ import pyterrier as pt
 import pytest
 
 from pyterrier_expandr import FaissIndex
-from pyterrier_expandr import index_build as layout
-from pyterrier_expandr.spool import CHUNK, SeenDocnos, Spool
-from pyterrier_expandr.vectors import with_source
+from pyterrier_expandr.encoding.vectors import with_source
+from pyterrier_expandr.retrieval import faiss_build as layout
+from pyterrier_expandr.retrieval.spool import CHUNK, SeenDocnos, Spool
 
 SOURCE = {
     "type": "ExpandREncoder",

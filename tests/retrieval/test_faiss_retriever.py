@@ -3,8 +3,9 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 
-from pyterrier_expandr import FaissIndex, FaissRetriever, retriever
-from pyterrier_expandr.vectors import with_source
+from pyterrier_expandr import FaissIndex, FaissRetriever
+from pyterrier_expandr.encoding.vectors import with_source
+from pyterrier_expandr.retrieval import faiss_retriever as retriever
 from tests.contract import check_contract
 from tests.test_index import SOURCE, corpus, vectors
 

@@ -11,10 +11,11 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 
-from pyterrier_expandr import ExpandREncoder, FaissIndex, HuggingFaceBackend, LLMExpander, RecordedExpander, beir
+from pyterrier_expandr import ExpandREncoder, FaissIndex, HuggingFaceBackend, LLMExpander, RecordedExpander
 from pyterrier_expandr.collections import pocket
-from pyterrier_expandr.system import ExpandR
-from pyterrier_expandr.system_store import ENCODER, INDEX, RECORD
+from pyterrier_expandr.evaluation import beir
+from pyterrier_expandr.systems.expandr import ExpandR
+from pyterrier_expandr.systems.store import ENCODER, INDEX, RECORD
 from tests.tiny import build_tiny_llama
 from tests.tiny_encoder import build_tiny_bert, open_tiny
 

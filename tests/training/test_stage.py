@@ -1,6 +1,6 @@
 import pytest
 
-from pyterrier_expandr.training.stages import Stage, build, in_order, status
+from pyterrier_expandr.training.stage import Stage, build, in_order, status
 
 
 class Chain:

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..frames import without_surrogates
-from ..jsonl import read_jsonl, write_jsonl
+from ...common.frames import without_surrogates
+from ...common.jsonl import read_jsonl, write_jsonl
 
 
 @dataclass(frozen=True)

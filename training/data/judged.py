@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..frames import document_text
+from ...common.frames import document_text
+from .chunks import in_chunks
 from .examples import TrainingExample
-from .streams import in_chunks
 
 if TYPE_CHECKING:
     import ir_datasets
 
-    from ..collections import BeirFolder
+    from ...collections import BeirFolder
 
 #: queries whose documents are looked up together
 CHUNK = 256
@@ -80,7 +80,7 @@ def examples_of_collection(
 def _open(name: str, split: str, skipped: Counter[str] | None) -> _Source:
     if name.startswith("irds:"):
         return _Irds(name.removeprefix("irds:"))
-    from ..collections import beir_folder, pocket
+    from ...collections import beir_folder, pocket
 
     return _Beir(pocket(split) if name == "pocket" else beir_folder(name, split), skipped)
 

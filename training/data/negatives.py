@@ -8,9 +8,9 @@ from dataclasses import replace
 import pandas as pd
 import pyterrier as pt
 
-from ..frames import document_texts
+from ...common.frames import document_texts
+from .chunks import in_chunks
 from .examples import TrainingExample
-from .streams import in_chunks
 
 #: queries searched together
 CHUNK = 256

@@ -13,12 +13,12 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
-from ..backends.huggingface import stop_tokens
+from ...expansion.backends.huggingface import stop_tokens
+from ..progress import ProgressBar
 from .pair_tokens import TokenizedPairs
-from .progress import ProgressBar
 
 if TYPE_CHECKING:
-    from .expander import ExpanderTrainingConfig
+    from .train import ExpanderTrainingConfig
 
 
 class TokenizedDPOTrainer(DPOTrainer):

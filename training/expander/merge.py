@@ -11,14 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..backends.base import Message
-from ..backends.huggingface import HuggingFaceBackend
-from ..fingerprint import model_fingerprint
-from ..prompts import PROMPTS, render
-from .cards import merged_card
-from .checks import check_number
-from .expander import RECORD as ADAPTER_RECORD
-from .outputs import is_finished, write_json
+from ...common.fingerprint import model_fingerprint
+from ...expansion.backends.base import Message
+from ...expansion.backends.huggingface import HuggingFaceBackend
+from ...expansion.prompts import PROMPTS, render
+from ..run_folder import is_finished, write_json
+from ..setting_checks import check_number
+from .model_card import merged_card
+from .train import RECORD as ADAPTER_RECORD
 
 if TYPE_CHECKING:
     import torch

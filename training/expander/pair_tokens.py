@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from jinja2 import TemplateError
 
-from ..backends.base import Message
-from ..backends.huggingface import HuggingFaceBackend
+from ...expansion.backends.base import Message
+from ...expansion.backends.huggingface import HuggingFaceBackend
 
 #: what to do with a pair that exceeds the maximal length: leave it out, or cut its completions
 Overlong = Literal["drop", "cut"]

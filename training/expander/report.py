@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backends.base import Message, Request, Sampling
-from ..backends.huggingface import HuggingFaceBackend
-from ..cache import GenerationCache
-from ..expander import generate_cached
+from ...expansion.backends.base import Message, Request, Sampling
+from ...expansion.backends.huggingface import HuggingFaceBackend
+from ...expansion.cache import GenerationCache
+from ...expansion.expander import generate_cached
 
 if TYPE_CHECKING:
     from transformers import TrainerState
 
-    from .expander import ExpanderTrainingConfig
+    from .train import ExpanderTrainingConfig
 
 logger = logging.getLogger(__name__)
 

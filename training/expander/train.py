@@ -14,13 +14,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
-from ..backends.huggingface import HuggingFaceBackend
-from .checkpoints import last_checkpoint
-from .checks import check_flag, check_number, check_whole
-from .expander_report import generation_lengths, held_out_metrics, step_metrics
-from .outputs import claim, is_finished, is_first_process, publish, write_json
-from .pair_files import read_pairs
+from ...expansion.backends.huggingface import HuggingFaceBackend
+from ..checkpoints import last_checkpoint
+from ..preferences.pair_files import read_pairs
+from ..run_folder import claim, is_finished, is_first_process, publish, write_json
+from ..setting_checks import check_flag, check_number, check_whole
 from .pair_tokens import Overlong, TokenizedPairs, held_out, tokenize_pairs
+from .report import generation_lengths, held_out_metrics, step_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +250,7 @@ def _fitting(
 
 
 def _finish(settings: dict[str, Any], results: dict[str, Any], work: Path, out: Path) -> None:
-    from .cards import adapter_card
+    from .model_card import adapter_card
 
     packages = ("pyterrier_expandr", "torch", "transformers", "trl", "peft")
     record = {"settings": settings, **results, "versions": {name: version(name) for name in packages}}

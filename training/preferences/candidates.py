@@ -9,15 +9,15 @@ from typing import Any
 
 import pyterrier as pt
 
-from ..backends.base import Backend, Generation, Request, Sampling
-from ..cache import GenerationCache
-from ..cleaning import strip_preamble
-from ..expander import generate_cached
-from ..jsonl import read_jsonl, write_jsonl
-from ..prompts import cut_to_fit, fit, resolve_prompt
-from .checks import check_number, check_whole
-from .examples import TrainingExample
-from .streams import in_chunks
+from ...common.jsonl import read_jsonl, write_jsonl
+from ...expansion.backends.base import Backend, Generation, Request, Sampling
+from ...expansion.cache import GenerationCache
+from ...expansion.cleaning import strip_preamble
+from ...expansion.expander import generate_cached
+from ...expansion.prompts import cut_to_fit, fit, resolve_prompt
+from ..data.chunks import in_chunks
+from ..data.examples import TrainingExample
+from ..setting_checks import check_number, check_whole
 
 #: queries whose texts are asked for together; more of them where an engine starts a sample when another is finished,
 #: since it idles while the longest sample of a chunk is written

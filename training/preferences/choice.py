@@ -8,12 +8,12 @@ from typing import Literal
 
 import numpy as np
 
-from ..encoder import ExpandREncoder
+from ...encoding.encoder import ExpandREncoder
+from ..data.chunks import in_chunks
+from ..setting_checks import check_number, check_whole
 from .candidates import CandidateSet
-from .checks import check_number, check_whole
-from .encoding import embed
 from .rewards import REWARDS, Candidates, Reward, combined_reward
-from .streams import in_chunks
+from .text_embeddings import embed
 
 #: why a query gives no pair
 Reason = Literal["empty answer", "wrong candidate count", "filtered", "equal texts", "reward gap"]

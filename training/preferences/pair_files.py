@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..jsonl import read_jsonl, write_jsonl
-from ..prompts import render, resolve_prompt
-from .preferences import Decision
-from .streams import in_chunks
+from ...common.jsonl import read_jsonl, write_jsonl
+from ...expansion.prompts import render, resolve_prompt
+from ..data.chunks import in_chunks
+from .choice import Decision
 
 #: rows that are held in memory to write Parquet
 ROW_GROUP = 1024

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .preferences import REASONS, Decision
+from .choice import REASONS, Decision
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,17 +17,17 @@ from typing import Any, Literal
 
 import pyterrier as pt
 
-from ..backends.base import Backend
-from ..cache import GenerationCache
-from ..encoder import ExpandREncoder
-from ..jsonl import read_jsonl
+from ...common.jsonl import read_jsonl
+from ...encoding.encoder import ExpandREncoder
+from ...expansion.backends.base import Backend
+from ...expansion.cache import GenerationCache
+from ..data.chunks import in_chunks
+from ..data.examples import examples_from_jsonl, open_examples, write_examples
+from ..run_folder import claim, is_finished, publish, write_json
 from .candidates import CandidateSet, CandidateSettings, generate_candidates, read_candidates, write_candidates
-from .examples import examples_from_jsonl, open_examples, write_examples
-from .outputs import claim, is_finished, publish, write_json
+from .choice import Decision, PreferenceSettings, decide
 from .pair_files import trl_row, write_pairs
 from .pair_report import PairReport
-from .preferences import Decision, PreferenceSettings, decide
-from .streams import in_chunks
 
 logger = logging.getLogger(__name__)
 

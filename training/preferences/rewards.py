@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ..fusion import Fusion, fuse
+from ...encoding.fusion import Fusion, fuse
 
 if TYPE_CHECKING:
     import pyterrier as pt

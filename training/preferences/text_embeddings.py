@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..encoder import ExpandREncoder, Side
+from ...encoding.encoder import ExpandREncoder, Side
 
 #: texts that are tokenised together to be counted
 COUNTED = 256

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..beir_collections import resolve
-from ..collections.opening import open_collection
-from .checks import check_number
+from ...collections.opening import open_collection
+from ...evaluation.beir_collections import resolve
+from ..setting_checks import check_number
 
 if TYPE_CHECKING:
     from .recipe import Evaluation, Recipe
@@ -81,7 +81,7 @@ def check_machine(recipe: Recipe) -> None:
     Raises:
         ValueError: 4 bits without a CUDA device. ImportError: a package of the training is missing.
     """
-    from .expander import check_requirements
+    from ..expander.train import check_requirements
     from .recipe import SYSTEMS
 
     if any(SYSTEMS[name].rewards for name in recipe.systems):

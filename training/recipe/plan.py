@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from .examples import are_counts, split_examples
+from ..data.examples import are_counts, split_examples
+from ..stage import Stage, in_order
 from .recipe import SMALL, Recipe, encoder_name
-from .recipe_stages import RecipeStages
-from .stages import Stage, in_order
+from .stages import RecipeStages
 
 #: tokens of a prompt without a document, and of a document
 PROMPT, DOCUMENT = 100, 512

@@ -8,19 +8,19 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..backends.base import Sampling
-from ..backends.engines import engine_parts, open_engine
-from ..demo import demo_encoder_folder
-from ..evaluation import parse_measures
-from ..models.registry import check_name
-from ..prompts import resolve_prompt
-from .candidates import CandidateSettings
-from .checks import check_number, check_whole
-from .examples import are_counts
-from .expander import ExpanderTrainingConfig
-from .preferences import PreferenceSettings
-from .recipe_checks import check_collections, check_data, check_room, check_texts, load_yaml
-from .smalllm import SmallLMConfig
+from ...cli.demo import demo_encoder_folder
+from ...encoding.registry import check_name
+from ...evaluation.cells import parse_measures
+from ...expansion.backends.base import Sampling
+from ...expansion.backends.opening import engine_parts, open_engine
+from ...expansion.prompts import resolve_prompt
+from ..data.examples import are_counts
+from ..expander.train import ExpanderTrainingConfig
+from ..preferences.candidates import CandidateSettings
+from ..preferences.choice import PreferenceSettings
+from ..setting_checks import check_number, check_whole
+from ..smalllm.train import SmallLMConfig
+from .checks import check_collections, check_data, check_room, check_texts, load_yaml
 
 #: the model that is trained from scratch, where a recipe names no other
 SMALL = "small"
@@ -239,7 +239,7 @@ class Recipe:
 
     def retriever_config(self, data: str | Path, out: str | Path, stage: str, expansions: str | Path | None) -> Any:
         """How the retriever is trained (`RetrieverTrainingConfig`), with places filled in."""
-        from .retriever import RetrieverTrainingConfig
+        from ..retriever.train import RetrieverTrainingConfig
 
         values = dict(self.retriever) | {"base": encoder_name(str(self.retriever.get("base", "")))}
         places: dict[str, Any] = {"data": str(data), "out": str(out), "stage": stage}

@@ -19,34 +19,27 @@ from typing import Any
 
 import pandas as pd
 
-from ..backends.base import Backend
-from ..backends.engines import engine_parts, open_engine
-from ..cache import GenerationCache
-from ..encoder import ExpandREncoder
-from ..expander import LLMExpander, RecordedExpander
-from ..index import FaissIndex
-from ..models.registry import load_encoder
-from ..recorded import write_expansions
-from .candidates import generate_candidates, write_candidates
-from .examples import TrainingExample, examples_from_jsonl, open_examples, split_examples, write_examples
-from .expander import RECORD as ADAPTER_RECORD
-from .expander import UNDECISIVE, train_expander
-from .merge import RECORD as MERGE_RECORD
-from .merge import merge_adapter
-from .pair_files import trl_row, write_pairs
-from .pair_report import PairReport
-from .pairs import read_decisions, write_decisions, write_report
+from ...encoding.encoder import ExpandREncoder
+from ...encoding.registry import load_encoder
+from ...expansion.backends.base import Backend
+from ...expansion.backends.opening import engine_parts, open_engine
+from ...expansion.cache import GenerationCache
+from ...expansion.expander import LLMExpander, RecordedExpander
+from ...expansion.recorded import write_expansions
+from ...retrieval.faiss_index import FaissIndex
+from ..data.examples import TrainingExample, examples_from_jsonl, open_examples, split_examples, write_examples
+from ..expander.merge import RECORD as MERGE_RECORD
+from ..expander.merge import merge_adapter
+from ..expander.train import RECORD as ADAPTER_RECORD
+from ..expander.train import UNDECISIVE, train_expander
+from ..preferences.candidates import generate_candidates, write_candidates
+from ..preferences.pair_files import trl_row, write_pairs
+from ..preferences.pair_report import PairReport
+from ..preferences.pairs import read_decisions, write_decisions, write_report
+from ..smalllm.train import train_small_lm
+from ..stage import Stage, in_order
+from .inputs import corpus_identity, data_identity, encoder_identity, file_stem, model_identity, queries_identity
 from .recipe import SMALL, SYSTEMS, Recipe, encoder_name
-from .recipe_inputs import (
-    corpus_identity,
-    data_identity,
-    encoder_identity,
-    file_stem,
-    model_identity,
-    queries_identity,
-)
-from .smalllm import train_small_lm
-from .stages import Stage, in_order
 
 logger = logging.getLogger(__name__)
 
@@ -246,7 +239,7 @@ class RecipeStages:
         expanded = (self.expansions(rewards),) if stage == "expandr" and rewards is not None else ()
 
         def run(folder: Path, examples: Path, *expansions: Path) -> dict[str, Any]:
-            from .retriever import RECORD, train_retriever
+            from ..retriever.train import RECORD, train_retriever
 
             recorded = expansions[0] / "expansions.jsonl" if expansions else None
             config = self.recipe.retriever_config(examples / "retriever.jsonl", folder / "model", stage, recorded)
@@ -260,7 +253,7 @@ class RecipeStages:
         """The base encoder as training starts with it: neither data nor schedule is of any account to it."""
 
         def run(folder: Path) -> dict[str, Any]:
-            from .retriever_trainer import open_base
+            from ..retriever.trainer import open_base
 
             config = self.recipe.retriever_config("data", "out", "raw", None)
             open_base(config).model.save_pretrained(str(folder / "model"), create_model_card=False)
@@ -270,7 +263,7 @@ class RecipeStages:
         return Stage("retriever-raw", {name: settings[name] for name in UNTRAINED}, (), run)
 
     def _retriever_settings(self, stage: str) -> dict[str, Any]:
-        from .retriever import INDIFFERENT
+        from ..retriever.train import INDIFFERENT
 
         config = self.recipe.retriever_config("d", "o", stage, None)
         settings = {name: value for name, value in asdict(config).items() if name not in INDIFFERENT}
@@ -319,7 +312,7 @@ class RecipeStages:
             parts[name] = place, place + 1 if len(stages) > 1 else None
 
         def run(folder: Path, *made: Path) -> dict[str, Any]:
-            from ..beir import experiment
+            from ...evaluation.beir import experiment
 
             def pipeline(collection: Any, name: str) -> Any:
                 index, expansions = parts[name]
@@ -359,7 +352,7 @@ def table(means: pd.DataFrame, systems: list[str]) -> pd.DataFrame:
 
 
 def _collections(recipe: Recipe) -> list[Any]:
-    from ..beir_collections import resolve
+    from ...evaluation.beir_collections import resolve
 
     given = recipe.evaluation
     return resolve(given.collections, data=given.data, split=given.split, num_results=given.num_results)

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cleaning import strip_preamble
-from .batches import key_of
-from .examples import TrainingExample, open_examples, split_examples
+from ...expansion.cleaning import strip_preamble
+from ..data.examples import TrainingExample, open_examples, split_examples
+from .fused_batches import key_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from .retriever import RetrieverTrainingConfig
+    from .train import RetrieverTrainingConfig
 
 
 @dataclass
@@ -145,7 +145,7 @@ def _examples(config: RetrieverTrainingConfig, source: str, split: str) -> Itera
     """The examples of a source with the stage's expansions, cleaned as in retrieval; empty ones are none."""
     recorded: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     if config.expansions is not None and config.stage == "expandr":
-        from ..recorded import read_expansions
+        from ...expansion.recorded import read_expansions
 
         recorded = read_expansions(config.expansions)
     for example in open_examples(source, split, min_relevance=config.min_relevance):

@@ -14,8 +14,8 @@ from sentence_transformers.base.losses.gradcache import CachedLossMixin, has_sta
 from sentence_transformers.util.distributed import all_gather_with_grad, get_rank, get_world_size
 from torch import Tensor, nn
 
-from ..fusion import Fusion, check_fusion, fuse
-from ..hosting import normalizes
+from ...encoding.fusion import Fusion, check_fusion, fuse
+from ...encoding.sentence_transformer import normalizes
 
 Similarity = Literal["dot", "cosine"]
 

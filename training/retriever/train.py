@@ -13,16 +13,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ..fusion import NAMED_FUSIONS, check_fusion
-from .checkpoints import last_checkpoint
-from .checks import check_number, check_whole
-from .outputs import claim, is_finished, is_first_process, publish, write_json
+from ...encoding.fusion import NAMED_FUSIONS, check_fusion
+from ..checkpoints import last_checkpoint
+from ..run_folder import claim, is_finished, is_first_process, publish, write_json
+from ..setting_checks import check_number, check_whole
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from .retriever_data import Survey
-    from .retriever_trainer import RetrieverTrainer
+    from .data import Survey
+    from .trainer import RetrieverTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -170,8 +170,8 @@ def train_retriever(config: RetrieverTrainingConfig, *, verbose: bool = False) -
         >>> train_retriever(RetrieverTrainingConfig("contriever", "train.jsonl", "out"))  # doctest: +SKIP
     """
     _check_surroundings(config)
-    from .retriever_data import survey
-    from .retriever_trainer import open_base
+    from .data import survey
+    from .trainer import open_base
 
     out = Path(config.out)
     found, encoder = survey(config), open_base(config)
@@ -193,7 +193,7 @@ def train_retriever(config: RetrieverTrainingConfig, *, verbose: bool = False) -
 
 
 def _untrained(config: RetrieverTrainingConfig, model: SentenceTransformer, found: Survey) -> list[dict[str, Any]]:
-    from .retriever_trainer import DEV_METRIC, evaluator
+    from .trainer import DEV_METRIC, evaluator
 
     measure = evaluator(config, found.dev)
     return [{"step": 0, f"eval_{DEV_METRIC}": measure(model)[DEV_METRIC]}] if measure else []
@@ -205,8 +205,8 @@ def _trained(
     """Train `model` in place, from the last checkpoint in `work`, and give what was logged."""
     from transformers import set_seed
 
-    from .retriever_data import training_dataset
-    from .retriever_trainer import build_trainer
+    from .data import training_dataset
+    from .trainer import build_trainer
 
     def dataset(arguments: Any) -> Any:
         with arguments.main_process_first(desc="writing the training rows"):
@@ -245,7 +245,7 @@ def _finish(
     work: Path,
 ) -> None:
     """Write the model, the record and the card to the working folder, and put it in place."""
-    from .retriever_card import card, scores, steps
+    from .model_card import card, scores, steps
 
     finished = work / "finished"
     shutil.rmtree(finished, ignore_errors=True)  # of a run that was killed while it wrote it

@@ -23,20 +23,20 @@ from transformers import (
     set_seed,
 )
 
-from ..encoder import ExpandREncoder
-from ..fusion import Fusion
-from ..hosting import apply_overrides, pooling_of
-from ..models.anchordr import AnchorDR
-from ..models.registry import load_encoder
-from .batches import FusedBatchCollator
-from .examples import TrainingExample
+from ...encoding.encoder import ExpandREncoder
+from ...encoding.fusion import Fusion
+from ...encoding.models.anchordr import AnchorDR
+from ...encoding.registry import load_encoder
+from ...encoding.sentence_transformer import apply_overrides, pooling_of
+from ..data.examples import TrainingExample
+from ..progress import ProgressBar
+from .fused_batches import FusedBatchCollator
 from .losses import PROFILES, ExpandRLoss, fuse_rows
-from .progress import ProgressBar
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from .retriever import RetrieverTrainingConfig
+    from .train import RetrieverTrainingConfig
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..prompts import plain_control_tokens, render
+from ...expansion.prompts import plain_control_tokens, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -10,11 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..prompts import resolve_prompt
-from .checkpoints import last_checkpoint
-from .checks import check_number, check_whole
-from .outputs import claim, is_finished, publish, write_json
-from .smalllm_text import IGNORED, SPECIAL_TOKENS, build_tokenizer, pair_row, text_blocks
+from ...expansion.prompts import resolve_prompt
+from ..checkpoints import last_checkpoint
+from ..run_folder import claim, is_finished, publish, write_json
+from ..setting_checks import check_number, check_whole
+from .text import IGNORED, SPECIAL_TOKENS, build_tokenizer, pair_row, text_blocks
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -174,7 +174,7 @@ def _train(
     import torch
     from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
 
-    from .progress import ProgressBar
+    from ..progress import ProgressBar
 
     arguments = TrainingArguments(
         output_dir=str(folder),

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from transformers import BatchEncoding
 
-from ..frames import without_surrogates
+from ...common.frames import without_surrogates
 from .anchordr_checkpoint import find_file, read_json
 from .anchordr_text import SPECIAL_TOKENS, pretokenize, split_specials
 

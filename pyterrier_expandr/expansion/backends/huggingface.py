@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..fingerprint import model_fingerprint
-from ..frames import without_surrogates
+from ...common.fingerprint import model_fingerprint
+from ...common.frames import without_surrogates
 from ..prompts import plain_control_tokens
 from .base import Backend, Generation, Message, Request, Stream, check_context
 

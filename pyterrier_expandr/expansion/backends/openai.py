@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ..frames import without_surrogates
+from ...common.frames import without_surrogates
 from .base import Backend, Generation, Request, Stream, complete
 from .retries import may_pass, pause_after
 

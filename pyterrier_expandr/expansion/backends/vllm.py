@@ -12,7 +12,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..fingerprint import model_fingerprint
+from ...common.fingerprint import model_fingerprint
 from .base import Backend, Generation, Message, Request, Stream, check_context, complete
 from .huggingface import HuggingFaceBackend
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from pyterrier_expandr.collections import pocket
-from pyterrier_expandr.training.examples import (
+from pyterrier_expandr.training.data.examples import (
     E5_RATIOS,
     TrainingExample,
     examples_from_jsonl,
@@ -15,7 +15,7 @@ from pyterrier_expandr.training.examples import (
     split_examples,
     write_examples,
 )
-from pyterrier_expandr.training.judged import examples_of_collection
+from pyterrier_expandr.training.data.judged import examples_of_collection
 
 
 def lines(path, *rows):

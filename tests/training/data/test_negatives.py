@@ -3,8 +3,8 @@ import pyterrier as pt
 import pytest
 
 from pyterrier_expandr.collections import pocket
-from pyterrier_expandr.training.examples import TrainingExample, open_examples
-from pyterrier_expandr.training.negatives import mine_negatives
+from pyterrier_expandr.training.data.examples import TrainingExample, open_examples
+from pyterrier_expandr.training.data.negatives import mine_negatives
 
 EXAMPLES = [
     TrainingExample("1", "first", ("d1",), ("Sky Air scatters.",), ("Given before.",)),
@@ -42,7 +42,7 @@ def test_ranks_can_be_passed_over():
 
 def test_bm25_finds_them_on_pocket(tmp_path):
     pytest.importorskip("pyterrier_pisa")
-    from pyterrier_expandr.sparse import bm25
+    from pyterrier_expandr.retrieval.sparse import bm25
 
     collection = pocket("train")
     retriever = bm25(collection.get_corpus_iter(), tmp_path / "pisa") >> pt.text.get_text(

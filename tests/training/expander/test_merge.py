@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from pyterrier_expandr import HuggingFaceBackend, LLMExpander
-from pyterrier_expandr.training.merge import merge_adapter
+from pyterrier_expandr.training.expander.merge import merge_adapter
 from tests.tiny import TEMPLATE, build_tiny_llama
 
 

@@ -18,13 +18,13 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from pyterrier_expandr import HuggingFaceBackend
-from pyterrier_expandr.backends.base import Request, Sampling
 from pyterrier_expandr.cli import app
 from pyterrier_expandr.cli.train_expander import expander
-from pyterrier_expandr.prompts import PROMPTS, render
-from pyterrier_expandr.training.expander import ExpanderTrainingConfig, train_expander
-from pyterrier_expandr.training.expander_report import generation_lengths
-from pyterrier_expandr.training.pair_tokens import end_of_turn, held_out, tokenize_pairs
+from pyterrier_expandr.expansion.backends.base import Request, Sampling
+from pyterrier_expandr.expansion.prompts import PROMPTS, render
+from pyterrier_expandr.training.expander.pair_tokens import end_of_turn, held_out, tokenize_pairs
+from pyterrier_expandr.training.expander.report import generation_lengths
+from pyterrier_expandr.training.expander.train import ExpanderTrainingConfig, train_expander
 from tests.tiny import TEMPLATE, build_tiny_llama
 
 QWEN_LIKE = (
@@ -225,7 +225,7 @@ def test_the_first_loss_is_log_2_and_the_margin_grows(trained):
 
 
 def test_only_the_adapter_moves_and_only_named_modules_carry_it(config, tmp_path):
-    from pyterrier_expandr.training.dpo import build_trainer
+    from pyterrier_expandr.training.expander.dpo import build_trainer
 
     config = replace(config, target_modules=["k_proj", "o_proj"], lora_r=4, lora_alpha=6, seed=7, max_grad_norm=0.5)
     backend = HuggingFaceBackend(config.base, device="cpu")

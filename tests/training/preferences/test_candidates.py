@@ -10,16 +10,16 @@ from dataclasses import replace
 import pytest
 
 from pyterrier_expandr import GenerationCache, HuggingFaceBackend
-from pyterrier_expandr.backends.base import Backend, Generation
-from pyterrier_expandr.cleaning import strip_preamble
-from pyterrier_expandr.training.candidates import (
+from pyterrier_expandr.expansion.backends.base import Backend, Generation
+from pyterrier_expandr.expansion.cleaning import strip_preamble
+from pyterrier_expandr.training.data.examples import TrainingExample, open_examples
+from pyterrier_expandr.training.preferences.candidates import (
     CandidateSet,
     CandidateSettings,
     generate_candidates,
     read_candidates,
     write_candidates,
 )
-from pyterrier_expandr.training.examples import TrainingExample, open_examples
 
 SMALL = CandidateSettings(temperatures=(0.8, 1.1), samples=2, max_new_tokens=6)
 

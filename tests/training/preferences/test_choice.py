@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from pyterrier_expandr import ExpandREncoder
-from pyterrier_expandr.training.candidates import CandidateSet
-from pyterrier_expandr.training.pair_files import ROW_GROUP, read_pairs, released_row, trl_row, write_pairs
-from pyterrier_expandr.training.preferences import PreferenceSettings, choose, compare, decide, similarities
-from pyterrier_expandr.training.rewards import Candidates, LengthPenalty
+from pyterrier_expandr.training.preferences.candidates import CandidateSet
+from pyterrier_expandr.training.preferences.choice import PreferenceSettings, choose, compare, decide, similarities
+from pyterrier_expandr.training.preferences.pair_files import ROW_GROUP, read_pairs, released_row, trl_row, write_pairs
+from pyterrier_expandr.training.preferences.rewards import Candidates, LengthPenalty
 
 REFERENCE = PreferenceSettings(filter="reference", candidates=13)
 

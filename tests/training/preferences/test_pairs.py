@@ -11,12 +11,18 @@ import pytest
 from pyterrier_expandr import FaissIndex, HuggingFaceBackend
 from pyterrier_expandr.cli.train import _shares
 from pyterrier_expandr.collections import pocket
-from pyterrier_expandr.training.candidates import CandidateSet, CandidateSettings, write_candidates
-from pyterrier_expandr.training.pair_files import read_pairs
-from pyterrier_expandr.training.pair_report import PairReport
-from pyterrier_expandr.training.pairs import PairsConfig, _whole_chunks, build_pairs, read_decisions, write_decisions
-from pyterrier_expandr.training.preferences import Decision, PreferenceSettings
-from pyterrier_expandr.training.rewards import LengthPenalty, MeasureGain
+from pyterrier_expandr.training.preferences.candidates import CandidateSet, CandidateSettings, write_candidates
+from pyterrier_expandr.training.preferences.choice import Decision, PreferenceSettings
+from pyterrier_expandr.training.preferences.pair_files import read_pairs
+from pyterrier_expandr.training.preferences.pair_report import PairReport
+from pyterrier_expandr.training.preferences.pairs import (
+    PairsConfig,
+    _whole_chunks,
+    build_pairs,
+    read_decisions,
+    write_decisions,
+)
+from pyterrier_expandr.training.preferences.rewards import LengthPenalty, MeasureGain
 
 DRAWN = CandidateSettings(temperatures=(0.8, 1.1), samples=2, max_new_tokens=12)
 KEPT = PreferenceSettings(candidates=4, threshold=-1)

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from pyterrier_expandr.training.candidates import CandidateSet
-from pyterrier_expandr.training.preferences import compare
-from pyterrier_expandr.training.rewards import (
+from pyterrier_expandr.training.preferences.candidates import CandidateSet
+from pyterrier_expandr.training.preferences.choice import compare
+from pyterrier_expandr.training.preferences.rewards import (
     LengthPenalty,
     MeasureGain,
     combined_reward,

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from pyterrier_expandr import ExpandREncoder
-from pyterrier_expandr.models.dpr import open_dpr
-from pyterrier_expandr.training.encoding import batches, embed, token_counts
+from pyterrier_expandr.encoding.models.dpr import open_dpr
+from pyterrier_expandr.training.preferences.text_embeddings import batches, embed, token_counts
 from tests.encoders_tiny import build_dpr
 
 TEXTS = ["Air scatters short waves of light.", "Mud.", "Air scatters short waves of light.", "q7x9z3k5w8v4j6"]

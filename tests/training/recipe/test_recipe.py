@@ -15,15 +15,15 @@ import yaml
 from pyterrier_expandr import FaissIndex, RecordedExpander
 from pyterrier_expandr.cli.train_recipe import _size, run
 from pyterrier_expandr.collections import pocket
-from pyterrier_expandr.training import recipe_stages
-from pyterrier_expandr.training.candidates import CandidateSet, CandidateSettings, write_candidates
-from pyterrier_expandr.training.examples import open_examples, split_examples
-from pyterrier_expandr.training.expander import ExpanderTrainingConfig
-from pyterrier_expandr.training.recipe import SYSTEMS, Evaluation, Recipe, read_recipe
-from pyterrier_expandr.training.recipe_plan import _billions, plan
-from pyterrier_expandr.training.recipe_stages import RecipeStages
-from pyterrier_expandr.training.retriever import RetrieverTrainingConfig
-from pyterrier_expandr.training.stages import in_order, status
+from pyterrier_expandr.training.data.examples import open_examples, split_examples
+from pyterrier_expandr.training.expander.train import ExpanderTrainingConfig
+from pyterrier_expandr.training.preferences.candidates import CandidateSet, CandidateSettings, write_candidates
+from pyterrier_expandr.training.recipe import stages as recipe_stages
+from pyterrier_expandr.training.recipe.plan import _billions, plan
+from pyterrier_expandr.training.recipe.recipe import SYSTEMS, Evaluation, Recipe, read_recipe
+from pyterrier_expandr.training.recipe.stages import RecipeStages
+from pyterrier_expandr.training.retriever.train import RetrieverTrainingConfig
+from pyterrier_expandr.training.stage import in_order, status
 from tests.test_cli import expandr
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -99,7 +99,7 @@ def experiment(**changes):
 
 
 def tiny(**changes):
-    from pyterrier_expandr.training.recipe import _recipe
+    from pyterrier_expandr.training.recipe.recipe import _recipe
 
     return RecipeStages(_recipe(TINY | changes, None))
 

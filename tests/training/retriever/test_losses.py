@@ -9,9 +9,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pyterrier_expandr import ExpandREncoder
 from pyterrier_expandr.collections import pocket
-from pyterrier_expandr.training.batches import FusedBatchCollator, key_of
-from pyterrier_expandr.training.examples import open_examples
-from pyterrier_expandr.training.losses import PROFILES, ExpandRLoss, find_false_negatives, fuse_rows, info_nce
+from pyterrier_expandr.training.data.examples import open_examples
+from pyterrier_expandr.training.retriever.fused_batches import FusedBatchCollator, key_of
+from pyterrier_expandr.training.retriever.losses import PROFILES, ExpandRLoss, find_false_negatives, fuse_rows, info_nce
 from tests.tiny_encoder import build_tiny_bert, features_of, gradients, loss_of, open_tiny, used
 
 

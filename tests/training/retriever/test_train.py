@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from pyterrier_expandr import ExpandREncoder
 from pyterrier_expandr.collections import pocket
-from pyterrier_expandr.training.examples import TrainingExample, open_examples, split_examples, write_examples
-from pyterrier_expandr.training.retriever import RetrieverTrainingConfig, train_retriever
-from pyterrier_expandr.training.retriever_data import survey, training_rows
+from pyterrier_expandr.training.data.examples import TrainingExample, open_examples, split_examples, write_examples
+from pyterrier_expandr.training.retriever.data import survey, training_rows
+from pyterrier_expandr.training.retriever.train import RetrieverTrainingConfig, train_retriever
 from tests.tiny_encoder import build_tiny_bert
 
 EXPANSIONS = str(pocket().expansions_path)
@@ -300,7 +300,7 @@ def test_ragged_data_is_trained_on(tiny_bert, tmp_path, caplog):
 
 
 def test_no_positives_and_no_data(tiny_bert, tmp_path, monkeypatch):
-    from pyterrier_expandr.training import retriever_data
+    from pyterrier_expandr.training.retriever import data as retriever_data
 
     one = examples(tmp_path / "one.jsonl", ragged(2))
     with pytest.raises(ValueError, match="leaves 1 training pairs: contrastive training needs two"):

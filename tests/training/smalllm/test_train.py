@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from pyterrier_expandr import HuggingFaceBackend, LLMExpander
 from pyterrier_expandr.collections import pocket
-from pyterrier_expandr.prompts import PROMPTS
-from pyterrier_expandr.training.smalllm import SmallLMConfig, train_small_lm
-from pyterrier_expandr.training.smalllm_text import IGNORED, build_tokenizer, pair_row, text_blocks
+from pyterrier_expandr.expansion.prompts import PROMPTS
+from pyterrier_expandr.training.smalllm.text import IGNORED, build_tokenizer, pair_row, text_blocks
+from pyterrier_expandr.training.smalllm.train import SmallLMConfig, train_small_lm
 
 TINY = SmallLMConfig(
     vocab_size=400,

@@ -8,12 +8,13 @@ from typing import Literal
 
 import pandas as pd
 
-from . import __version__, report_formats
-from .averages import AVERAGES
+from .. import __version__
+from ..evaluation.averages import AVERAGES
+from ..evaluation.results import Results
+from . import formats as report_formats
 from .paper import raw
-from .report_paper import STATED, UNLIKE, Beside, beside_paper, settings_of
-from .report_tables import Cell, Layout, Line, Table, with_best
-from .results import Results
+from .paper_comparison import STATED, UNLIKE, Beside, beside_paper, settings_of
+from .tables import Cell, Layout, Line, Table, with_best
 
 Format = Literal["md", "latex", "html"]
 

@@ -1,6 +1,6 @@
 import pytest
 
-from pyterrier_expandr.sparse import bm25
+from pyterrier_expandr.retrieval.sparse import bm25
 
 DOCS = [
     {"docno": "a", "title": "Sky", "text": "why the sky is blue"},
