@@ -1,4 +1,4 @@
-"""How fast each engine generates: tokens per second, time to the first result, and memory, all on one model.
+"""How fast each backend generates: tokens per second, time to the first result, and memory, all on one model.
 
     python -m benchmarks.generation [--json FILE] [--queries N] [--samples N] [--tokens N] [--repeats N]
 
@@ -240,7 +240,7 @@ class Measurement:
 
 
 def measure(folder: Path, requests: list[Request], repeats: int, log: Path) -> tuple[Measurement, str]:
-    """All systems; the engines that share no comparison are never in memory together."""
+    """All systems; the backends that share no comparison are never in memory together."""
     from pyterrier_expandr import HuggingFaceBackend
     from pyterrier_expandr.expansion.backends.openai import OpenAIBackend
     from pyterrier_expandr.expansion.backends.vllm import VLLMBackend

@@ -16,7 +16,7 @@ from typing import Any
 from pyterrier_expandr.reports.page import BETTER, LEVEL, WORSE
 
 ROOT = Path(__file__).parent.parent
-RESULTS, README, ENGINES = ROOT / "docs" / "results", ROOT / "README.md", ROOT / "docs" / "engines.md"
+RESULTS, README, ENGINES = ROOT / "docs" / "results", ROOT / "README.md", ROOT / "docs" / "backends.md"
 BEGIN, END = "<!-- results: written by benchmarks.report -->", "<!-- end of results -->"
 
 
@@ -55,9 +55,9 @@ def speed_table() -> str:
 
 
 def generation_tables() -> str:
-    """What each engine did in one run: speed, time to the first result, memory; then the ratios that have a target."""
+    """What each backend did in one run: speed, time to the first result, memory; then the ratios that have a target."""
     measured = json.loads((RESULTS / "generation.json").read_text())
-    lines = ["| engine | tokens/s | first result, s | memory, MiB |", "|---|---|---|---|"]
+    lines = ["| backend | tokens/s | first result, s | memory, MiB |", "|---|---|---|---|"]
     for row in measured["systems"]:
         values = f"{row['tokens_per_second']:.0f} | {row['first_result_seconds']:.2f} | {row['memory_mib']:.0f}"
         lines.append(f"| {row['system']} | {values} |")

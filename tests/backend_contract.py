@@ -1,4 +1,4 @@
-"""What every engine must do: one class of tests; a subclass gives the fixtures `backend` and `saying`."""
+"""What every backend must do: one class of tests; a subclass gives the fixtures `backend` and `saying`."""
 
 import warnings
 from dataclasses import replace
@@ -25,7 +25,7 @@ REQUESTS = [
 
 
 class BackendContract:
-    #: whether the engine promises the same text for the same request, whatever else it does at the same time
+    #: whether the backend promises the same text for the same request, whatever else it does at the same time
     independent = True
 
     #: whether a text that was cut within a character ends with that character's mark (U+FFFD), as in transformers
@@ -33,12 +33,12 @@ class BackendContract:
 
     @pytest.fixture
     def backend(self):
-        """The engine with the model of the fixture `tiny_llama`, in float32."""
+        """The backend with the model of the fixture `tiny_llama`, in float32."""
         raise NotImplementedError
 
     @pytest.fixture
     def saying(self):
-        """The engine with a model that answers `ANSWER` (`tests.tiny.build_saying_llama`)."""
+        """The backend with a model that answers `ANSWER` (`tests.tiny.build_saying_llama`)."""
         raise NotImplementedError
 
     def test_greedy_texts_are_those_of_transformers_in_order(self, backend, tiny_llama):
@@ -65,7 +65,7 @@ class BackendContract:
 
     def test_a_text_does_not_depend_on_its_batch(self, backend):
         if not self.independent:
-            pytest.skip("this engine promises no independence of the batch")
+            pytest.skip("this backend promises no independence of the batch")
         together = backend.generate(REQUESTS)
         alone = [[backend.generate([Request(r.messages, r.sampling, (s,))])[0][0] for s in r.samples] for r in REQUESTS]
         assert together == alone

@@ -78,4 +78,4 @@ def test_the_wheel_s_metadata(wheel):
         assert f"Provides-Extra: {extra}" in metadata
     assert f"Version: {pyterrier_expandr.__version__}" in metadata
     entry_points = next(wheel.read(n).decode() for n in wheel.namelist() if n.endswith("entry_points.txt"))
-    assert "dense_index.expandr_faiss = pyterrier_expandr.index:FaissIndex" in entry_points
+    assert "dense_index.expandr_faiss = pyterrier_expandr.retrieval.faiss_index:FaissIndex" in entry_points

@@ -9,12 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-
-def write_json(path: Path, values: Any) -> None:
-    """Write `values` to `path` in one step: the file is either the old one or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")
-    partial.replace(path)
+from ..common.files import write_json
 
 
 def is_finished(out: Path, record: str, settings: dict[str, Any]) -> bool:

@@ -19,6 +19,8 @@ from typing import Any
 
 import pandas as pd
 
+from ..common.files import write_json
+
 logger = logging.getLogger(__name__)
 
 #: `run(folder, *folders of the inputs) -> counts`: fills `folder`, or goes on filling it, and says what is in it
@@ -125,6 +127,4 @@ def _write_record(stage: Stage, folder: Path, counts: dict[str, Any], seconds: f
         "seconds": round(seconds, 1),
         "versions": {name: version(name) for name in ("pyterrier_expandr", "torch", "transformers")},
     }
-    partial = folder / f"{RECORD}.partial"
-    partial.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
-    partial.replace(folder / RECORD)
+    write_json(folder / RECORD, record)

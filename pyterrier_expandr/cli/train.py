@@ -49,7 +49,7 @@ def pairs(
 ) -> None:
     """Make preference pairs from relevance judgments; a rerun goes on where it was interrupted."""
     from ..encoding.registry import load_encoder
-    from ..expansion.backends.opening import open_engine
+    from ..expansion.backends.opening import open_backend
     from ..training.preferences.candidates import CandidateSettings
     from ..training.preferences.choice import PreferenceSettings
     from ..training.preferences.pairs import PairsConfig, build_pairs
@@ -79,9 +79,9 @@ def pairs(
         format=format,
         suffix=".parquet" if parquet else ".jsonl",
     )
-    with open_engine(llm, device=device) as engine:
+    with open_backend(llm, device=device) as backend:
         model = load_encoder(encoder, fuse=True, pooling=pooling, max_length=max_length, device=device)
-        report = build_pairs(config, engine, model, out, verbose=True)
+        report = build_pairs(config, backend, model, out, verbose=True)
     typer.echo(f"{report}\nin {out / ('pairs' + config.suffix)}")
 
 

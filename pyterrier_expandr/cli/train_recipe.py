@@ -45,7 +45,7 @@ def run(
         typer.echo(
             f"in all {texts:,} texts, {read_tokens:,} tokens read and {written:,} written at most; "
             f"{table['memory_gib'].max():.1f} GiB of weights or index in the largest stage, and what training or an "
-            "engine's cache needs beside them"
+            "backend's cache needs beside them"
         )
         return
     check_machine(read)

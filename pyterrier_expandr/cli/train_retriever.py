@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -92,11 +91,3 @@ def _fusion(text: str) -> Any:
         return float(text)
     except ValueError:
         return text
-
-
-def main() -> None:
-    """Run the command alone, with the command line's errors: `python -m pyterrier_expandr.training.retriever`."""
-    from . import main as expandr
-
-    sys.argv[1:1] = ["train", "retriever"]
-    expandr()

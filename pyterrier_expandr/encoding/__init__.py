@@ -1,1 +1,19 @@
-"""Room."""
+"""Texts in, vectors out: `query_vec` of a query fused with its expansions (Eq. 8), `doc_vec` of a document.
+
+`encoder.ExpandREncoder` hosts any model of sentence-transformers and hands out the transformers of `views`;
+`registry` opens encoders by name; `models/` has what sentence-transformers cannot open by itself. To touch: a fusion
+(`fusion`), an encoder's entry (`models.catalogue`). Vectors carry the encoder that made them (`vectors`), which
+indexes record.
+"""
+
+from ..common.lazy import lazy_names
+
+_HOME = {
+    "ENCODERS": "models.catalogue",
+    "ExpandREncoder": "encoder",
+    "fuse": "fusion",
+    "load_encoder": "registry",
+    "models_table": "registry",
+}
+__all__ = sorted(_HOME)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -14,8 +14,9 @@ import torch
 from pyterrier_dr import BiEncoder, SimFn
 
 from ..common.fingerprint import model_fingerprint
-from . import sentence_transformer as hosting
 from .fusion import Fusion, check_fusion
+from .loading import check_folder, load_sentence_transformer
+from .models import sentence_transformer as host
 from .vectors import SourcedArray, with_source
 from .views import HELP_URL, DocEncoder, QueryEncoder, TextScorer
 
@@ -93,9 +94,9 @@ class ExpandREncoder(BiEncoder):
         for name, value in (("batch_size", batch_size), ("max_length", max_length)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
-        self.model_name = str(model) if isinstance(model, (str, Path)) else hosting.name_of(model)
+        self.model_name = str(model) if isinstance(model, (str, Path)) else host.name_of(model)
         if isinstance(model, (str, Path)):
-            hosting.check_folder(self.model_name)
+            check_folder(self.model_name)
         self._built = None if isinstance(model, (str, Path)) else model
         self.pooling, self.normalize, self.max_length = pooling, normalize, max_length
         self.fusion = check_fusion(fusion)
@@ -116,10 +117,10 @@ class ExpandREncoder(BiEncoder):
                 "max_length": self.max_length,
             }
             if self._built is not None:
-                hosting.apply_overrides(self._built, **overrides)
+                host.apply_overrides(self._built, **overrides)
                 self._model = self._built.to(self.device).eval()
             else:
-                self._model = hosting.load_sentence_transformer(
+                self._model = load_sentence_transformer(
                     self.model_name,
                     revision=self.revision,
                     device=self.device,
@@ -135,13 +136,13 @@ class ExpandREncoder(BiEncoder):
             model = self.model
             self._source = {
                 "type": "ExpandREncoder",
-                "model": hosting.portable_name(self.model_name),
+                "model": host.portable_name(self.model_name),
                 "fingerprint": self.fingerprint(),
-                "pooling": hosting.pooling_of(model),
-                "normalize": hosting.normalizes(model),
+                "pooling": host.pooling_of(model),
+                "normalize": host.normalizes(model),
                 "max_length": model.max_seq_length,
-                "query_prompt": hosting.prompt_of(model, "query", self.query_prompt),
-                "doc_prompt": hosting.prompt_of(model, "document", self.doc_prompt),
+                "query_prompt": host.prompt_of(model, "query", self.query_prompt),
+                "doc_prompt": host.prompt_of(model, "document", self.doc_prompt),
                 "revision": self.revision,
                 "fusion": None if callable(self.fusion) else self.fusion,
                 "renormalize": self.renormalize,
@@ -182,7 +183,7 @@ class ExpandREncoder(BiEncoder):
     def fingerprint(self) -> dict[str, Any]:
         """The identity of the model as JSON values, without loading it where it has a name or a folder."""
         if self._built is not None:
-            return hosting.weights_fingerprint(self._built)
+            return host.weights_fingerprint(self._built)
         return model_fingerprint(self.model_name, self.revision)
 
     def describe(self) -> dict[str, Any]:
@@ -225,7 +226,7 @@ class ExpandREncoder(BiEncoder):
 
     def encode_queries_torch(self, texts: list[str], batch_size: int | None = None) -> torch.Tensor:
         """Embeddings (n, d) of queries as a tensor with gradients."""
-        return hosting.forward(self.model, texts, self.source["query_prompt"], batch_size or self.batch_size)
+        return host.forward(self.model, texts, self.source["query_prompt"], batch_size or self.batch_size)
 
     def encode(self, texts: Sequence[str], side: Side, batch_size: int | None = None) -> SourcedArray:
         """Embeddings (n, d), float32, of texts as the "query" or the "document" side reads them; none is remembered."""

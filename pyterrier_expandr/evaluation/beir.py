@@ -7,23 +7,42 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import pyterrier as pt
 from ir_measures import Measure
 
-from ..systems.expandr import ExpandR
 from .beir_collections import Collection, resolve
 from .cells import evaluate, parse_measures, search
 from .provenance import describe_pipeline, digest
 from .result_store import ResultStore
 from .results import Results
 
+if TYPE_CHECKING:
+    from ..retrieval.faiss_index import FaissIndex
+
 logger = logging.getLogger(__name__)
 
 MEASURES = ("nDCG@10", "R@100")
 
-#: a function that makes a pipeline for a collection, or an ExpandR
-System = Callable[[Collection], pt.Transformer] | ExpandR
+
+@runtime_checkable
+class IndexedSystem(Protocol):
+    """A system that has the index of one corpus, or gets one for each collection, as `ExpandR` does."""
+
+    @property
+    def faiss_index(self) -> FaissIndex | None:
+        """Its index, or None where each collection is to get one."""
+
+    def for_collection(self, collection: Collection, indexes: Path, *, verbose: bool = False) -> IndexedSystem:
+        """The same system with an index of the collection in the folder `indexes`."""
+
+    def pipeline(self, num_results: int) -> pt.Transformer:
+        """`[qid, query]` -> R."""
+
+
+#: a function that makes a pipeline for a collection, or an `ExpandR`
+System = Callable[[Collection], pt.Transformer] | IndexedSystem
 
 __all__ = ["Collection", "experiment", "resolve"]
 
@@ -72,7 +91,7 @@ def experiment(
             be written.
 
     Example:
-        >>> from pyterrier_expandr.sparse import bm25
+        >>> from pyterrier_expandr.retrieval.sparse import bm25
         >>> systems = {"BM25": lambda c: bm25(c.get_corpus_iter(), f"{c.name}.pisa", num_results=c.num_results)}
         >>> experiment(systems, ["pocket", "SciFact"], "results").means()  # doctest: +SKIP
     """
@@ -116,7 +135,7 @@ def _named(systems: Mapping[str, System] | Iterable[tuple[str, System]]) -> dict
                 f"system {name!r} is a pipeline, which searches one collection: give a function of the collection, "
                 "such as lambda collection: pipeline"
             )
-        if not callable(system) and not isinstance(system, ExpandR):
+        if not callable(system) and not isinstance(system, IndexedSystem):
             raise TypeError(f"system {name!r} must be a function of a collection or an ExpandR, got {system!r:.80}")
     return dict(pairs)
 
@@ -125,7 +144,7 @@ def _maker(
     system: System, indexes: Path, collections: list[str], verbose: bool
 ) -> Callable[[Collection], pt.Transformer]:
     """A function that makes a system's pipeline for a collection."""
-    if not isinstance(system, ExpandR):
+    if not isinstance(system, IndexedSystem):
         return system
     if system.faiss_index is None:
         return lambda collection: system.for_collection(collection, indexes, verbose=verbose).pipeline(
@@ -139,7 +158,7 @@ def _maker(
     return lambda collection: _own_index(system, collection)
 
 
-def _own_index(system: ExpandR, collection: Collection) -> pt.Transformer:
+def _own_index(system: IndexedSystem, collection: Collection) -> pt.Transformer:
     """The pipeline of a system with its own index. Raises ValueError where that is of another corpus."""
     index = system.faiss_index
     assert index is not None

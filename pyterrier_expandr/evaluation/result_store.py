@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -23,6 +21,8 @@ from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
+
+from ..common.files import part_of, replacing, write_json
 
 #: version of the folder's layout
 FORMAT_VERSION = 1
@@ -67,7 +67,7 @@ class ResultStore:
         self.folder = Path(folder)
         _check_names(systems)
         make_folder(self.folder)
-        held = set(self.folder.iterdir()) - {_part(self.folder / EXPERIMENT)}  # a kill leaves that
+        held = set(self.folder.iterdir()) - {part_of(self.folder / EXPERIMENT)}  # a kill leaves that
         before = read_experiment(self.folder) if held else {}
         if before.get("settings", settings) != dict(settings):
             raise ValueError(
@@ -227,30 +227,6 @@ def read_run(path: Path) -> pd.DataFrame:
         path, sep=" ", names=names, dtype=types, usecols=list(types), quoting=csv.QUOTE_NONE, keep_default_na=False
     )
     return frame[["qid", "docno", "rank", "score"]]
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file that appears when it is complete."""
-    with replacing(path) as part:
-        part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(f".part.{path.name}")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes the place of `path` when the block ends well, and goes otherwise."""
-    part = _part(path)
-    try:
-        yield part
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def versions() -> dict[str, str]:

@@ -60,7 +60,7 @@ class GenerationCache:
         OSError: the file cannot be opened for writing.
 
     Example:
-        >>> from pyterrier_expandr.backends.base import Sampling
+        >>> from pyterrier_expandr.expansion.backends.base import Sampling
         >>> cache = GenerationCache()
         >>> request = Request(({"role": "user", "content": "Hi"},), Sampling())
         >>> cache.put({"model": "m"}, request, {0: Generation("Hello")})

@@ -65,7 +65,7 @@ class _Expander(pt.Transformer):
         return {"label": self.LABEL, "help_url": HELP_URL}
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
-        """None: an expander contains an engine, no transformer."""
+        """None: an expander contains a backend, no transformer."""
         return {}
 
 
@@ -78,7 +78,7 @@ class LLMExpander(_Expander):
     cut and the generations that came back empty or were truncated.
 
     Args:
-        backend: the engine, e.g. `HuggingFaceBackend`.
+        backend: the backend, e.g. `HuggingFaceBackend`.
         prompt: "q2d" (a passage), "q2q" (a rewrite), "q2e" (keywords), "q2c" (reasoning first), or a template with
             `{query}`.
         n: expansions for each query.
@@ -88,7 +88,7 @@ class LLMExpander(_Expander):
         verbose: show a progress bar.
 
     Raises:
-        TypeError: `backend` is no engine of this package.
+        TypeError: `backend` is no backend of this package.
         ValueError: settings out of range, or a template without `{query}`.
 
     Example:
@@ -116,8 +116,8 @@ class LLMExpander(_Expander):
         if not isinstance(backend, Backend):
             raise TypeError(
                 f"backend must be a Backend of this package such as HuggingFaceBackend, got {type(backend).__name__}: "
-                "an engine of another package takes no seed for each request, so its texts could not be repeated; "
-                "name its model to HuggingFaceBackend, or subclass pyterrier_expandr.backends.base.Backend"
+                "a backend of another package takes no seed for each request, so its texts could not be repeated; "
+                "name its model to HuggingFaceBackend, or subclass pyterrier_expandr.expansion.backends.base.Backend"
             )
         if n < 1:
             raise ValueError(f"n, the number of expansions for each query, must be 1 or more, got {n}")

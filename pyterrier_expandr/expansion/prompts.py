@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from string import Formatter
 
@@ -73,7 +72,7 @@ def fit(
 def cut_to_fit(template: str, fields: dict[str, str], *, cut: str, backend: Backend, max_new_tokens: int) -> str:
     """Field `cut`, without its end where all of `fields` and `max_new_tokens` exceed the model's context.
 
-    The prompt's own words and the other fields are never cut. An engine that does not tell its context or cannot count
+    The prompt's own words and the other fields are never cut. A backend that does not tell its context or cannot count
     tokens gets everything.
 
     Raises:
@@ -109,19 +108,3 @@ def _largest(high: int, fits: Callable[[int], bool]) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
-
-
-def plain_control_tokens(text: str, tokens: list[str]) -> str:
-    """`text` with a space put into each spelling of a control token, so that a tokenizer reads it as ordinary text.
-
-    Example:
-        >>> plain_control_tokens("what does <|eot_id|> mean", ["<|eot_id|>"])
-        'what does < |eot_id|> mean'
-    """
-    spelled = [token for token in tokens if len(token) > 1]
-    if not spelled:
-        return text
-    pattern = re.compile("|".join(re.escape(token) for token in sorted(spelled, key=len, reverse=True)))
-    while pattern.search(text):
-        text = pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
-    return text

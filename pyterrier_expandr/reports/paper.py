@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-PATH = Path(__file__).parent / "data" / "paper.json"
+PATH = Path(__file__).with_name("paper.json")
 
 #: the averages and how many of the 15 collections they leave out at the front (MS MARCO is the first)
 AVERAGES = {"Avg.BEIR14": 1, "Avg.All": 0}

@@ -1,1 +1,12 @@
-"""Room."""
+"""Vectors in, rankings out: the FAISS artefact, how it is built and searched; BM25 (PISA) to compare with.
+
+`faiss_index.FaissIndex` reads `[docno, doc_vec]` as a stream; `faiss_indexer`, `faiss_build` and `spool` commit it as
+it comes and put the finished folder in place; `faiss_retriever.FaissRetriever` turns `[qid, query_vec]` into a
+ranking. To touch: factories and search parameters. The folder's layout has a version (`faiss_build.FORMAT_VERSION`).
+"""
+
+from ..common.lazy import lazy_names
+
+_HOME = {"FaissIndex": "faiss_index", "FaissRetriever": "faiss_retriever", "bm25": "sparse"}
+__all__ = sorted(_HOME)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -164,7 +164,7 @@ class ExpandR(pt.Artifact):
 
         Args:
             path: what `save` has written, or what `to_hf` has uploaded.
-            backend: the engine of the LLM, where it lies elsewhere by now or is no `HuggingFaceBackend`.
+            backend: the backend of the LLM, where it lies elsewhere by now or is no `HuggingFaceBackend`.
             cache: of the LLM's generations, see `LLMExpander`.
             expansion: False leaves the expander out, and no LLM is needed.
             device: "cuda", "cpu"; None takes cuda where there is one.

@@ -25,7 +25,7 @@ GRAMMAR = """A system is named
   ENCODER+FILE.jsonl          the same, fused with recorded expansions; {collection} in FILE stands for BEIR's folder
   ENCODER+LLM                 the same, with expansions that an LLM writes now
   FOLDER, expandr:OWNER/NAME  a saved ExpandR system, from a folder or the hub
-  FOLDER+LLM                  the same, its LLM running on another engine
+  FOLDER+LLM                  the same, its LLM running on another backend
   FOLDER+none                 the same without its expansions
 where an LLM is a hub name or folder, vllm:NAME or openai:MODEL@URL"""
 
@@ -67,7 +67,7 @@ class SystemOpener:
         A saved system comes with its index where there is one collection; of several, each gets an index.
 
         Raises:
-            ValueError: a name of no such form, an unknown encoder or engine, a broken line of a file, or a part of a
+            ValueError: a name of no such form, an unknown encoder or backend, a broken line of a file, or a part of a
                 saved system that is not the one that was saved. FileNotFoundError: there is no such file or folder.
         """
         if name.lower() == "bm25":
@@ -105,10 +105,10 @@ class SystemOpener:
         return system
 
     def _saved(self, place: str, llm: str) -> ExpandR:
-        from ..expansion.backends.opening import open_engine
+        from ..expansion.backends.opening import open_backend
 
-        engine = open_engine(llm, device=self.device) if llm not in ("", "none") else None
-        return ExpandR.load(place, backend=engine, cache=self.generations, expansion=llm != "none", device=self.device)
+        backend = open_backend(llm, device=self.device) if llm not in ("", "none") else None
+        return ExpandR.load(place, backend=backend, cache=self.generations, expansion=llm != "none", device=self.device)
 
     def _open_encoder(self, name: str) -> ExpandREncoder:
         from ..encoding.registry import load_encoder
@@ -116,8 +116,8 @@ class SystemOpener:
         return load_encoder(name, fuse=True, device=self.device, **self._encoder_options)
 
     def _open_llm(self, name: str) -> pt.Transformer:
-        from ..expansion.backends.opening import open_engine
+        from ..expansion.backends.opening import open_backend
         from ..expansion.expander import LLMExpander
 
-        engine = open_engine(name, device=self.device)
-        return LLMExpander(engine, cache=self.generations, verbose=True, **self._llm_options)
+        backend = open_backend(name, device=self.device)
+        return LLMExpander(backend, cache=self.generations, verbose=True, **self._llm_options)

@@ -15,9 +15,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..common.files import write_json
 from ..encoding.vectors import describe_source
 from ..evaluation.provenance import describe_pipeline
-from ..evaluation.result_store import versions, write_json
+from ..evaluation.result_store import versions
 
 if TYPE_CHECKING:
     import pyterrier as pt
@@ -93,7 +94,7 @@ def _hidden_files(folder: str, names: list[str]) -> list[str]:
 
 def _save_expander(expander: pt.Transformer | None, folder: Path) -> dict[str, Any] | None:
     from ..common.jsonl import write_jsonl
-    from ..encoding.sentence_transformer import portable_name
+    from ..encoding.models.sentence_transformer import portable_name
     from ..expansion.expander import LLMExpander, RecordedExpander
 
     if expander is None:
@@ -178,10 +179,10 @@ def load_expander(
         _check_equal("recorded expansions", saved["records_sha256"], replayed.describe()["records_sha256"])
         return replayed
     names = ("prompt", "n", "temperature", "top_p", "max_new_tokens", "seed")
-    engine = backend if backend is not None else _open_backend(saved, device)
-    expander = LLMExpander(engine, cache=cache, clean=clean, **{name: saved[name] for name in names})
-    if not _same_model(engine.fingerprint(), saved["model"]):
-        _check_equal("LLM", saved["model"], engine.fingerprint())
+    backend = backend if backend is not None else _open_backend(saved, device)
+    expander = LLMExpander(backend, cache=cache, clean=clean, **{name: saved[name] for name in names})
+    if not _same_model(backend.fingerprint(), saved["model"]):
+        _check_equal("LLM", saved["model"], backend.fingerprint())
     return expander
 
 

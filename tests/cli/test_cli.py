@@ -98,7 +98,7 @@ def test_expand_index_search(tmp_path, minilm, tiny_llama):
         ),
         (["expand", "--collection", "pocket", "--llm", "./nowhere", "--out", "o.jsonl"], "there is no folder"),
         (["demo", "--folder", "d", "--llm", "./nowhere"], "there is no folder"),
-        (["expand", "--collection", "pocket", "--llm", "vlm:m", "--out", "o.jsonl"], "there is no engine 'vlm'"),
+        (["expand", "--collection", "pocket", "--llm", "vlm:m", "--out", "o.jsonl"], "there is no backend 'vlm'"),
         (["expand", "--collection", "pocket", "--llm", "openai:m", "--out", "o.jsonl"], "openai:MODEL@URL"),
         (
             ["train", "pairs", "--dataset", "pocket", "--llm", "openai:m", "--encoder", "o/e", "--out", "o"],

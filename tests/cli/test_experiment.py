@@ -178,7 +178,7 @@ def test_ctrl_c_keeps_what_is_finished(bert, tiny_llama, tmp_path):
         ({"s": "./nowhere"}, [], "there is no folder './nowhere'"),
         ({"s": "expandr:./nowhere"}, [], "there is no folder './nowhere'"),
         ({"s": "contriever+nowhere.jsonl"}, [], "nowhere.jsonl"),
-        ({"s": "contriever+vlm:m"}, [], "there is no engine 'vlm'"),
+        ({"s": "contriever+vlm:m"}, [], "there is no backend 'vlm'"),
         ({"s": "contriever+"}, [], "names no system"),
         ({"": "bm25"}, [], "write NAME=VALUE, not '=bm25'"),
         ({"s": "bm25"}, ["--system", "s=contriever"], "each name may stand there once"),

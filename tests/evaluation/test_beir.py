@@ -403,7 +403,7 @@ def test_kill_9_and_again_gives_the_same(tmp_path):
 
     def start(folder):
         command = [sys.executable, "-c", KILLED, str(folder), str(tmp_path / "data")]
-        return subprocess.Popen(command, cwd=Path(__file__).parent.parent)
+        return subprocess.Popen(command, cwd=Path(__file__).parents[2])
 
     assert start(tmp_path / "whole").wait(60) == 0
     process, cell = start(tmp_path / "killed"), tmp_path / "killed" / "s1" / "one" / CELL

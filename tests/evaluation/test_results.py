@@ -204,7 +204,7 @@ def test_a_file_where_the_folder_should_be(tmp_path):
 
 def test_reading_results_stays_light():
     code = (
-        "import sys, pyterrier_expandr.results\n"
+        "import sys, pyterrier_expandr.evaluation.results\n"
         "heavy = {'torch', 'transformers', 'faiss', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

@@ -2,7 +2,7 @@ import pytest
 
 from pyterrier_expandr import HuggingFaceBackend
 from pyterrier_expandr.expansion.backends.openai import OpenAIBackend
-from pyterrier_expandr.expansion.backends.opening import open_engine
+from pyterrier_expandr.expansion.backends.opening import open_backend
 from pyterrier_expandr.expansion.backends.vllm import VLLMBackend
 
 URL = "http://localhost:8000/v1"
@@ -20,46 +20,46 @@ IDS = [
 
 @pytest.mark.parametrize("model", IDS)
 def test_every_model_s_name_parses(model):
-    assert open_engine(f"hf:{model}") == HuggingFaceBackend(model)
-    assert open_engine(f"vllm:{model}") == VLLMBackend(model)
-    assert open_engine(f"openai:{model}@{URL}") == OpenAIBackend(model, base_url=URL)
+    assert open_backend(f"hf:{model}") == HuggingFaceBackend(model)
+    assert open_backend(f"vllm:{model}") == VLLMBackend(model)
+    assert open_backend(f"openai:{model}@{URL}") == OpenAIBackend(model, base_url=URL)
 
 
 @pytest.mark.parametrize("model", [*IDS[:5], "no/such:model"])
 def test_a_bare_name_is_a_model_for_transformers(model):
-    assert open_engine(model) == HuggingFaceBackend(model)
+    assert open_backend(model) == HuggingFaceBackend(model)
 
 
 def test_a_folder_may_have_any_name(tmp_path, tiny_llama):
     import shutil
 
     odd = shutil.copytree(tiny_llama, tmp_path / "vllm:a?b=c&d")
-    assert open_engine(str(odd)) == HuggingFaceBackend(odd)
-    assert open_engine(f"hf:{tiny_llama}").generate([]) == []
+    assert open_backend(str(odd)) == HuggingFaceBackend(odd)
+    assert open_backend(f"hf:{tiny_llama}").generate([]) == []
 
 
 def test_options():
-    assert open_engine("hf:m?dtype=float32&batch_size=8&trust_remote_code=true") == HuggingFaceBackend(
+    assert open_backend("hf:m?dtype=float32&batch_size=8&trust_remote_code=true") == HuggingFaceBackend(
         "m", dtype="float32", batch_size=8, trust_remote_code=True
     )
-    assert open_engine("hf:m?revision=0123456") == HuggingFaceBackend("m", revision="0123456")
-    assert open_engine('vllm:m?tensor_parallel_size=2&gpu_memory_utilization=0.5&options={"quantization": "fp8"}') == (
+    assert open_backend("hf:m?revision=0123456") == HuggingFaceBackend("m", revision="0123456")
+    assert open_backend('vllm:m?tensor_parallel_size=2&gpu_memory_utilization=0.5&options={"quantization": "fp8"}') == (
         VLLMBackend("m", tensor_parallel_size=2, gpu_memory_utilization=0.5, options={"quantization": "fp8"})
     )
-    named = open_engine(f'openai:m@{URL}?concurrency=4&extra_body={{"top_k": -1}}', timeout=3, concurrency=9)
+    named = open_backend(f'openai:m@{URL}?concurrency=4&extra_body={{"top_k": -1}}', timeout=3, concurrency=9)
     assert named == OpenAIBackend("m", base_url=URL, concurrency=4, extra_body={"top_k": -1}, timeout=3)
 
 
 def test_the_device_is_for_transformers():
-    assert open_engine("m", device="cpu") == HuggingFaceBackend("m", device="cpu")
-    assert open_engine("hf:m?device=cuda", device="cpu") == HuggingFaceBackend("m", device="cuda")
-    assert open_engine("vllm:m", device="cpu") == VLLMBackend("m")
+    assert open_backend("m", device="cpu") == HuggingFaceBackend("m", device="cpu")
+    assert open_backend("hf:m?device=cuda", device="cpu") == HuggingFaceBackend("m", device="cuda")
+    assert open_backend("vllm:m", device="cpu") == VLLMBackend("m")
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("vlm:Qwen/Qwen2.5-7B-Instruct", "there is no engine 'vlm'"),
+        ("vlm:Qwen/Qwen2.5-7B-Instruct", "there is no backend 'vlm'"),
         ("hf:", "needs a model"),
         ("vllm:?dtype=float32", "needs a model"),
         ("", "needs a model"),
@@ -77,7 +77,7 @@ def test_the_device_is_for_transformers():
 )
 def test_what_is_wrong_is_said(name, said):
     with pytest.raises(ValueError, match=f"(?s){said}") as caught:
-        open_engine(name)
+        open_backend(name)
     if any(word in said for word in ("MODEL@URL", "no engine", "needs a model", "OPTION=VALUE")):
         assert "hf:NAME_OR_FOLDER" in str(caught.value) and "openai:MODEL@URL" in str(caught.value)
 
@@ -93,5 +93,5 @@ def test_what_is_wrong_is_said(name, said):
 )
 def test_a_key_in_the_name_is_refused_and_not_repeated(name):
     with pytest.raises(ValueError) as caught:
-        open_engine(name)
+        open_backend(name)
     assert "sk-secret" not in str(caught.value)

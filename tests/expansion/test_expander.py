@@ -22,7 +22,7 @@ RECORDS = [
 
 
 class CountingBackend(HuggingFaceBackend):
-    """The real engine, with a count of the samples that it was asked for."""
+    """The real backend, with a count of the samples that it was asked for."""
 
     def __init__(self, model, **options):
         super().__init__(model, device="cpu", **options)

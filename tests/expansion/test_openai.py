@@ -67,9 +67,9 @@ class TestTransformersServe(BackendContract):
         return OpenAIBackend(str(tmp_path), base_url=served, concurrency=4)
 
     def test_from_the_command_line(self, served, tiny_llama, tmp_path):
-        out, engine = tmp_path / "e.jsonl", f"openai:{tiny_llama}@{served}?concurrency=2"
+        out, backend = tmp_path / "e.jsonl", f"openai:{tiny_llama}@{served}?concurrency=2"
         arguments = ["--collection", "pocket", "--limit", 3, "--n", 2, "--max-new-tokens", 8, "--out", out]
-        assert "3 queries, 6 expansions" in expandr("expand", "--llm", engine, *arguments)
+        assert "3 queries, 6 expansions" in expandr("expand", "--llm", backend, *arguments)
         assert len(out.read_text().splitlines()) == 3
 
     def test_an_unknown_model_fails(self, served):
@@ -348,8 +348,8 @@ def test_pairs_are_made_with_a_server_and_go_on_after_its_fault(tmp_path, minilm
         return echo(body) if number < 7 else (503, {}, b"no more")
 
     with FaultyServer(full_at_last) as server:
-        engine = f"openai:m@{server.url}?max_retries=0&concurrency=1"
-        arguments = ["train", "pairs", "--dataset", "pocket", "--limit", 2, "--llm", engine, "--encoder", minilm]
+        backend = f"openai:m@{server.url}?max_retries=0&concurrency=1"
+        arguments = ["train", "pairs", "--dataset", "pocket", "--limit", 2, "--llm", backend, "--encoder", minilm]
         arguments += ["--temperature", 0.8, "--samples", 4, "--threshold", -1, "--out", tmp_path / "pairs"]
         assert "7 samples of this call were written before" in expandr(*arguments, status=2)
         server.behave = echo
@@ -417,7 +417,7 @@ class TestSettings:
     def test_the_missing_package_is_named(self):
         code = (
             "import sys; sys.modules['openai'] = None\n"
-            "from pyterrier_expandr.backends.openai import OpenAIBackend\n"
+            "from pyterrier_expandr.expansion.backends.openai import OpenAIBackend\n"
             "from tests.backend_contract import ask\n"
             "try: OpenAIBackend('m', base_url='http://h/v1').generate([ask('x')])\n"
             "except ImportError as error: assert 'pyterrier_expandr[openai]' in str(error); print('said')"

@@ -117,7 +117,7 @@ class TestInProcess(BackendContract):
         script = tmp_path / "script.py"
         script.write_text(INTERRUPTED)
         command = [sys.executable, str(script), tiny_llama, str(tmp_path / "c.sqlite")]
-        here = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+        here = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": here}
         with subprocess.Popen(command, start_new_session=True, **pipes) as process:
             for line in process.stdout:
@@ -237,7 +237,7 @@ def test_settings_need_no_engine(tiny_llama, tmp_path):
 def test_the_missing_package_is_named(tiny_llama):
     code = (
         "import sys; sys.modules['vllm'] = None\n"
-        "from pyterrier_expandr.backends.vllm import VLLMBackend\n"
+        "from pyterrier_expandr.expansion.backends.vllm import VLLMBackend\n"
         "from tests.backend_contract import ask\n"
         f"try: VLLMBackend({tiny_llama!r}).generate([ask('x')])\n"
         "except ImportError as error: assert 'pyterrier_expandr[vllm]' in str(error); print('said')"

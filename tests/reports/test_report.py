@@ -12,9 +12,9 @@ from pyterrier_expandr.evaluation.averages import COLLECTIONS, FORUMS
 from pyterrier_expandr.evaluation.provenance import describe_pipeline
 from pyterrier_expandr.evaluation.result_store import ResultStore
 from pyterrier_expandr.evaluation.results import Results
+from pyterrier_expandr.reports.page import report
 from pyterrier_expandr.reports.paper import paper_row
 from pyterrier_expandr.reports.paper_comparison import Setting, beside_paper, standard_queries
-from pyterrier_expandr.reports.page import report
 
 SYSTEMS = ["BM25", "Contriever/Raw", "Contriever/ExpandR"]
 CONTRIEVER, RELEASED = "facebook/contriever", "chengpingan/ExpandR_Retriever"

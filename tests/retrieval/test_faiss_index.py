@@ -8,6 +8,7 @@ import textwrap
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -38,8 +39,8 @@ def corpus(n: int, dim: int = 16, seed: int = 0):
 
 
 def small_chunks(monkeypatch, size: int = 10) -> None:
-    monkeypatch.setattr("pyterrier_expandr.spool.CHUNK", size)
-    monkeypatch.setattr("pyterrier_expandr.index_build.CHUNK", size)
+    monkeypatch.setattr("pyterrier_expandr.retrieval.spool.CHUNK", size)
+    monkeypatch.setattr("pyterrier_expandr.retrieval.faiss_build.CHUNK", size)
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -299,9 +300,10 @@ def test_killed_build_leaves_nothing_that_opens_and_is_resumed(tmp_path):
         import os, signal, sys
         sys.path.insert(0, sys.argv[2])
         from tests.test_index import corpus
-        from pyterrier_expandr import FaissIndex, index_build
-        index_build.CHUNK = 10
-        append = index_build.Spool.append
+        from pyterrier_expandr import FaissIndex
+        from pyterrier_expandr.retrieval import faiss_build
+        faiss_build.CHUNK = 10
+        append = faiss_build.Spool.append
         def torn(self, *args):
             append(self, *args)
             if self.state()["count"] == 30:  # as if killed while the next chunk is written
@@ -309,10 +311,10 @@ def test_killed_build_leaves_nothing_that_opens_and_is_resumed(tmp_path):
                     if path.name != "state.json":
                         with open(path, "ab") as file: file.write(b"torn")
                 os.kill(os.getpid(), signal.SIGKILL)
-        index_build.Spool.append = torn
+        faiss_build.Spool.append = torn
         FaissIndex(sys.argv[1]).index(corpus(87))
     """
-    root = os.path.dirname(os.path.dirname(__file__))
+    root = str(Path(__file__).parents[2])
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "i"), root])
     assert done.returncode == -9
     index = FaissIndex(tmp_path / "i")
@@ -365,7 +367,7 @@ def test_repeated_docno_is_found_across_chunks(tmp_path, monkeypatch, place):
 
 
 def test_equal_hashes_are_no_repeat(tmp_path, monkeypatch):
-    monkeypatch.setattr("pyterrier_expandr.spool._hashes", lambda docnos: np.zeros(len(docnos), np.int64))
+    monkeypatch.setattr("pyterrier_expandr.retrieval.spool._hashes", lambda docnos: np.zeros(len(docnos), np.int64))
     small_chunks(monkeypatch)
     FaissIndex(tmp_path / "i").index(corpus(40))
     assert len(FaissIndex(tmp_path / "i")) == 40

@@ -5,33 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ...common.frames import without_surrogates
 from ...common.jsonl import read_jsonl, write_jsonl
-
-
-@dataclass(frozen=True)
-class TrainingExample:
-    """One query with its relevant documents, and negatives and expansions where there are some.
-
-    Texts are as an encoder reads documents (`title + " " + text` where there is a title). `positive_ids` names
-    `positives` in the same order, best grade first; a source without document ids gives ids of its own.
-
-    Example:
-        >>> TrainingExample("1", "why is the sky blue", ("d7",), ("Air scatters short waves.",)).negatives
-        ()
-    """
-
-    query_id: str
-    query: str
-    positive_ids: tuple[str, ...]
-    positives: tuple[str, ...]
-    negatives: tuple[str, ...] = ()
-    expansions: tuple[str, ...] = ()
-
+from .example import TrainingExample as TrainingExample
+from .judged import examples_of_collection
 
 #: what the fields of a `TrainingExample` are called in files: here, in the E5 mixture, and in the released data
 FIELDS = {
@@ -77,8 +58,6 @@ def open_examples(
     name = str(source)
     path = Path(source)
     if name == "pocket" or name.startswith("irds:") or (path / "corpus.jsonl").is_file():
-        from .judged import examples_of_collection
-
         if ratios:
             raise ValueError(f"ratios are shares of JSONL files, and {name} is a collection: leave them out")
         return examples_of_collection(name, split, min_relevance=min_relevance, skipped=skipped)

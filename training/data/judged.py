@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ...common.frames import document_text
 from .chunks import in_chunks
-from .examples import TrainingExample
+from .example import TrainingExample
 
 if TYPE_CHECKING:
     import ir_datasets

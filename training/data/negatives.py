@@ -10,7 +10,7 @@ import pyterrier as pt
 
 from ...common.frames import document_texts
 from .chunks import in_chunks
-from .examples import TrainingExample
+from .example import TrainingExample
 
 #: queries searched together
 CHUNK = 256

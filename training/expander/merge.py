@@ -11,11 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ...common.files import write_json
 from ...common.fingerprint import model_fingerprint
 from ...expansion.backends.base import Message
 from ...expansion.backends.huggingface import HuggingFaceBackend
 from ...expansion.prompts import PROMPTS, render
-from ..run_folder import is_finished, write_json
+from ..run_folder import is_finished
 from ..setting_checks import check_number
 from .model_card import merged_card
 from .train import RECORD as ADAPTER_RECORD

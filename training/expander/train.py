@@ -14,10 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
+from ...common.files import write_json
 from ...expansion.backends.huggingface import HuggingFaceBackend
 from ..checkpoints import last_checkpoint
 from ..preferences.pair_files import read_pairs
-from ..run_folder import claim, is_finished, is_first_process, publish, write_json
+from ..run_folder import claim, is_finished, is_first_process, publish
 from ..setting_checks import check_flag, check_number, check_whole
 from .pair_tokens import Overlong, TokenizedPairs, held_out, tokenize_pairs
 from .report import generation_lengths, held_out_metrics, step_metrics

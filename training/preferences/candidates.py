@@ -19,7 +19,7 @@ from ..data.chunks import in_chunks
 from ..data.examples import TrainingExample
 from ..setting_checks import check_number, check_whole
 
-#: queries whose texts are asked for together; more of them where an engine starts a sample when another is finished,
+#: queries whose texts are asked for together; more of them where a backend starts a sample when another is finished,
 #: since it idles while the longest sample of a chunk is written
 CHUNK, LARGE_CHUNK = 32, 512
 
@@ -123,7 +123,7 @@ def generate_candidates(
 
     Args:
         examples: queries with a positive.
-        backend: the engine, e.g. `HuggingFaceBackend`.
+        backend: the backend, e.g. `HuggingFaceBackend`.
         settings: temperatures, samples, prompts.
         cache: a path or a `GenerationCache`; None keeps the texts in memory only.
         verbose: show progress bars.
@@ -133,7 +133,7 @@ def generate_candidates(
 
     Example:
         >>> from pyterrier_expandr import HuggingFaceBackend
-        >>> from pyterrier_expandr.training.examples import open_examples
+        >>> from pyterrier_expandr.training.data.examples import open_examples
         >>> backend = HuggingFaceBackend("Qwen/Qwen2.5-0.5B-Instruct")
         >>> next(generate_candidates(open_examples("pocket"), backend, cache="c.sqlite"))  # doctest: +SKIP
     """

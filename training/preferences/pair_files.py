@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ...common.files import replacing
 from ...common.jsonl import read_jsonl, write_jsonl
 from ...expansion.prompts import render, resolve_prompt
 from ..data.chunks import in_chunks
@@ -91,8 +92,7 @@ def _write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     import pyarrow.parquet as pq
 
     chunks = in_chunks(rows, ROW_GROUP)
-    part = path.with_name(path.name + ".part")
-    try:
+    with replacing(path) as part:
         table = pa.Table.from_pylist(next(chunks, []))
         count = table.num_rows
         with pq.ParquetWriter(part, table.schema) as writer:
@@ -100,10 +100,6 @@ def _write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> int:
             for chunk in chunks:
                 writer.write_table(pa.Table.from_pylist(chunk, schema=table.schema))
                 count += len(chunk)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
     return int(count)
 
 

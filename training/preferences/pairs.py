@@ -17,13 +17,14 @@ from typing import Any, Literal
 
 import pyterrier as pt
 
+from ...common.files import write_json
 from ...common.jsonl import read_jsonl
 from ...encoding.encoder import ExpandREncoder
 from ...expansion.backends.base import Backend
 from ...expansion.cache import GenerationCache
 from ..data.chunks import in_chunks
 from ..data.examples import examples_from_jsonl, open_examples, write_examples
-from ..run_folder import claim, is_finished, publish, write_json
+from ..run_folder import claim, is_finished, publish
 from .candidates import CandidateSet, CandidateSettings, generate_candidates, read_candidates, write_candidates
 from .choice import Decision, PreferenceSettings, decide
 from .pair_files import trl_row, write_pairs
@@ -42,7 +43,7 @@ Format = Literal["trl", "released"]
 
 @dataclass(frozen=True)
 class PairsConfig:
-    """What preference data is made of; together with an engine and an encoder it decides every byte.
+    """What preference data is made of; together with a backend and an encoder it decides every byte.
 
     Args:
         source, split, min_relevance, ratios: see `open_examples`.
@@ -97,7 +98,7 @@ def build_pairs(
 
     Args:
         config: what is made of what.
-        backend: the engine that writes candidates and answers.
+        backend: the backend that writes candidates and answers.
         encoder: the reward encoder.
         out: the folder to make: `pairs.jsonl` (or .parquet), the stages' files, `pairs.json` with settings, counts and
             versions, report.txt, and report.png where matplotlib is installed.
@@ -138,7 +139,7 @@ def _settings(config: PairsConfig, backend: Backend, encoder: ExpandREncoder) ->
 
 
 def identity(backend: Backend) -> dict[str, Any]:
-    """What an engine is; of a hub model the name counts, since its commit is not known before the download."""
+    """What a backend is; of a hub model the name counts, since its commit is not known before the download."""
     return {name: value for name, value in backend.fingerprint().items() if name not in ("commit", "revision")}
 
 

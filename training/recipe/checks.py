@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ...collections.opening import open_collection
 from ...evaluation.beir_collections import resolve
 from ..setting_checks import check_number
+from .systems import SMALL, SYSTEMS
 
 if TYPE_CHECKING:
     from .recipe import Evaluation, Recipe
-
 #: tokens that a prompt takes at least; `SmallLMConfig` keeps as many free
 PROMPT = 64
 
@@ -56,8 +56,6 @@ def check_collections(given: Evaluation) -> None:
 
 def check_room(recipe: Recipe) -> None:
     """Raise ValueError where texts are asked for that the language model's context cannot hold."""
-    from .recipe import SMALL, SYSTEMS
-
     context = _context(recipe)
     rewards = [SYSTEMS[name].rewards for name in recipe.systems]
     asked: dict[str, tuple[int, int]] = {}
@@ -82,7 +80,6 @@ def check_machine(recipe: Recipe) -> None:
         ValueError: 4 bits without a CUDA device. ImportError: a package of the training is missing.
     """
     from ..expander.train import check_requirements
-    from .recipe import SYSTEMS
 
     if any(SYSTEMS[name].rewards for name in recipe.systems):
         check_requirements(recipe.expander_config("base", "pairs", "out"))
@@ -90,8 +87,6 @@ def check_machine(recipe: Recipe) -> None:
 
 def _context(recipe: Recipe) -> int | None:
     """Tokens that the language model's positions allow, where that is known without a download."""
-    from .recipe import SMALL
-
     if recipe.llm == SMALL:
         return recipe.small_lm.context
     config = Path(recipe.model) / "config.json"

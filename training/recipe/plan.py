@@ -35,7 +35,7 @@ def plan(recipe: Recipe) -> pd.DataFrame:
 
     `memory_gib` is a lower bound: the language model's weights in 16 bits (in 32 bits for a merge; a tenth of a GiB for
     one trained from scratch, half a GiB for an encoder), or the largest index. What training keeps beside the weights
-    (gradients, optimizer, activations), and an engine's cache, come on top. NaN where a model's size is not known.
+    (gradients, optimizer, activations), and a backend's cache, come on top. NaN where a model's size is not known.
     Nothing is downloaded and no model is loaded.
 
     Raises:

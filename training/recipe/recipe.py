@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ...cli.demo import demo_encoder_folder
-from ...encoding.registry import check_name
+from ...encoding.registry import check_name, demo_encoder_folder
 from ...evaluation.cells import parse_measures
 from ...expansion.backends.base import Sampling
-from ...expansion.backends.opening import engine_parts, open_engine
+from ...expansion.backends.opening import backend_parts, open_backend
 from ...expansion.prompts import resolve_prompt
 from ..data.examples import are_counts
 from ..expander.train import ExpanderTrainingConfig
@@ -21,35 +20,10 @@ from ..preferences.choice import PreferenceSettings
 from ..setting_checks import check_number, check_whole
 from ..smalllm.train import SmallLMConfig
 from .checks import check_collections, check_data, check_room, check_texts, load_yaml
-
-#: the model that is trained from scratch, where a recipe names no other
-SMALL = "small"
-
-#: the encoder that comes with the extra `demo`
-DEMO = "demo"
-
-
-@dataclass(frozen=True)
-class System:
-    """A row of Table 3: which rewards the LLM was trained with, and how the retriever was.
-
-    `rewards` is None where queries are not expanded, and empty where the LLM is not trained.
-    """
-
-    rewards: tuple[str, ...] | None
-    retriever: str
-
-
-#: rows of the paper's Table 3
-SYSTEMS: Mapping[str, System] = {
-    "Query": System(None, "raw"),
-    "w/ Retriever Training": System(None, "ft"),
-    "ExpandR": System(("self", "retriever"), "expandr"),
-    "w/o LLM Training": System((), "expandr"),
-    "w/o Retriever Training": System(("self", "retriever"), "raw"),
-    "w/o Self-Reward": System(("retriever",), "expandr"),
-    "w/o Retriever Reward": System(("self",), "expandr"),
-}
+from .systems import DEMO as DEMO
+from .systems import SMALL as SMALL
+from .systems import SYSTEMS as SYSTEMS
+from .systems import System as System
 
 
 @dataclass(frozen=True)
@@ -87,7 +61,7 @@ class Recipe:
 
     Args:
         data: training queries and positives, as `open_examples` reads them.
-        llm: the instruct model, as `open_engine` takes it: a hub name or folder, or `vllm:` before it to generate with
+        llm: the instruct model, as `open_backend` takes it: a hub name or folder, or `vllm:` before it to generate with
             vLLM; a model on a server (`openai:`) cannot be trained. "small" trains one from scratch (`small_lm`).
         encoder: hub name or folder of the reward encoder; "demo" is the one of the extra `demo`.
         retriever: `RetrieverTrainingConfig` less what the recipe says itself; `base` may be "demo" as well.
@@ -195,35 +169,35 @@ class Recipe:
         ):
             if not isinstance(value, str) or not value.strip():
                 raise ValueError(f"{name} must name a model, got {value!r}")
-            place = engine_parts(value)[1] if name == "llm" else value
+            place = backend_parts(value)[1] if name == "llm" else value
             if place.startswith(("/", ".", "~")) and not Path(place).expanduser().is_dir():
                 raise ValueError(f"{name}: there is no folder {place!r}")
             if name != "llm" and place != DEMO:
                 check_name(place)
         if self.llm == SMALL or not (trained := [name for name in self.systems if SYSTEMS[name].rewards]):
             return
-        if engine_parts(self.llm)[0] == "openai":
+        if backend_parts(self.llm)[0] == "openai":
             raise ValueError(f"llm {self.llm!r} is on a server and cannot be trained, which {trained} need")
-        if "adapter" in engine_parts(self.llm)[2]:
+        if "adapter" in backend_parts(self.llm)[2]:
             raise ValueError(f"llm {self.llm!r} has an adapter, and {trained} train another: merge it first")
 
     @property
     def model(self) -> str:
-        """The language model without its engine: what DPO trains."""
-        return engine_parts(self.llm)[1]
+        """The language model without its backend: what DPO trains."""
+        return backend_parts(self.llm)[1]
 
-    def engine_name(self, model: Path | None) -> str:
-        """The recipe's engine for `open_engine`, with `model` in the place of its own."""
-        word, _, options = engine_parts(self.llm)
+    def backend_name(self, model: Path | None) -> str:
+        """The recipe's backend for `open_backend`, with `model` in the place of its own."""
+        word, _, options = backend_parts(self.llm)
         written = "&".join(f"{name}={value}" for name, value in options.items() if name != "revision")
         return self.llm if model is None else f"{word}:{model}" + (f"?{written}" if written else "")
 
     def origin(self) -> dict[str, Any]:
         """`revision` and `trust_remote_code` of the language model, as the options of `llm` say them."""
-        engine = None if self.llm == SMALL else open_engine(self.llm)
+        backend = None if self.llm == SMALL else open_backend(self.llm)
         return {
-            "revision": getattr(engine, "revision", None),
-            "trust_remote_code": getattr(engine, "trust_remote_code", False),
+            "revision": getattr(backend, "revision", None),
+            "trust_remote_code": getattr(backend, "trust_remote_code", False),
         }
 
     def expander_config(self, base: str | Path, pairs: str | Path, out: str | Path) -> ExpanderTrainingConfig:

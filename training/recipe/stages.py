@@ -22,7 +22,7 @@ import pandas as pd
 from ...encoding.encoder import ExpandREncoder
 from ...encoding.registry import load_encoder
 from ...expansion.backends.base import Backend
-from ...expansion.backends.opening import engine_parts, open_engine
+from ...expansion.backends.opening import backend_parts, open_backend
 from ...expansion.cache import GenerationCache
 from ...expansion.expander import LLMExpander, RecordedExpander
 from ...expansion.recorded import write_expansions
@@ -43,7 +43,7 @@ from .recipe import SMALL, SYSTEMS, Recipe, encoder_name
 
 logger = logging.getLogger(__name__)
 
-#: options of engines that say how texts are computed, and nothing of what they are
+#: options of backends that say how texts are computed, and nothing of what they are
 HOW = (
     "batch_size device tensor_parallel_size gpu_memory_utilization api_key_env concurrency timeout max_retries deadline"
 ).split()
@@ -118,16 +118,16 @@ class RecipeStages:
         return {} if self.recipe.llm == SMALL else {"llm": model_identity(self.recipe.model)}
 
     def _backend(self, stages: tuple[Path, ...]) -> Backend:
-        """The recipe's engine, with the model of a stage, or the recipe's own."""
-        return open_engine(self.recipe.engine_name(stages[0] / "model" if stages else None), device=self.device)
+        """The recipe's backend, with the model of a stage, or the recipe's own."""
+        return open_backend(self.recipe.backend_name(stages[0] / "model" if stages else None), device=self.device)
 
-    def _engine_settings(self) -> dict[str, Any]:
-        """What decides the generated texts: the model, the engine where it is not transformers, and its options."""
-        engine, _, written = engine_parts(self.recipe.llm)
+    def _backend_settings(self) -> dict[str, Any]:
+        """What decides the generated texts: the model, the backend where it is not transformers, and its options."""
+        backend, _, written = backend_parts(self.recipe.llm)
         options: dict[str, Any] = {name: text for name, text in written.items() if name not in HOW}
         if "adapter" in options:
             options["adapter"] = model_identity(options["adapter"])
-        said = {"engine": engine if engine != "hf" else None, "options": options}
+        said = {"engine": backend if backend != "hf" else None, "options": options}
         return self._llm_settings() | {name: value for name, value in said.items() if value}
 
     def candidates(self) -> Stage:
@@ -140,7 +140,7 @@ class RecipeStages:
                 count = write_candidates(folder / "candidates.jsonl", sets)
             return {"queries": count, "candidates": count * self.recipe.candidates.count}
 
-        settings = asdict(self.recipe.candidates) | self._engine_settings()
+        settings = asdict(self.recipe.candidates) | self._backend_settings()
         return Stage("candidates", settings, (self.examples(), *self.base()), run)
 
     def pairs(self, rewards: tuple[str, ...]) -> Stage:
@@ -213,7 +213,7 @@ class RecipeStages:
             with self._backend(llm) as backend:
                 return _expand(self._expander(backend, folder), topics, folder / "expansions.jsonl")
 
-        settings = self.recipe.expansion_settings() | self._engine_settings()
+        settings = self.recipe.expansion_settings() | self._backend_settings()
         return Stage("expansions", settings, (self.examples(), *self.trained(rewards)), run)
 
     def test_expansions(self, rewards: tuple[str, ...]) -> Stage:
@@ -229,7 +229,7 @@ class RecipeStages:
             return counts
 
         queries = [[file_stem(collection), queries_identity(collection)] for collection in self.test]
-        settings = self.recipe.expansion_settings() | self._engine_settings() | {"collections": queries}
+        settings = self.recipe.expansion_settings() | self._backend_settings() | {"collections": queries}
         return Stage("test-expansions", settings, self.trained(rewards), run)
 
     def retriever(self, stage: str, rewards: tuple[str, ...] | None) -> Stage:

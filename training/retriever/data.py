@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...common.files import replacing
 from ...expansion.cleaning import strip_preamble
 from ..data.examples import TrainingExample, open_examples, split_examples
 from .fused_batches import key_of
@@ -100,14 +101,11 @@ def training_dataset(path: Path, config: RetrieverTrainingConfig, survey: Survey
     if not path.is_file():
         texts = {name: Value("large_string") for name in ("query", "positive", "positive_id")}
         lists = {name: Sequence(Value("large_string")) for name in ("negatives", "expansions")}
-        partial = path.with_name(path.name + ".partial")
-        with ArrowWriter(
-            path=str(partial), features=Features(texts | lists | {"relevant": Sequence(Value("int64"))})
-        ) as writer:
+        features = Features(texts | lists | {"relevant": Sequence(Value("int64"))})
+        with replacing(path) as part, ArrowWriter(path=str(part), features=features) as writer:
             for row in training_rows(config, survey):
                 writer.write(row)
             writer.finalize()
-        partial.replace(path)
     return Dataset.from_file(str(path))
 
 

@@ -15,7 +15,7 @@ from sentence_transformers.util.distributed import all_gather_with_grad, get_ran
 from torch import Tensor, nn
 
 from ...encoding.fusion import Fusion, check_fusion, fuse
-from ...encoding.sentence_transformer import normalizes
+from ...encoding.models.sentence_transformer import normalizes
 
 Similarity = Literal["dot", "cosine"]
 
@@ -104,7 +104,7 @@ def fuse_rows(queries: Tensor, expansions: Tensor, counts: Tensor, fusion: Fusio
         queries: (n, d).
         expansions: (sum of counts, d), those of the first query first.
         counts: (n,), how many expansions each query has.
-        fusion: see `pyterrier_expandr.fusion.fuse`, which this calls.
+        fusion: see `pyterrier_expandr.encoding.fusion.fuse`, which this calls.
 
     Example:
         >>> fuse_rows(torch.eye(2), torch.tensor([[0.0, 1.0]]), torch.tensor([1, 0]), "average")
@@ -138,7 +138,7 @@ def gather_ragged(tensor: Tensor) -> tuple[Tensor, int]:
 class ExpandRLoss(CachedLossMixin, nn.Module):
     """InfoNCE between fused query embeddings and documents, over all positives and hard negatives of the batch.
 
-    Takes the batches of `FusedBatchCollator`. The fusion is the one that retrieval uses (`pyterrier_expandr.fusion`).
+    Takes the batches of `FusedBatchCollator`. The fusion is the one that retrieval uses (`encoding.fusion`).
     Embeddings are computed a mini-batch at a time and once more with gradients (gradient caching), so that a batch of
     1,024 needs the memory of a mini-batch: its loss and gradients are those of the whole batch. Gradient accumulation
     over small batches is another loss, since each query then meets the documents of its small batch alone.

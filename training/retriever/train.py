@@ -13,9 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from ...common.files import write_json
 from ...encoding.fusion import NAMED_FUSIONS, check_fusion
 from ..checkpoints import last_checkpoint
-from ..run_folder import claim, is_finished, is_first_process, publish, write_json
+from ..run_folder import claim, is_finished, is_first_process, publish
 from ..setting_checks import check_number, check_whole
 
 if TYPE_CHECKING:
@@ -274,9 +275,3 @@ def _check_surroundings(config: RetrieverTrainingConfig) -> None:
     for name, asked in (("device='cuda'", config.device == "cuda"), ("precision='fp16'", config.precision == "fp16")):
         if asked and (config.device == "cpu" or not torch.cuda.is_available()):
             raise ValueError(f"{name} needs a GPU, and there is none: leave it out")
-
-
-if __name__ == "__main__":
-    from pyterrier_expandr.cli.train_retriever import main
-
-    main()

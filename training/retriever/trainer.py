@@ -26,8 +26,8 @@ from transformers import (
 from ...encoding.encoder import ExpandREncoder
 from ...encoding.fusion import Fusion
 from ...encoding.models.anchordr import AnchorDR
+from ...encoding.models.sentence_transformer import apply_overrides, pooling_of
 from ...encoding.registry import load_encoder
-from ...encoding.sentence_transformer import apply_overrides, pooling_of
 from ..data.examples import TrainingExample
 from ..progress import ProgressBar
 from .fused_batches import FusedBatchCollator

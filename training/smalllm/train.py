@@ -10,9 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...common.files import write_json
 from ...expansion.prompts import resolve_prompt
 from ..checkpoints import last_checkpoint
-from ..run_folder import claim, is_finished, publish, write_json
+from ..run_folder import claim, is_finished, publish
 from ..setting_checks import check_number, check_whole
 from .text import IGNORED, SPECIAL_TOKENS, build_tokenizer, pair_row, text_blocks
 

@@ -1,1 +1,5 @@
-"""Encoders and language models by name, and the one architecture that no maintained library has."""
+"""Encoders that sentence-transformers cannot open by itself: AnchorDR, and the two towers of DPR.
+
+In: a folder or hub name. Out: a `SentenceTransformer`. `catalogue` is the table of all encoders and LLMs that have a
+short name: the place for a new one. The numbers of AnchorDR are held by fixtures of its reference implementation.
+"""

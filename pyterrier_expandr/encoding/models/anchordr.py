@@ -175,7 +175,7 @@ def open_anchordr(
     """
     from sentence_transformers import SentenceTransformer
 
-    from ..sentence_transformer import apply_overrides
+    from .sentence_transformer import apply_overrides
 
     if has_own_modules(name, revision):
         # Trusted: every module class is this file's or a plain one of sentence-transformers.

@@ -34,7 +34,7 @@ def find_file(name: str, filename: str, revision: str | None = None) -> Path | N
         return folder / filename if (folder / filename).is_file() else None
     from transformers.utils.hub import cached_file
 
-    from ..sentence_transformer import opening
+    from .sentence_transformer import opening
 
     with opening(name):
         found = cached_file(name, filename, revision=revision, _raise_exceptions_for_missing_entries=False)

@@ -35,7 +35,7 @@ class DPRTower(InputModule):
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, tower: Tower, max_seq_length: int = 512) -> DPRTower:
         """One encoder of a folder or hub model. Raises ValueError where it is the other one, or no DPR at all."""
-        from ..sentence_transformer import opening
+        from .sentence_transformer import opening
 
         name = str(name_or_folder)
         with opening(name):

@@ -8,7 +8,12 @@ from typing import Any
 from .anchordr_checkpoint import find_file
 
 #: the module classes of this package, as modules.json names them
-OURS = ("pyterrier_expandr.models.anchordr.AnchorDR", "pyterrier_expandr.models.dpr.DPRTower")
+OURS = (
+    "pyterrier_expandr.encoding.models.anchordr.AnchorDR",
+    "pyterrier_expandr.encoding.models.dpr.DPRTower",
+    "pyterrier_expandr.models.anchordr.AnchorDR",  # saved before the modules moved
+    "pyterrier_expandr.models.dpr.DPRTower",
+)
 #: what may stand beside them: modules of sentence-transformers that bring no code of their own
 PLAIN = ("Normalize", "Dense", "Dropout", "LayerNorm", "Router")
 

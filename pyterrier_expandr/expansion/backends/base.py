@@ -1,4 +1,4 @@
-"""What every LLM engine takes and gives: `Request` in, `Generation` out."""
+"""What every LLM backend takes and gives: `Request` in, `Generation` out."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ Stream: TypeAlias = Generator[tuple[int, list[Generation]], None, None]
 
 
 class Backend(ABC):
-    """An engine that writes texts. Subclasses load their model on first use, never in the constructor."""
+    """A backend that writes texts. Subclasses load their model on first use, never in the constructor."""
 
-    #: tokens that prompt and generation may fill together; None where the engine does not say
+    #: tokens that prompt and generation may fill together; None where the backend does not say
     context_length: int | None = None
 
     #: whether samples that are asked for one by one cost no more than together; then each is stored when it is ready
@@ -91,7 +91,7 @@ class Backend(ABC):
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """What decides this engine's texts beside the request (model, revision, dtype), as JSON values.
+        """What decides this backend's texts beside the request (model, revision, dtype), as JSON values.
 
         It must not load the model: the cache is addressed by it.
         """
@@ -101,7 +101,7 @@ class Backend(ABC):
         """Yield `(index of the request, one Generation per asked sample)` as they are ready, in any order."""
 
     def prompt_tokens(self, messages: Sequence[Message]) -> int | None:
-        """Tokens of the rendered prompt, or None where the engine cannot count them."""
+        """Tokens of the rendered prompt, or None where the backend cannot count them."""
         return None
 
     def generate(self, requests: Sequence[Request]) -> list[list[Generation]]:
@@ -111,8 +111,8 @@ class Backend(ABC):
             raise RuntimeError(f"{self!r} gave no answer to {len(missing)} of {len(requests)} requests: {missing[:5]}")
         return [results[i] for i in range(len(requests))]
 
-    def close(self) -> None:  # noqa: B027  most engines hold nothing
-        """Free what the engine holds; it is taken again when needed."""
+    def close(self) -> None:  # noqa: B027  most backends hold nothing
+        """Free what the backend holds; it is taken again when needed."""
 
     def __enter__(self) -> Self:
         return self

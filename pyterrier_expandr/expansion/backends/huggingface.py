@@ -1,4 +1,4 @@
-"""The engine that runs anywhere transformers does."""
+"""The backend that runs anywhere transformers does."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...common.fingerprint import model_fingerprint
 from ...common.frames import without_surrogates
-from ..prompts import plain_control_tokens
 from .base import Backend, Generation, Message, Request, Stream, check_context
+from .control_tokens import plain_control_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ class HuggingFaceBackend(Backend):
         ImportError: there is an adapter, and peft is missing (at first use).
 
     Example:
-        >>> from pyterrier_expandr.backends.base import Sampling
+        >>> from pyterrier_expandr.expansion.backends.base import Sampling
         >>> backend = HuggingFaceBackend("Qwen/Qwen2.5-0.5B-Instruct")
         >>> request = Request(({"role": "user", "content": "Why is the sky blue?"},), Sampling(), samples=(0, 1))
         >>> first, second = backend.generate([request])[0]  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""The engine for servers that speak OpenAI's chat completions."""
+"""The backend for servers that speak OpenAI's chat completions."""
 
 from __future__ import annotations
 

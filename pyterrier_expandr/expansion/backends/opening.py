@@ -1,4 +1,4 @@
-"""One way to name an engine: on the command line, in a recipe, in a notebook."""
+"""One way to name a backend: on the command line, in a recipe, in a notebook."""
 
 from __future__ import annotations
 
@@ -10,56 +10,54 @@ from typing import Any
 
 from .base import Backend
 
-GRAMMAR = """An engine is named
+GRAMMAR = """A backend is named
   hf:NAME_OR_FOLDER       transformers, in this process (a bare NAME_OR_FOLDER means the same)
   vllm:NAME_OR_FOLDER     vLLM, in this process
   openai:MODEL@URL        a server with OpenAI's chat completions, e.g. openai:Qwen/Qwen2.5-7B-Instruct@http://localhost:8000/v1
 and may end in ?OPTION=VALUE&OPTION=VALUE, e.g. vllm:Qwen/Qwen2.5-7B-Instruct?tensor_parallel_size=2"""
 
 
-def open_engine(name: str, *, device: str | None = None, **options: Any) -> Backend:
-    """The engine that `name` means; nothing is loaded or contacted before its first use.
+def open_backend(name: str, *, device: str | None = None, **options: Any) -> Backend:
+    """The backend that `name` means; nothing is loaded or contacted before its first use.
 
     Names are `hf:NAME_OR_FOLDER`, `vllm:NAME_OR_FOLDER` and `openai:MODEL@URL`, each with `?option=value&option=value`
     at its end if need be; a name without one of the three words is a model for transformers. Options are the arguments
     of `HuggingFaceBackend`, `VLLMBackend` and `OpenAIBackend`: text as it is, numbers and everything else as JSON.
 
     Args:
-        name: the engine and its model.
-        device: "cuda", "cpu"; for transformers, which the other engines do not need.
+        name: the backend and its model.
+        device: "cuda", "cpu"; for transformers, which the other backends do not need.
         options: more options; those in the name win over them.
 
     Raises:
-        ValueError: no such engine, no model, an unknown option, or what the engine's class refuses.
+        ValueError: no such backend, no model, an unknown option, or what the backend's class refuses.
 
     Example:
-        >>> open_engine("openai:llama3.1:8b@http://localhost:11434/v1?concurrency=4").model
+        >>> open_backend("openai:llama3.1:8b@http://localhost:11434/v1?concurrency=4").model
         'llama3.1:8b'
-        >>> open_engine("Qwen/Qwen2.5-7B-Instruct")
+        >>> open_backend("Qwen/Qwen2.5-7B-Instruct")
         HuggingFaceBackend('Qwen/Qwen2.5-7B-Instruct')
     """
-    word, model, written = engine_parts(name)
-    engine = _engine_class(word)
+    word, model, written = backend_parts(name)
+    kind = _backend_class(word)
     if word == "hf" and device is not None:
         options = {"device": device} | options
     if word == "openai":
         model, options["base_url"] = _model_and_url(model)
-    kinds = {
-        p.name: str(p.annotation) for p in inspect.signature(engine).parameters.values() if p.kind is p.KEYWORD_ONLY
-    }
+    kinds = {p.name: str(p.annotation) for p in inspect.signature(kind).parameters.values() if p.kind is p.KEYWORD_ONLY}
     if unknown := sorted((set(options) | set(written)) - set(kinds)):
-        raise ValueError(f"the engine {word!r} has no option {', '.join(unknown)}: its options are {', '.join(kinds)}")
-    return engine(model, **options | {option: _value(option, text, kinds[option]) for option, text in written.items()})
+        raise ValueError(f"the backend {word!r} has no option {', '.join(unknown)}: its options are {', '.join(kinds)}")
+    return kind(model, **options | {option: _value(option, text, kinds[option]) for option, text in written.items()})
 
 
-def engine_parts(name: str) -> tuple[str, str, dict[str, str]]:
-    """The engine's word, its model (for a server with `@URL`), and the options at the end as they are written.
+def backend_parts(name: str) -> tuple[str, str, dict[str, str]]:
+    """The backend's word, its model (for a server with `@URL`), and the options at the end as they are written.
 
     Raises:
-        ValueError: no such engine, no model, or options that are not written as such.
+        ValueError: no such backend, no model, or options that are not written as such.
 
     Example:
-        >>> engine_parts("vllm:Qwen/Qwen2.5-7B-Instruct?tensor_parallel_size=2")
+        >>> backend_parts("vllm:Qwen/Qwen2.5-7B-Instruct?tensor_parallel_size=2")
         ('vllm', 'Qwen/Qwen2.5-7B-Instruct', {'tensor_parallel_size': '2'})
     """
     if name and Path(name).is_dir():
@@ -68,9 +66,9 @@ def engine_parts(name: str) -> tuple[str, str, dict[str, str]]:
     found = re.fullmatch(r"([A-Za-z]\w+):(.*)", rest, flags=re.DOTALL)
     word, model = (found[1], found[2]) if found else ("hf", rest)
     if word not in ("hf", "vllm", "openai"):
-        raise ValueError(f"there is no engine {word!r}.\n{GRAMMAR}\nA model whose own name begins so: hf:{word}:...")
+        raise ValueError(f"there is no backend {word!r}.\n{GRAMMAR}\nA model whose own name begins so: hf:{word}:...")
     if not model.strip():
-        raise ValueError(f"the engine {word!r} needs a model.\n{GRAMMAR}")
+        raise ValueError(f"the backend {word!r} needs a model.\n{GRAMMAR}")
     written = [part.partition("=") for part in query.split("&") if query]
     if not all(option and sign for option, sign, _ in written):
         raise ValueError(f"options are written OPTION=VALUE and joined by &.\n{GRAMMAR}")
@@ -78,7 +76,7 @@ def engine_parts(name: str) -> tuple[str, str, dict[str, str]]:
 
 
 def _value(option: str, text: str, kind: str) -> Any:
-    """An option's value: text where the engine takes text, else JSON."""
+    """An option's value: text where the backend takes text, else JSON."""
     if kind.startswith("str"):
         return text
     try:
@@ -94,7 +92,7 @@ def _model_and_url(rest: str) -> tuple[str, str]:
     return found[1], found[2]
 
 
-def _engine_class(word: str) -> Any:
+def _backend_class(word: str) -> Any:
     if word == "hf":
         from .huggingface import HuggingFaceBackend
 

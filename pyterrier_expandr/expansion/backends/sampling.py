@@ -42,8 +42,8 @@ class NucleusByRow(LogitsProcessor):
         inside = nucleus(best, self.top_p)
         drawn = _draw(heated.gather(-1, tokens), inside, tokens, self.seeds, step)
         # Where the nucleus reaches past the tokens that were looked at, the row is drawn from the whole vocabulary.
-        far = (inside[:, -1] > 0).nonzero()[:, 0] if best.shape[-1] < scores.shape[-1] else []
-        if len(far):
+        far = (inside[:, -1] > 0).nonzero()[:, 0]
+        if len(far) and best.shape[-1] < scores.shape[-1]:
             everything = torch.arange(scores.shape[-1], device=scores.device)
             wide = nucleus(probabilities[far], self.top_p[far])
             drawn[far] = _draw(heated[far], wide, everything.expand(len(far), -1), self.seeds[far], step)

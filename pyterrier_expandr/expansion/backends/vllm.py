@@ -1,4 +1,4 @@
-"""The engine for large jobs on GPUs: vLLM in this process, without a server."""
+"""The backend for large jobs on GPUs: vLLM in this process, without a server."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class VLLMBackend(Backend):
         max_model_len: int | None = None,
         options: dict[str, Any] | None = None,
     ) -> None:
-        # Names, folders, prompts and tokens mean the same in both engines; this one never loads its weights.
+        # Names, folders, prompts and tokens mean the same in both backends; this one never loads its weights.
         self._prompts = HuggingFaceBackend(
             model, adapter=adapter, revision=revision, trust_remote_code=trust_remote_code, device="cpu"
         )

@@ -217,7 +217,7 @@ def test_a_large_corpus_is_never_in_memory(tmp_path):
     (folder / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\n" + rows)
     code = (
         "import resource, sys\n"
-        "from pyterrier_expandr.training.judged import examples_of_collection\n"
+        "from pyterrier_expandr.training.data.judged import examples_of_collection\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "import pyterrier_expandr.collections\n"
         "next(examples_of_collection('pocket', 'train'))\n"

@@ -117,8 +117,8 @@ def test_a_killed_run_ends_in_the_same_texts(tiny_llama, tmp_path):
     code = (
         "import sys\n"
         "from pyterrier_expandr import HuggingFaceBackend\n"
-        "from pyterrier_expandr.training.candidates import *\n"
-        "from pyterrier_expandr.training.examples import open_examples\n"
+        "from pyterrier_expandr.training.preferences.candidates import *\n"
+        "from pyterrier_expandr.training.data.examples import open_examples\n"
         "settings = CandidateSettings(temperatures=(0.8, 1.1), samples=2, max_new_tokens=40)\n"
         "backend = HuggingFaceBackend(sys.argv[1], device='cpu', batch_size=4)\n"
         "write_candidates(sys.argv[3], generate_candidates(open_examples('pocket'), backend, settings, cache=sys.argv[2]))\n"

@@ -26,7 +26,7 @@ from pyterrier_expandr.training.retriever.train import RetrieverTrainingConfig
 from pyterrier_expandr.training.stage import in_order, status
 from tests.test_cli import expandr
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = Path(__file__).parents[3] / "recipes"
 
 #: the whole loop in seconds
 TINY = yaml.safe_load("""
@@ -292,7 +292,7 @@ def test_the_commit_that_writes_is_the_commit_that_is_trained(tmp_path, monkeypa
     recipe = read_recipe(write(tmp_path / "tiny.yaml", llm="vllm:me/model-7B?revision=abc&trust_remote_code=true"))
     config = recipe.expander_config("base", "pairs", "out")
     assert (config.revision, config.trust_remote_code) == ("abc", True)
-    assert recipe.engine_name(Path("merged")) == "vllm:merged?trust_remote_code=true"
+    assert recipe.backend_name(Path("merged")) == "vllm:merged?trust_remote_code=true"
     given = {}
 
     def merge(*folders, **options):
@@ -409,7 +409,7 @@ def test_ablations_share_what_they_can():
 
 
 def test_systems_are_the_papers_rows():
-    paper = json.loads((Path(__file__).parent.parent / "pyterrier_expandr" / "data" / "paper.json").read_text())
+    paper = json.loads((Path(__file__).parents[3] / "pyterrier_expandr" / "reports" / "paper.json").read_text())
     assert list(SYSTEMS) == list(paper["table3_ablation_ndcg10"]["Contriever"])
     rewards = {name: system.rewards for name, system in SYSTEMS.items()}
     assert rewards["w/o Self-Reward"] == ("retriever",) and rewards["w/o Retriever Reward"] == ("self",)
@@ -519,7 +519,7 @@ def test_the_recipe_for_scifact_reads(expandr_data, monkeypatch):
             {"llm": "openai:model@http://localhost:1/v1"},
             r"is on a server and cannot be trained, which \['ExpandR'\] need",
         ),
-        ({"llm": "vlm:model"}, "there is no engine 'vlm'"),
+        ({"llm": "vlm:model"}, "there is no backend 'vlm'"),
         ({"llm": "/no/such/llm"}, "llm: there is no folder '/no/such/llm'"),
         ({"llm": None}, r"lacks \['llm'\]"),
         ({"encoder": "/no/such/encoder"}, "encoder: there is no folder"),
@@ -601,8 +601,8 @@ def test_the_engine_is_named_with_the_model():
         return recipe, {stage.name: stage for stage in in_order([RecipeStages(recipe).experiment()])}
 
     recipe, ours = stages_of("vllm:me/model-7B?dtype=float16&max_model_len=900")
-    assert recipe.model == "me/model-7B" and recipe.engine_name(None) == recipe.llm
-    assert recipe.engine_name(Path("merged")) == "vllm:merged?dtype=float16&max_model_len=900"
+    assert recipe.model == "me/model-7B" and recipe.backend_name(None) == recipe.llm
+    assert recipe.backend_name(Path("merged")) == "vllm:merged?dtype=float16&max_model_len=900"
     _, theirs = stages_of("me/model-7B")
     assert ours["dpo"].settings == theirs["dpo"].settings and ours["dpo"].fingerprint != theirs["dpo"].fingerprint
     said = {"engine": "vllm", "options": {"dtype": "float16", "max_model_len": "900"}}

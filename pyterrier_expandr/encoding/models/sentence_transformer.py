@@ -1,9 +1,8 @@
-"""Opens any encoder that sentence-transformers can host, pooled and normalised as its files say or as asked."""
+"""A built `SentenceTransformer`: what it is, how it pools and normalises, and how to change that."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,73 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .models.catalogue import FIRST_DECODER_POSITION
-
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
-logger = logging.getLogger(__name__)
-
-
-def load_sentence_transformer(
-    name: str,
-    *,
-    pooling: str | None = None,
-    normalize: bool | None = None,
-    max_length: int | None = None,
-    revision: str | None = None,
-    device: str | None = None,
-    trust_remote_code: bool = False,
-) -> SentenceTransformer:
-    """A `SentenceTransformer` in evaluation mode.
-
-    A checkpoint with sentence-transformers files keeps their pooling and normalisation unless others are given. A bare
-    checkpoint (BERT, Contriever) gets `pooling` (mean where none is given) and is normalised unless `normalize=False`
-    (the paper's evaluation); what was assumed is logged once, as a warning.
-
-    Raises:
-        ValueError: `name` is a folder without a model, no such model is on the hub or in its local cache, or it is
-            AnchorDR and another pooling was asked for (or the reverse).
-    """
-    from sentence_transformers import SentenceTransformer
-
-    from .models.anchordr_checkpoint import is_anchordr
-    from .models.own_modules import has_own_modules
-
-    check_folder(name)
-    if pooling == FIRST_DECODER_POSITION or is_anchordr(name, revision):
-        # T5's classes would open it without an error and compute something else.
-        from .models.anchordr import open_anchordr
-
-        if pooling not in (None, FIRST_DECODER_POSITION):
-            raise ValueError(f"{name!r} is AnchorDR, which embeds by its {FIRST_DECODER_POSITION}: leave pooling= out")
-        model, pooling = open_anchordr(name, revision=revision, device=device), None
-    elif has_modules(name, revision):
-        trusted = trust_remote_code or has_own_modules(name, revision)
-        with opening(name):
-            model = SentenceTransformer(name, device=device, revision=revision, trust_remote_code=trusted)
-    else:
-        model = _open_bare(name, revision, device, trust_remote_code)
-        if pooling is None:
-            logger.warning("%s says nothing of its pooling: mean pooling is assumed (set pooling=)", name)
-        if normalize is None:
-            logger.warning("%s says nothing of normalisation: L2-normalised (set normalize=)", name)
-        pooling, normalize = pooling or "mean", True if normalize is None else normalize
-    apply_overrides(model, pooling=pooling, normalize=normalize, max_length=max_length)
-    return model.eval()
-
-
-def _open_bare(name: str, revision: str | None, device: str | None, trust_remote_code: bool) -> SentenceTransformer:
-    """The token states of a checkpoint without sentence-transformers files."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Transformer
-
-    def options() -> dict[str, Any]:
-        return {"revision": revision, "trust_remote_code": trust_remote_code}
-
-    with opening(name):
-        module = Transformer(name, model_kwargs=options(), processor_kwargs=options(), config_kwargs=options())
-    return SentenceTransformer(modules=[module], device=device)
 
 
 @contextmanager
@@ -90,25 +24,6 @@ def opening(name: object) -> Iterator[None]:
             f"cannot open the encoder {str(name)!r}: {error}\nName a folder that holds a model, or a model of the hub "
             "(offline only those that were downloaded before)."
         ) from error
-
-
-def check_folder(name: str) -> None:
-    """Raises ValueError where `name` can only be a folder and that folder is missing or holds no model."""
-    folder = Path(name)
-    if folder.is_dir():
-        if not any((folder / file).is_file() for file in ("modules.json", "config.json")):
-            raise ValueError(f"{name!r} holds no model: it has neither modules.json nor config.json")
-    elif folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise ValueError(f"there is no folder {name!r}: name an existing folder or a model of the hub")
-
-
-def has_modules(name: str, revision: str | None = None) -> bool:
-    """Whether the checkpoint carries sentence-transformers files (modules.json)."""
-    if Path(name).is_dir():
-        return (Path(name) / "modules.json").is_file()
-    from sentence_transformers.util.file_io import is_sentence_transformer_model
-
-    return is_sentence_transformer_model(name, revision=revision)
 
 
 def apply_overrides(

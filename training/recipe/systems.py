@@ -1,0 +1,35 @@
+"""What a recipe compares: the rows of the paper's Table 3, and the models that come without a name of the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+#: the model that is trained from scratch, where a recipe names no other
+SMALL = "small"
+
+#: the encoder that comes with the extra `demo`
+DEMO = "demo"
+
+
+@dataclass(frozen=True)
+class System:
+    """A row of Table 3: which rewards the LLM was trained with, and how the retriever was.
+
+    `rewards` is None where queries are not expanded, and empty where the LLM is not trained.
+    """
+
+    rewards: tuple[str, ...] | None
+    retriever: str
+
+
+#: rows of the paper's Table 3
+SYSTEMS: Mapping[str, System] = {
+    "Query": System(None, "raw"),
+    "w/ Retriever Training": System(None, "ft"),
+    "ExpandR": System(("self", "retriever"), "expandr"),
+    "w/o LLM Training": System((), "expandr"),
+    "w/o Retriever Training": System(("self", "retriever"), "raw"),
+    "w/o Self-Reward": System(("retriever",), "expandr"),
+    "w/o Retriever Reward": System(("self",), "expandr"),
+}
