@@ -35,7 +35,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from pyterrier_expandr import ExpandREncoder, HuggingFaceBackend
-from pyterrier_expandr.cli.demo import demo_encoder_folder
+from pyterrier_expandr.encoding.registry import demo_encoder_folder
 from pyterrier_expandr.evaluation.significance import permutation_test
 from pyterrier_expandr.training.data.examples import TrainingExample, open_examples
 from pyterrier_expandr.training.expander.merge import merge_adapter

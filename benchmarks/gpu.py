@@ -38,7 +38,7 @@ Arrays = dict[str, np.ndarray]
 
 def encoder_without_dropout(folder: Path) -> None:
     """The demo's encoder, whose training then depends on no device's random numbers."""
-    from pyterrier_expandr.cli.demo import demo_encoder_folder
+    from pyterrier_expandr.encoding.registry import demo_encoder_folder
 
     shutil.copytree(demo_encoder_folder(), folder)
     config = json.loads((folder / "config.json").read_text())

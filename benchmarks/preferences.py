@@ -106,7 +106,7 @@ def padded_tokens(sets: list[CandidateSet], encoder: ExpandREncoder) -> tuple[in
 
 def speed(queries: int, repeats: int, ends: str, clock: str) -> list[dict[str, Any]]:
     """Queries per second and padded tokens of both ways."""
-    from pyterrier_expandr.cli.demo import demo_encoder_folder
+    from pyterrier_expandr.encoding.registry import demo_encoder_folder
 
     sets = list(islice(recorded(Path(os.environ["EXPANDR_DATA"]), ends), queries))
     encoder = ExpandREncoder(demo_encoder_folder(), max_length=512, device="cpu")

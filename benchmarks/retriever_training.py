@@ -33,13 +33,13 @@ import pandas as pd
 from ir_measures import R, nDCG
 
 from pyterrier_expandr import ExpandREncoder
-from pyterrier_expandr.cli.demo import demo_encoder_folder
 from pyterrier_expandr.collections import beir_folder
+from pyterrier_expandr.common.files import write_json
+from pyterrier_expandr.encoding.registry import demo_encoder_folder
 from pyterrier_expandr.evaluation.significance import permutation_test
 from pyterrier_expandr.expansion.recorded import read_expansions
 from pyterrier_expandr.training.data.examples import TrainingExample, open_examples, write_examples
 from pyterrier_expandr.training.retriever.train import RetrieverTrainingConfig, train_retriever
-from pyterrier_expandr.training.run_folder import write_json
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "retriever_training.json"
 EXPANSIONS = "query2doc.fs.Qwen2.5-72B-Instruct.0656857b.059e46.jsonl"

@@ -39,7 +39,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.scifact import EXPECTED
 from pyterrier_expandr import ExpandREncoder, FaissIndex, RecordedExpander
-from pyterrier_expandr.cli.demo import demo_encoder_folder
+from pyterrier_expandr.encoding.registry import demo_encoder_folder
 from pyterrier_expandr.evaluation.beir import resolve
 from pyterrier_expandr.evaluation.significance import permutation_test
 from pyterrier_expandr.training.data.examples import open_examples

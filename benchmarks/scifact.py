@@ -22,7 +22,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_expandr import ExpandREncoder, FaissIndex, RecordedExpander
-from pyterrier_expandr.cli.demo import demo_encoder_folder
+from pyterrier_expandr.encoding.registry import demo_encoder_folder
 from pyterrier_expandr.evaluation.beir import Collection, experiment, resolve
 from pyterrier_expandr.evaluation.result_store import versions
 from pyterrier_expandr.evaluation.results import Results

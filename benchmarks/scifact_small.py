@@ -26,8 +26,8 @@ from benchmarks.report import sign
 from benchmarks.scifact import with_significance
 from pyterrier_expandr import ExpandREncoder, RecordedExpander
 from pyterrier_expandr.analysis import expansion_lengths, lengths_plot
-from pyterrier_expandr.cli.demo import demo_encoder_folder
 from pyterrier_expandr.common.jsonl import read_jsonl
+from pyterrier_expandr.encoding.registry import demo_encoder_folder
 from pyterrier_expandr.evaluation.result_store import versions
 from pyterrier_expandr.evaluation.results import Results
 from pyterrier_expandr.training.preferences.candidates import read_candidates

@@ -104,7 +104,7 @@ def measure_encoding(limit: int, batch_size: int, repeats: int) -> tuple[list[di
     from sentence_transformers import SentenceTransformer
 
     from pyterrier_expandr import ExpandREncoder
-    from pyterrier_expandr.cli.demo import demo_encoder_folder
+    from pyterrier_expandr.encoding.registry import demo_encoder_folder
 
     folder, (name, docs) = demo_encoder_folder(), documents(limit)
     model, texts = SentenceTransformer(folder, device="cpu"), [doc["text"] for doc in docs]

@@ -30,7 +30,7 @@ TRAINING = [
     "expander | retriever | smalllm",
     "preferences",
     "data",
-    "stage | run_folder | checkpoints | progress | setting_checks",
+    "stage | run_folder | checkpoints | progress | setting_checks | identity",
 ]
 
 
@@ -78,7 +78,11 @@ def test_each_room_imports_only_what_is_below_it(tmp_path, monkeypatch):
     ("file", "line", "arrow"),
     [
         ("encoding/fusion.py", "from ..retrieval import spool", "encoding -> rooms_of_expandr.retrieval"),
-        ("expansion/cache.py", "def f():\n    from ..systems.names import GRAMMAR", "expansion -> rooms_of_expandr.systems"),
+        (
+            "expansion/cache.py",
+            "def f():\n    from ..systems.names import GRAMMAR",
+            "expansion -> rooms_of_expandr.systems",
+        ),
         ("training/data/chunks.py", "from ..recipe import plan", "data -> rooms_of_expandr.training.recipe"),
         ("reports/tables.py", "from ..analysis import figures", "reports -> rooms_of_expandr.analysis"),
     ],

@@ -1,7 +1,7 @@
 """The command `expandr`: arguments in, files and lines out; thin commands over the package's own classes.
 
-One file for each family of commands; `common` has the app and the options that several share, `demo` what `expandr demo`
-shows. To touch: a command, its help. What a command computes belongs in a room below.
+One file for each family of commands; `common` has the app and the options that several share, `demo` what
+`expandr demo` shows. To touch: a command, its help. What a command computes belongs in a room below.
 """
 
 from __future__ import annotations

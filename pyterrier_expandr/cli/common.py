@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..collections.opening import open_collection as open_collection
 from ..collections.opening import topics_of as topics_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 app = typer.Typer(
     name="expandr",
@@ -21,7 +25,59 @@ app = typer.Typer(
 Collection = Annotated[str, typer.Option(help="pocket, irds:NAME, or a folder in BEIR format.")]
 Split = Annotated[str, typer.Option(help="Which queries of the collection.")]
 LLM_HELP = (
-    "Engine and instruct model: hf:NAME_OR_FOLDER or that bare, vllm:NAME_OR_FOLDER, or openai:MODEL@URL; "
+    "Backend and instruct model: hf:NAME_OR_FOLDER or that bare, vllm:NAME_OR_FOLDER, or openai:MODEL@URL; "
     "?OPTION=VALUE&OPTION=VALUE may follow."
 )
 Device = Annotated[str | None, typer.Option(help="cuda, cpu ...; the GPU where there is one if not given.")]
+Results = Annotated[Path, typer.Argument(help="Folder of an experiment (expandr experiment).")]
+
+
+def collections_of(names: list[str] | None) -> list[str] | None:
+    """Names as an experiment has them: "CQADupStack" stands for its sub-forums; None for all."""
+    from ..evaluation.averages import FORUMS
+
+    if names is None:
+        return None
+    return [each for name in names for each in (FORUMS if name == "CQADupStack" else [name])]
+
+
+def pairs_of(options: list[str]) -> list[tuple[str, str]]:
+    """(NAME, VALUE) of options like NAME=VALUE.
+
+    Raises:
+        ValueError: an option is not of this form, or a name stands there twice.
+
+    Example:
+        >>> pairs_of(["vanilla=a=b.jsonl"])
+        [('vanilla', 'a=b.jsonl')]
+    """
+    pairs = [(name, value) for name, _, value in (option.partition("=") for option in options)]
+    if wrong := [option for option, pair in zip(options, pairs, strict=True) if not all(pair)]:
+        raise ValueError(f"write NAME=VALUE, not {wrong[0]!r}")
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError(f"each name may stand there once, got {[name for name, _ in pairs]}")
+    return pairs
+
+
+def recorded(path: str | Path, topics: pd.DataFrame | None = None) -> pd.DataFrame:
+    """`[qid, query, query_expansions]` of a file, cleaned as in a pipeline; of all its queries, or of `topics`.
+
+    Queries without recorded expansions get an empty list.
+    """
+    import pandas as pd
+
+    from ..expansion.expander import RecordedExpander
+    from ..expansion.recorded import read_expansions
+
+    if topics is None:
+        by_qid, by_query = read_expansions(path)
+        records = [*by_qid.values(), *(record for record in by_query.values() if record.qid is None)]
+        # A line may lack the one or the other; either finds it again.
+        rows = [(record.qid or record.query, record.query or record.qid) for record in records]
+        topics = pd.DataFrame(rows, columns=["qid", "query"])
+    return RecordedExpander(path, on_missing="query-only").transform(topics)
+
+
+def show(frame: pd.DataFrame, places: int) -> None:
+    """Print a frame as a table."""
+    typer.echo(frame.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.{places}f}"))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..systems.names import GRAMMAR, SystemOpener
-from .analyse import pairs_of
-from .common import Device, Split, app
+from .common import Device, Split, app, pairs_of
+
+if TYPE_CHECKING:
+    from ..evaluation.results import Results as ResultSet
 
 KEPT = "What is finished is kept: the same command computes the rest."
 
@@ -53,7 +55,6 @@ def experiment(
     from ..evaluation import beir
     from ..evaluation.cells import parse_measures
     from ..evaluation.result_store import make_folder
-    from ..reports.page import report
 
     named = dict(pairs_of(system))
     if baseline is not None and baseline not in named:
@@ -62,29 +63,34 @@ def experiment(
     measures = list(map(str, parse_measures(measure or beir.MEASURES)))
     indexes = indexes or out / ".indexes"
     make_folder(out if out.exists() else out.parent)  # OUT is made by the experiment, the cache lies beside it
+    sampling = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed}
     open_system = SystemOpener(
         indexes,
         generations=cache or Path(f"{out}.sqlite"),
         device=device,
         encoder={"pooling": pooling, "max_length": max_length, "batch_size": batch_size},
-        llm={
-            "prompt": prompt,
-            "n": n,
-            "temperature": temperature,
-            "top_p": top_p,
-            "max_new_tokens": max_new_tokens,
-            "seed": seed,
-        },
+        llm={"prompt": prompt, "n": n, **sampling},
     )
     systems = {name: open_system(spec, collections=len(chosen)) for name, spec in named.items()}
     settings = {"measures": measures, "num_results": num_results, "split": split, "indexes": indexes}
+    _show(_run(systems, chosen, out, settings), out, baseline, measures)
+
+
+def _run(systems: dict[str, Any], collections: list[Any], out: Path, settings: dict[str, Any]) -> ResultSet:
+    from ..evaluation import beir
+
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"\d+ of \d+ cells failed")  # said below, and at the end
-            results = beir.experiment(systems, chosen, out, **settings)  # type: ignore[arg-type]
+            return beir.experiment(systems, collections, out, **settings)
     except KeyboardInterrupt:
         typer.echo(f"Interrupted. {KEPT}", err=True)
         raise typer.Exit(130) from None
+
+
+def _show(results: ResultSet, out: Path, baseline: str | None, measures: list[str]) -> None:
+    from ..reports.page import report
+
     if (results.cells["state"] == "done").any():
         typer.echo(report(results, "md", baseline=baseline, measures=measures))
     for name, where, error in results.failures.itertuples(index=False, name=None):

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .analyse import Results, collections_of, pairs_of
-from .common import app
+from .common import Results, app, collections_of, pairs_of
 
 
 @app.command(epilog="Example: expandr report OUT --baseline dense --paper ExpandR=Contriever/ExpandR --format html")

@@ -54,19 +54,11 @@ def pairs(
     from ..training.preferences.choice import PreferenceSettings
     from ..training.preferences.pairs import PairsConfig, build_pairs
 
-    candidates = CandidateSettings(
-        temperatures=tuple(temperature or CandidateSettings.temperatures),
-        samples=samples,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-    )
-    preferences = PreferenceSettings(
-        filter=filter,
-        threshold=threshold,
-        candidates=candidates.count,
-        rewards=tuple(reward or PreferenceSettings.rewards),
-        min_gap=min_gap,
-    )
+    drawn = {"samples": samples, "max_new_tokens": max_new_tokens, "seed": seed}
+    candidates = CandidateSettings(tuple(temperature or CandidateSettings.temperatures), **drawn)
+    rewards = tuple(reward or PreferenceSettings.rewards)
+    chosen = {"filter": filter, "threshold": threshold, "rewards": rewards, "min_gap": min_gap}
+    preferences = PreferenceSettings(candidates=candidates.count, **chosen)
     config = PairsConfig(
         dataset,
         split,

@@ -50,35 +50,11 @@ def expander(
     ] = False,
 ) -> None:
     """Train a LoRA adapter by DPO; a rerun goes on where it was interrupted."""
+    given = dict(locals())  # each option is a field of the configuration
     from ..training.expander.train import RECORD, ExpanderTrainingConfig, train_expander
 
-    config = ExpanderTrainingConfig(
-        base,
-        str(pairs),
-        str(out),
-        learning_rate=learning_rate,
-        epochs=epochs,
-        beta=beta,
-        max_grad_norm=max_grad_norm,
-        lora_r=lora_r,
-        lora_alpha=lora_alpha,
-        lora_dropout=lora_dropout,
-        target_modules=tuple(target_module or ExpanderTrainingConfig.target_modules),
-        batch_size=batch_size,
-        device_batch_size=device_batch_size,
-        max_length=max_length,
-        overlong=overlong,
-        eval_fraction=eval_fraction,
-        evaluations=evaluations,
-        precompute_reference=precompute_reference,
-        load_in_4bit=load_in_4bit,
-        report_prompts=report_prompts,
-        report_tokens=report_tokens,
-        seed=seed,
-        dtype=dtype,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
+    modules = tuple(given.pop("target_module") or ExpanderTrainingConfig.target_modules)
+    config = ExpanderTrainingConfig(**given | {"pairs": str(pairs), "out": str(out), "target_modules": modules})
     folder = train_expander(config, verbose=True)
     show_record(folder / RECORD, ("pairs", "kept_step", "before", "after", "generation_words"))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
@@ -48,40 +48,11 @@ def retriever(
     device: Device = None,
 ) -> None:
     """Train an encoder by contrast; a rerun goes on where it was interrupted."""
+    given = dict(locals())  # each option is a field of the configuration
     from ..training.retriever.train import RECORD, RetrieverTrainingConfig, train_retriever
 
-    config = RetrieverTrainingConfig(
-        base,
-        data,
-        str(out),
-        stage=cast(Any, stage),
-        split=split,
-        min_relevance=min_relevance,
-        expansions=None if expansions is None else str(expansions),
-        dev_data=dev_data,
-        dev_split=dev_split,
-        dev_fraction=dev_fraction,
-        dev_queries=dev_queries,
-        profile=profile,
-        pooling=pooling,
-        temperature=temperature,
-        fusion=_fusion(fusion),
-        batch_size=batch_size,
-        negatives=negatives,
-        learning_rate=learning_rate,
-        epochs=epochs,
-        max_length=max_length,
-        query_prompt=query_prompt,
-        doc_prompt=doc_prompt,
-        evaluations=evaluations,
-        patience=patience,
-        precision=cast(Any, precision),
-        mini_batch_size=mini_batch_size,
-        gradient_checkpointing=gradient_checkpointing,
-        tensorboard=tensorboard,
-        seed=seed,
-        device=device,
-    )
+    given |= {"out": str(out), "fusion": _fusion(fusion), "expansions": None if expansions is None else str(expansions)}
+    config = RetrieverTrainingConfig(**given)
     folder = train_retriever(config, verbose=True)
     show_record(folder / RECORD, ("data", "steps", "kept_step", "before", "after"))
 

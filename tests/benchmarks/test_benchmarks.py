@@ -11,7 +11,7 @@ def test_the_pages_say_what_the_results_say():
         assert text == path.read_text(encoding="utf-8"), "run: python -m benchmarks.report"
 
 
-def test_the_recorded_speed_of_generation_is_of_all_engines_in_one_run():
+def test_the_recorded_speed_of_generation_is_of_all_backends_in_one_run():
     measured = json.loads((report.RESULTS / "generation.json").read_text())
     assert measured["settings"]["samples"] == 32
     assert [row["what"].split(" / ")[0] for row in measured["rows"]] == ["HuggingFaceBackend", "OpenAIBackend"]

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from pyterrier_expandr import RecordedExpander
 from pyterrier_expandr.analysis import expansion_lengths
 from pyterrier_expandr.cli import app
-from pyterrier_expandr.cli.analyse import recorded
+from pyterrier_expandr.cli.common import recorded
 from pyterrier_expandr.collections import pocket
 from pyterrier_expandr.evaluation.result_store import ResultStore
 from tests.tiny_nli import build_tiny_nli

@@ -1,21 +1,11 @@
 import json
-import os
-import subprocess
-import sys
 
 import pandas as pd
 import pyterrier as pt
 import pytest
 
 from pyterrier_expandr.collections import pocket
-
-
-def expandr(*arguments, status=0):
-    command = [sys.executable, "-c", "from pyterrier_expandr.cli import main; main()", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
-    assert done.returncode == status, done.stderr[-2000:]
-    assert "Traceback" not in done.stderr
-    return done.stdout if status == 0 else done.stderr
+from tests.command import expandr
 
 
 @pytest.mark.parametrize("command", ["demo", "expand", "index", "search", "models"])
@@ -23,7 +13,7 @@ def test_help_shows_an_example(command):
     assert f"Example: expandr {command}" in expandr(command, "--help")
 
 
-def test_every_command_with_an_engine_says_how_it_is_named():
+def test_every_command_with_a_backend_says_how_it_is_named():
     import typer
 
     from pyterrier_expandr.cli import app

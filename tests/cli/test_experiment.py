@@ -121,7 +121,7 @@ def test_expansions_that_an_llm_writes_are_kept(bert, tiny_llama, tmp_path):
     assert "keywords" in json.dumps(expander["prompt"]) and (tmp_path / "out.sqlite").is_file()
 
 
-def test_a_saved_system_s_llm_on_another_engine(bert, tiny_llama, tmp_path):
+def test_a_saved_system_s_llm_on_another_backend(bert, tiny_llama, tmp_path):
     expander = LLMExpander(HuggingFaceBackend(tiny_llama, device="cpu"), max_new_tokens=3)
     index = ExpandR(None, ExpandREncoder(bert, device="cpu"), tmp_path / "index").index(pocket().get_corpus_iter())
     ExpandR(expander, index.encoder, index.faiss_index).save(tmp_path / "saved")

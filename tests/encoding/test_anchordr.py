@@ -14,7 +14,7 @@ from pyterrier_expandr.encoding.models.anchordr_layers import MAX_POSITIONS, rel
 from pyterrier_expandr.encoding.models.anchordr_model import AnchorDRConfig, AnchorDRModel
 from tests.anchordr_numpy import NumpyAnchorDR, bucket
 
-FIXTURES = Path(__file__).parent / "fixtures" / "anchordr"
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "anchordr"
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pyterrier_expandr.encoding.models.anchordr_text import detach, pretokenize, split_specials
 from pyterrier_expandr.encoding.models.anchordr_tokenizer import AnchorDRTokenizer, read_dictionary
 
-FIXTURES = Path(__file__).parent / "fixtures" / "anchordr"
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "anchordr"
 NAMES = ("tokenizer", "tokenizer_cased")
 TOKENIZERS = {name: AnchorDRTokenizer.from_pretrained(FIXTURES / name) for name in NAMES}
 CASES = {name: json.loads((FIXTURES / name / "cases.json").read_text(encoding="utf-8")) for name in NAMES}

@@ -381,7 +381,7 @@ def test_ctrl_c_keeps_the_finished_cells(made, tmp_path):
 
 KILLED = """
 import sys, time
-from tests.test_beir import Fixed
+from tests.evaluation.test_beir import Fixed
 from pyterrier_expandr import beir
 folder, data = sys.argv[1:3]
 log = open(folder + ".log", "a", buffering=1)

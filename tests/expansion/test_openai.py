@@ -22,8 +22,8 @@ from pyterrier_expandr.expansion.expander import generate_cached
 from pyterrier_expandr.training.data.examples import TrainingExample
 from pyterrier_expandr.training.preferences.candidates import CandidateSettings, generate_candidates
 from tests.backend_contract import ANSWER, BackendContract, ask, generate_cached_until
+from tests.command import expandr
 from tests.servers import DROP, HALF, FaultyServer, completion, echo, free_port, server_process, transformers_serve
-from tests.test_cli import expandr
 from tests.tiny import build_saying_llama, sampling_by_default
 
 KEY = "sk-a-very-secret-key-0123456789"

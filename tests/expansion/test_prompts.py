@@ -1,7 +1,8 @@
 import pytest
 
 from pyterrier_expandr import HuggingFaceBackend
-from pyterrier_expandr.expansion.prompts import PROMPTS, fit, plain_control_tokens, render, resolve_prompt
+from pyterrier_expandr.expansion.backends.control_tokens import plain_control_tokens
+from pyterrier_expandr.expansion.prompts import PROMPTS, fit, render, resolve_prompt
 
 
 def test_q2d_is_the_prompt_of_the_released_checkpoints():

@@ -299,7 +299,7 @@ def test_killed_build_leaves_nothing_that_opens_and_is_resumed(tmp_path):
     code = """
         import os, signal, sys
         sys.path.insert(0, sys.argv[2])
-        from tests.test_index import corpus
+        from tests.retrieval.test_faiss_index import corpus
         from pyterrier_expandr import FaissIndex
         from pyterrier_expandr.retrieval import faiss_build
         faiss_build.CHUNK = 10

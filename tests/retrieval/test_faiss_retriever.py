@@ -7,7 +7,7 @@ from pyterrier_expandr import FaissIndex, FaissRetriever
 from pyterrier_expandr.encoding.vectors import with_source
 from pyterrier_expandr.retrieval import faiss_retriever as retriever
 from tests.contract import check_contract
-from tests.test_index import SOURCE, corpus, vectors
+from tests.retrieval.test_faiss_index import SOURCE, corpus, vectors
 
 
 @pytest.fixture(scope="module")

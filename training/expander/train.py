@@ -25,8 +25,8 @@ from .report import generation_lengths, held_out_metrics, step_metrics
 
 logger = logging.getLogger(__name__)
 
-#: settings that name things and places, or that a report alone depends on: they do not decide the weights
-UNDECISIVE = ("base", "out", "pairs", "report_prompts", "report_tokens")
+#: settings that do not decide the weights: names of things and places, and what only the report depends on
+OTHER_SETTINGS = ("base", "out", "pairs", "report_prompts", "report_tokens")
 
 #: the file in the adapter's folder that says what made it
 RECORD = "expander.json"
@@ -268,9 +268,9 @@ def _finish(settings: dict[str, Any], results: dict[str, Any], work: Path, out: 
 def _settings(
     config: ExpanderTrainingConfig, backend: HuggingFaceBackend, pairs: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """What decides the adapter: the configuration less `UNDECISIVE`, and the content of base model and pairs."""
+    """What decides the adapter: the configuration less `OTHER_SETTINGS`, and the content of base model and pairs."""
     _ = backend.context_length  # fetches the configuration of a hub model, which tells its commit
-    settings = {name: value for name, value in asdict(config).items() if name not in UNDECISIVE}
+    settings = {name: value for name, value in asdict(config).items() if name not in OTHER_SETTINGS}
     content = [[row["prompt"], row["chosen"], row["rejected"]] for row in pairs]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return settings | {"base_fingerprint": backend.fingerprint(), "pairs_sha256": digest}

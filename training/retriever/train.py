@@ -34,8 +34,8 @@ RECORD = "retriever.json"
 Stage = Literal["raw", "ft", "expandr"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
-#: what says where things are and how they are computed, and nothing of what comes out
-INDIFFERENT = "base data out expansions dev_data mini_batch_size gradient_checkpointing tensorboard device".split()
+#: settings that do not decide the weights: where things are, and how they are computed
+OTHER_SETTINGS = "base data out expansions dev_data mini_batch_size gradient_checkpointing tensorboard device".split()
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def train_retriever(config: RetrieverTrainingConfig, *, verbose: bool = False) -
 
     out = Path(config.out)
     found, encoder = survey(config), open_base(config)
-    settings = {name: value for name, value in asdict(config).items() if name not in INDIFFERENT}
+    settings = {name: value for name, value in asdict(config).items() if name not in OTHER_SETTINGS}
     settings |= {"base_fingerprint": encoder.source["fingerprint"], "data_sha256": found.sha256}
     if is_finished(out, RECORD, settings):
         return out

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ...expansion.prompts import plain_control_tokens, render
+from ...expansion.backends.control_tokens import plain_control_tokens
+from ...expansion.prompts import render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -229,8 +229,8 @@ def test_an_adapter_decides_the_texts_address(base, adapter):
 
 
 def test_commands_train_and_merge(base, tmp_path):
-    from tests.test_cli import expandr
-    from tests.test_expander_training import PAIRS, write
+    from tests.command import expandr
+    from tests.training.expander.test_train import PAIRS, write
 
     pairs, adapter = write(tmp_path / "pairs.jsonl", PAIRS), tmp_path / "adapter"
     options = ["--epochs", 1, "--learning-rate", 2e-3, "--batch-size", 4, "--report-prompts", 0]

@@ -40,7 +40,7 @@ def decisions(candidates, settings):
 
 @pytest.mark.parametrize("name", ["edge", "public"])
 def test_choice_from_stored_similarities_is_the_references(name):
-    stored = np.load(Path(__file__).parent / "fixtures" / "preferences.npz")
+    stored = np.load(Path(__file__).parents[2] / "fixtures" / "preferences.npz")
     usable = stored[f"{name}_answered"] & (stored[f"{name}_count"] == 13)
     made = decisions(candidates_of(stored[f"{name}_gold"][usable], stored[f"{name}_answer"][usable]), REFERENCE)
     assert [-1 if d.dropped else d.chosen for d in made] == stored[f"{name}_chosen"][usable].tolist()

@@ -16,15 +16,15 @@ from pyterrier_expandr import FaissIndex, RecordedExpander
 from pyterrier_expandr.cli.train_recipe import _size, run
 from pyterrier_expandr.collections import pocket
 from pyterrier_expandr.training.data.examples import open_examples, split_examples
+from pyterrier_expandr.training.expander import stages as expander_stages
 from pyterrier_expandr.training.expander.train import ExpanderTrainingConfig
 from pyterrier_expandr.training.preferences.candidates import CandidateSet, CandidateSettings, write_candidates
-from pyterrier_expandr.training.recipe import stages as recipe_stages
 from pyterrier_expandr.training.recipe.plan import _billions, plan
 from pyterrier_expandr.training.recipe.recipe import SYSTEMS, Evaluation, Recipe, read_recipe
 from pyterrier_expandr.training.recipe.stages import RecipeStages
 from pyterrier_expandr.training.retriever.train import RetrieverTrainingConfig
 from pyterrier_expandr.training.stage import in_order, status
-from tests.test_cli import expandr
+from tests.command import expandr
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 
@@ -54,8 +54,8 @@ warnings.simplefilter("ignore")
 import faiss, peft, sentence_transformers, transformers, trl
 from pyterrier_expandr.training import dpo, retriever
 from pyterrier_expandr.training.recipe import read_recipe
-from pyterrier_expandr.training.recipe_stages import RecipeStages
-from pyterrier_expandr.training.stages import build, in_order
+from pyterrier_expandr.training.recipe.stages import RecipeStages
+from pyterrier_expandr.training.stage import build, in_order
 
 recipe, root = read_recipe(sys.argv[1]), Path(sys.argv[2])
 last = RecipeStages(recipe).experiment()
@@ -276,7 +276,7 @@ def test_a_built_in_name_is_no_folder(tmp_path, monkeypatch):
     assert last(encoder="contriever") == before
 
 
-def test_options_of_the_engine_decide_the_texts():
+def test_options_of_the_backend_decide_the_texts():
     def candidates(llm):
         return stages(llm=llm)["candidates"]
 
@@ -299,7 +299,7 @@ def test_the_commit_that_writes_is_the_commit_that_is_trained(tmp_path, monkeypa
         given.update(options)
         raise InterruptedError
 
-    monkeypatch.setattr(recipe_stages, "merge_adapter", merge)
+    monkeypatch.setattr(expander_stages, "merge_adapter", merge)
     (merging,) = RecipeStages(recipe).trained(("self",))
     with pytest.raises(InterruptedError):
         merging.run(tmp_path, tmp_path)
@@ -595,7 +595,7 @@ def test_a_part_without_queries_is_refused(tmp_path):
         RecipeStages(recipe).examples().run(tmp_path)
 
 
-def test_the_engine_is_named_with_the_model():
+def test_the_backend_is_named_with_the_model():
     def stages_of(llm):
         recipe = Recipe("pocket", llm, {"base": "demo"}, systems=("ExpandR",))
         return recipe, {stage.name: stage for stage in in_order([RecipeStages(recipe).experiment()])}

@@ -450,7 +450,7 @@ def test_the_command(tiny_bert, trained, tmp_path):
     from typer.testing import CliRunner
 
     from pyterrier_expandr.cli import app
-    from tests.test_cli import expandr
+    from tests.command import expandr
 
     arguments = ["--base", tiny_bert, "--data", "pocket", "--out", tmp_path / "out", "--expansions", EXPANSIONS]
     arguments += ["--batch-size", 8, "--epochs", 2, "--max-length", 64, "--learning-rate", 1e-3, "--dev-fraction", 0.2]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...collections import POCKET, BeirFolder
-from ...common.fingerprint import file_fingerprint, model_fingerprint
-from ...encoding.registry import ENCODERS
-from ...evaluation.beir_collections import SOURCES, Collection
-from ...evaluation.provenance import stable_repr
+from ..collections import POCKET, BeirFolder
+from ..common.fingerprint import file_fingerprint, model_fingerprint
+from ..encoding.registry import ENCODERS
+from ..evaluation.beir_collections import SOURCES, Collection
+from ..evaluation.provenance import stable_repr
 
 
 def model_identity(name: str) -> dict[str, Any]:

@@ -1,0 +1,37 @@
+"""The stage of a recipe that reads the training queries and shares them out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..stage import Stage
+from .examples import TrainingExample, split_examples, write_examples
+
+
+def examples_stage(
+    source: Callable[[], Iterator[TrainingExample]], parts: Mapping[str, float], settings: dict[str, Any]
+) -> Stage:
+    """PART.jsonl for each of `parts`: the queries that train either model.
+
+    Args:
+        source: gives the queries anew at each call, so that nothing is held in memory.
+        parts: how many of the queries, or which fraction, each part gets.
+        settings: what decides the queries, with the `seed` of the parts.
+
+    Raises:
+        ValueError: a part without a query (when the stage runs).
+    """
+
+    def run(folder: Path) -> dict[str, Any]:
+        counts = {}
+        for part in parts:
+            found = split_examples(source(), parts, settings["seed"])
+            chosen = (example for name, example in found if name == part)
+            counts[part] = write_examples(folder / f"{part}.jsonl", chosen)
+            if not counts[part]:
+                raise ValueError(f"the training data leaves no query for {part}: change parts {dict(parts)}")
+        return counts
+
+    return Stage("examples", settings, (), run)

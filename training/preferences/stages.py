@@ -1,0 +1,111 @@
+"""The stages of a recipe that draw candidates and choose pairs among them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from ...encoding.registry import load_encoder
+from ...expansion.backends.base import Backend
+from ...expansion.cache import GenerationCache
+from ..data.examples import examples_from_jsonl
+from ..identity import encoder_identity
+from ..stage import Stage
+from .candidates import CandidateSettings, generate_candidates, write_candidates
+from .choice import PreferenceSettings
+from .pair_files import trl_row, write_pairs
+from .pair_report import PairReport
+from .pairs import read_decisions, write_decisions, write_report
+
+
+def candidates_stage(
+    settings: CandidateSettings,
+    open_llm: Callable[[tuple[Path, ...]], Backend],
+    llm: dict[str, Any],
+    inputs: tuple[Stage, ...],
+    *,
+    verbose: bool = False,
+) -> Stage:
+    """candidates.jsonl: candidates and an answer for each query of the LLM's part.
+
+    Args:
+        settings: what is drawn.
+        open_llm: gives the backend, from the folders of `inputs` behind the first.
+        llm: what decides that backend's texts.
+        inputs: the examples, and the stage of the model where one makes it.
+        verbose: show progress bars.
+    """
+
+    def run(folder: Path, examples: Path, *model: Path) -> dict[str, Any]:
+        found = examples_from_jsonl(examples / "llm.jsonl")
+        with open_llm(model) as backend, closing(GenerationCache(folder / "generations.sqlite")) as cache:
+            sets = generate_candidates(found, backend, settings, cache=cache, verbose=verbose)
+            count = write_candidates(folder / "candidates.jsonl", sets)
+        return {"queries": count, "candidates": count * settings.count}
+
+    return Stage("candidates", asdict(settings) | llm, inputs, run)
+
+
+def with_rewards(settings: PreferenceSettings, rewards: tuple[str, ...]) -> PreferenceSettings:
+    """The settings with these rewards only, each with the weight that it has there.
+
+    Example:
+        >>> with_rewards(PreferenceSettings(weights=(2.0, 1.0)), ("retriever",)).weights
+        (1.0,)
+    """
+    weights = dict(zip(settings.rewards, settings.weights or (1.0,) * len(settings.rewards), strict=True))
+    own = None if settings.weights is None else tuple(weights[name] for name in rewards)
+    return replace(settings, rewards=rewards, weights=own)
+
+
+def pairs_stage(
+    preferences: PreferenceSettings,
+    encoder: str,
+    candidates: Stage,
+    *,
+    prompt: str,
+    max_pairs: int | None,
+    seed: int,
+    device: str | None = None,
+    verbose: bool = False,
+) -> Stage:
+    """pairs.jsonl: chosen and rejected, with the decisions on all queries and the report on them.
+
+    Args:
+        preferences: rewards and filters.
+        encoder: the reward encoder, as `load_encoder` takes it.
+        candidates: the stage with candidates.jsonl.
+        prompt: the one that the candidates answer.
+        max_pairs: a seeded sample of so many pairs; None for all.
+        seed: of that sample.
+        device: "cuda", "cpu"; None takes cuda where there is one.
+        verbose: show progress bars.
+
+    Raises:
+        ValueError: no pair is left (when the stage runs).
+    """
+
+    def run(folder: Path, drawn: Path) -> dict[str, Any]:
+        sets, decisions = drawn / "candidates.jsonl", folder / "decisions.jsonl"
+        reward_encoder = load_encoder(encoder, fuse=True, device=device)
+        write_decisions(sets, decisions, reward_encoder, preferences, verbose=verbose)
+        report = PairReport.of(read_decisions(decisions, sets))
+        write_report(report, folder)
+        rows = [trl_row(one, prompt) for one in read_decisions(decisions, sets) if one.dropped is None]
+        if not rows:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items())
+            raise ValueError(
+                f"no pair is left of {report.queries} queries ({reasons}); filtered are those below "
+                f"preferences: threshold {preferences.threshold_or_default}"
+            )
+        if max_pairs is not None and len(rows) > max_pairs:
+            chosen = sorted(random.Random(seed).sample(range(len(rows)), max_pairs))
+            rows = [rows[place] for place in chosen]
+        return {"queries": report.queries, "pairs": write_pairs(folder / "pairs.jsonl", rows)}
+
+    settings = asdict(preferences) | {"encoder": encoder_identity(encoder), "seed": seed, "max_pairs": max_pairs}
+    return Stage("pairs", settings, (candidates,), run)
