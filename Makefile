@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 VLLM := .venv-vllm
-TRANSFORMERS := huggingface openai engines prompts expander encoder anchordr anchordr_st candidates merge expander_training
+TRANSFORMERS := expansion encoding training/preferences/test_candidates.py training/expander
 
 .PHONY: demo test test-vllm scifact-small scifact-recorded clean
 
@@ -33,8 +33,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 # vLLM pins much, and other versions of transformers than the newest. It has an environment of its own, where the engine
 # and its server pass the contract tests, and where what rests on transformers is seen to work with those versions too.
 test-vllm: $(VLLM)/.installed
-	$(VLLM)/bin/python -m pytest tests/test_vllm.py
-	$(VLLM)/bin/python -m pytest $(addprefix tests/test_,$(addsuffix .py,$(TRANSFORMERS)))
+	$(VLLM)/bin/python -m pytest tests/expansion/test_vllm.py
+	$(VLLM)/bin/python -m pytest --deselect tests/expansion/test_vllm.py $(addprefix tests/,$(TRANSFORMERS))
 
 # The CPU build of vLLM takes torch's CPU wheel; where pip finds none by itself, call make with
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu. What vLLM wants for pictures and sound does not go with that

@@ -1,77 +1,43 @@
 """The rooms stand above one another: each imports only what is below it, lazy imports counted, annotations not."""
 
 import ast
-import shutil
 import sys
-from pathlib import Path
 
 import grimp
 import pytest
 
 import pyterrier_expandr
-
-ROOT = Path(__file__).parent.parent
-
-#: from the top down; rooms in one line know nothing of one another
-ORDER = [
-    "cli",
-    "training",
-    "systems",
-    "reports | analysis",
-    "evaluation",
-    "retrieval",
-    "encoding",
-    "expansion",
-    "collections",
-    "common",
-]
-TRAINING = [
-    "recipe",
-    "expander | retriever | smalllm",
-    "preferences",
-    "data",
-    "stage | run_folder | checkpoints | progress | setting_checks | identity",
-]
+from tests.rooms import COPY, ORDER, ROOT, TRAINING, arrows, imports, rooms
 
 
-def graph(folder, monkeypatch, extra=None):
-    """The imports of the package as it is installed: the folder `training` lies in it there. `extra` adds lines."""
-    package = folder / "rooms_of_expandr"
-    shutil.copytree(ROOT / "pyterrier_expandr", package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "training", package / "training", ignore=shutil.ignore_patterns("__pycache__"))
-    for file, line in (extra or {}).items():
-        with open(package / file, "a") as module:
-            module.write(f"\n{line}\n")
-    monkeypatch.syspath_prepend(str(folder))
-    try:
-        return grimp.build_graph(package.name, exclude_type_checking_imports=True, cache_dir=None)
-    finally:
-        sys.modules.pop(package.name, None)
-
-
-def wrong_arrows(imports):
+def wrong_arrows(graph):
     """Imports that go up or sideways between rooms, and between the rooms of training."""
     found = []
-    for within, order in (("rooms_of_expandr", ORDER), ("rooms_of_expandr.training", TRAINING)):
-        layers = [grimp.Layer(*map(str.strip, line.split("|")), independent=True) for line in order]
-        broken = imports.find_illegal_dependencies_for_layers(layers=layers, containers={within})
+    for within, order in ((COPY, ORDER), (f"{COPY}.training", TRAINING)):
+        layers = [grimp.Layer(*layer, independent=True) for layer in rooms(order)]
+        broken = graph.find_illegal_dependencies_for_layers(layers=layers, containers={within})
         found += [f"{dependency.importer} -> {dependency.imported}" for dependency in broken]
     return sorted(found)
 
 
-def circles(imports):
+def circles(graph):
     """Modules that import one another, over however many others."""
-    below = {module: imports.find_upstream_modules(module) for module in imports.modules}
-    return sorted(module for module, reached in below.items() if module in {m for r in reached for m in below[r]})
+    below = {module: graph.find_upstream_modules(module) for module in graph.modules}
+    return sorted(module for module, reached in below.items() if any(module in below[other] for other in reached))
 
 
-def test_each_room_imports_only_what_is_below_it(tmp_path, monkeypatch):
-    imports = graph(tmp_path, monkeypatch)
-    assert wrong_arrows(imports) == []
-    assert circles(imports) == []
-    rooms = {module.split(".")[1] for module in imports.modules if module.count(".")}
-    named = {room.strip() for line in ORDER for room in line.split("|")}
-    assert rooms == named | {"_moved"}
+def test_each_room_imports_only_what_is_below_it():
+    with imports() as graph:
+        assert wrong_arrows(graph) == []
+        assert circles(graph) == []
+        there = {module.split(".")[1] for module in graph.modules if module.count(".")}
+    assert there == {room for layer in rooms(ORDER) for room in layer} | {"_moved"}
+
+
+def test_the_picture_shows_the_imports():
+    with imports() as graph:
+        drawn = "; ".join(f"{upper} -&gt; {lower}" for upper, lower in arrows(graph))
+    assert drawn in (ROOT / "docs" / "rooms.svg").read_text(), "draw it anew: python -m tests.rooms docs/rooms.svg"
 
 
 @pytest.mark.parametrize(
@@ -88,13 +54,14 @@ def test_each_room_imports_only_what_is_below_it(tmp_path, monkeypatch):
     ],
     ids=["up", "up, in a function", "up within training", "sideways"],
 )
-def test_a_wrong_arrow_is_seen(file, line, arrow, tmp_path, monkeypatch):
-    assert any(arrow in found for found in wrong_arrows(graph(tmp_path, monkeypatch, {file: line})))
+def test_a_wrong_arrow_is_seen(file, line, arrow):
+    with imports({file: line}) as graph:
+        assert any(arrow in found for found in wrong_arrows(graph))
 
 
-def test_a_circle_is_seen(tmp_path, monkeypatch):
-    imports = graph(tmp_path, monkeypatch, {"retrieval/spool.py": "def f():\n    from . import faiss_build"})
-    assert {"rooms_of_expandr.retrieval.spool", "rooms_of_expandr.retrieval.faiss_build"} <= set(circles(imports))
+def test_a_circle_is_seen():
+    with imports({"retrieval/spool.py": "def f():\n    from . import faiss_build"}) as graph:
+        assert {f"{COPY}.retrieval.spool", f"{COPY}.retrieval.faiss_build"} <= set(circles(graph))
 
 
 def test_rooms_are_small_and_say_what_they_are():
