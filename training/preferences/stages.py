@@ -55,10 +55,10 @@ def with_rewards(settings: PreferenceSettings, rewards: tuple[str, ...]) -> Pref
 
     Example:
         >>> with_rewards(PreferenceSettings(weights=(2.0, 1.0)), ("retriever",)).weights
-        (1.0,)
+        [1.0]
     """
     weights = dict(zip(settings.rewards, settings.weights or (1.0,) * len(settings.rewards), strict=True))
-    own = None if settings.weights is None else tuple(weights[name] for name in rewards)
+    own = None if settings.weights is None else [weights[name] for name in rewards]
     return replace(settings, rewards=rewards, weights=own)
 
 

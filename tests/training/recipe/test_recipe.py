@@ -52,7 +52,8 @@ import os, signal, sys, time, warnings
 from pathlib import Path
 warnings.simplefilter("ignore")
 import faiss, peft, sentence_transformers, transformers, trl
-from pyterrier_expandr.training import dpo, retriever
+from pyterrier_expandr.training.expander import dpo
+from pyterrier_expandr.training.retriever import train as retriever
 from pyterrier_expandr.training.recipe import read_recipe
 from pyterrier_expandr.training.recipe.stages import RecipeStages
 from pyterrier_expandr.training.stage import build, in_order
@@ -551,7 +552,7 @@ def test_the_recipe_for_scifact_reads(expandr_data, monkeypatch):
         ({"ratios": {"nq": 0.5}}, "ratios are shares of JSONL files"),
         ({"ratios": {"nq": 2}}, "ratios: nq must be 1 at most"),
         (
-            {"data": str(RECIPES.parent / "pyterrier_expandr" / "data"), "ratios": {"nq": 0.5}},
+            {"data": str(RECIPES), "ratios": {"nq": 0.5}},
             "files that are not there",
         ),
         ({"dpo": {**TINY["dpo"], "max_length": 385}}, "dpo: max_length 385 exceeds the context of llm 'small', 384"),

@@ -181,7 +181,7 @@ def trained_on():
 
 KILL = """
 import os, signal, sys, resource
-from pyterrier_expandr.training import retriever_trainer
+from pyterrier_expandr.training.retriever import trainer as retriever_trainer
 from pyterrier_expandr.training.retriever import RetrieverTrainingConfig, train_retriever
 from pyterrier_expandr.training.retriever_data import survey
 import json
