@@ -1,4 +1,4 @@
-"""Where an interrupted training run goes on."""
+"""Where an interrupted training run resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recipe reads from elsewhere, told by its content: a changed file is noticed, and a moved one is not."""
+"""Identities of what a recipe reads, by content: changed files are noticed, moved ones are not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def encoder_identity(name: str) -> dict[str, Any]:
 
 
 def data_identity(source: str, split: str) -> dict[str, Any]:
-    """Hashes of the files that `open_examples` reads of a source, or its name where it is none of this machine."""
+    """Hashes of the files that `open_examples` reads of a source, or its name if it is not on this machine."""
     path = POCKET if source == "pocket" else Path(source)
     if source.startswith("irds:"):
         return {"name": source}
@@ -38,12 +38,12 @@ def data_identity(source: str, split: str) -> dict[str, Any]:
 
 
 def corpus_identity(collection: Collection) -> str:
-    """What a test collection's documents are."""
+    """The identity of a test collection's documents."""
     return collection.corpus_fingerprint
 
 
 def queries_identity(collection: Collection) -> list[str]:
-    """What a test collection's queries and judgments are."""
+    """The identity of a test collection's queries and judgments."""
     dataset = collection.dataset
     return _judged_queries(dataset.path, dataset.split) if isinstance(dataset, BeirFolder) else [stable_repr(dataset)]
 

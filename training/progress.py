@@ -1,4 +1,4 @@
-"""Progress of a transformers Trainer, as everything else of PyTerrier shows it."""
+"""Progress of a transformers Trainer as a PyTerrier progress bar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder that a training run makes: whole or not there at all, and never mixed with that of another run."""
+"""The output folder of a training run: complete or absent, and never mixed with another run's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def is_finished(out: Path, record: str, settings: dict[str, Any]) -> bool:
 
 
 def claim(out: Path, settings: dict[str, Any]) -> Path:
-    """The working folder beside `out`, made where it is missing; a run that was interrupted goes on in it.
+    """The working folder beside `out`, created if missing; an interrupted run resumes in it.
 
     Raises:
         ValueError: it belongs to a run with other settings (they are named).
@@ -47,7 +47,7 @@ def claim(out: Path, settings: dict[str, Any]) -> Path:
 
 
 def publish(finished: Path, out: Path) -> None:
-    """Put `finished`, a folder within the working folder, in place, and remove the rest of the working folder."""
+    """Move `finished`, a folder inside the working folder, into place and remove the rest."""
     finished.rename(out)
     shutil.rmtree(finished.parent)
 

@@ -14,7 +14,7 @@ def check_number(
     least: float | None = None,
     below: float | None = None,
 ) -> None:
-    """Raise TypeError where `value` is no finite number, ValueError where it is out of range.
+    """Raise TypeError if `value` is not a number, ValueError if it is not finite or out of range.
 
     Example:
         >>> check_number("epochs", 3, above=0)
@@ -30,7 +30,7 @@ def check_number(
 
 
 def check_whole(name: str, value: Any, *, least: int = 1) -> None:
-    """Raise TypeError where `value` is no whole number, ValueError where it is less than `least`.
+    """Raise TypeError if `value` is not a whole number, ValueError if it is less than `least`.
 
     Example:
         >>> check_whole("batch_size", 16)

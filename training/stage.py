@@ -1,4 +1,4 @@
-"""A chain of long steps, each in a folder that is named by what went into it.
+"""A chain of long steps, each in a folder named by a hash of its settings and inputs.
 
 A stage that was finished is never run again; one that was interrupted is called again on its own folder and goes on
 there. A changed setting changes the fingerprint of its stage and of all behind it, so that exactly those run anew.
@@ -59,7 +59,7 @@ class Stage:
         return root / f"{self.name}-{self.fingerprint}"
 
     def record(self, root: Path) -> dict[str, Any] | None:
-        """What was written down when it was finished; None as long as it is not."""
+        """The record written when it finished; None before that."""
         path = self.folder(root) / RECORD
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
@@ -80,7 +80,7 @@ def in_order(stages: Iterable[Stage]) -> list[Stage]:
 
 
 def build(stages: Iterable[Stage], root: Path, say: Callable[[str], None] = logger.info) -> None:
-    """Run what is not finished of `stages` and of all they build on, in order, each in its folder below `root`."""
+    """Run the unfinished ones of `stages` and their inputs, in order, each in its folder below `root`."""
     todo = in_order(stages)
     for place, stage in enumerate(todo, 1):
         heading = f"[{place}/{len(todo)}] {stage.name} {stage.fingerprint}"

@@ -122,7 +122,7 @@ def experiment(
 
 
 def _named(systems: Mapping[str, System] | Iterable[tuple[str, System]]) -> dict[str, System]:
-    """The systems by name. Raises ValueError where there is none or a name comes twice, TypeError on other things."""
+    """The systems by name. Raises ValueError if there are none or a name is duplicated, TypeError for other objects."""
     pairs = list(systems.items() if isinstance(systems, Mapping) else systems)
     names = [name for name, _ in pairs]
     if not pairs:
@@ -178,7 +178,7 @@ def _cell(
     measures: list[Measure],
     version: str | None,
 ) -> None:
-    """Compute one cell, or what of it is missing."""
+    """Compute one cell, or the missing parts of it."""
     _ = collection.topics  # before hours of indexing: can it be evaluated at all?
     pipeline = make(collection)
     record = store.finished(name, collection.name, _fingerprint(pipeline, collection, version))

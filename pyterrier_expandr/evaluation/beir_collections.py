@@ -104,7 +104,7 @@ class Collection:
 
     @cached_property
     def topics(self) -> pd.DataFrame:
-        """`[qid, query]` of the judged queries: the others would be searched for nothing.
+        """`[qid, query]` of the judged queries: unjudged queries need not be searched.
 
         Raises:
             ValueError: no query is judged, or one comes twice. OSError: as for `qrels`.
@@ -137,7 +137,7 @@ class Collection:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """A download that fails within is one error that says what to do."""
+        """Turn a failed download into one error that says what to do."""
         try:
             yield
         except ConnectionError as error:  # Python's own
@@ -165,7 +165,7 @@ def resolve(
     split: str = "test",
     num_results: int = 1000,
 ) -> list[Collection]:
-    """The collections that names mean, each once; sub-forums of CQADupStack are collections by themselves.
+    """The collections with these names, each once; the sub-forums of CQADupStack are separate collections.
 
     Args:
         collections: `Collection` objects; names of the paper ("SciFact") or of BEIR's folders ("scifact"), in any case;

@@ -1,4 +1,4 @@
-"""What decides the output of a pipeline, as JSON values: so that what was computed is known to be still true."""
+"""What determines the output of a pipeline, as JSON values, so that stale results are recognised."""
 
 from __future__ import annotations
 

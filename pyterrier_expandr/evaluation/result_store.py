@@ -1,4 +1,4 @@
-"""The folder of an experiment: written cell by cell, so that what was computed survives whatever comes after.
+"""The folder of an experiment, written cell by cell, so that finished results survive a crash.
 
     FOLDER/experiment.json                              systems, collections, measures, settings, state of each cell
     FOLDER/<system>/<collection>/run.res.gz             the ranking, in TREC format
@@ -93,7 +93,7 @@ class ResultStore:
         return cell_folder(self.folder, system, collection)
 
     def finished(self, system: str, collection: str, fingerprint: str) -> dict[str, Any] | None:
-        """The record of a finished cell with this fingerprint, or None; one with another fingerprint is given up."""
+        """The record of a finished cell with this fingerprint, or None; any other record is discarded."""
         path = self.cell(system, collection) / CELL
         record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         if record is not None and record["fingerprint"] != fingerprint:
@@ -133,7 +133,7 @@ class ResultStore:
         self._mark(system, collection, "done")
 
     def fail(self, system: str, collection: str, error: BaseException) -> None:
-        """Note that a cell could not be computed, and why."""
+        """Record that a cell failed, and why."""
         self._mark(system, collection, "failed", f"{type(error).__name__}: {error}")
 
     def _mark(self, system: str, collection: str, state: str, error: str | None = None) -> None:

@@ -173,7 +173,7 @@ class Results:
 
 
 def _with_forums_folded(collections: Sequence[str]) -> list[str]:
-    """The collections with the 12 sub-forums of CQADupStack as one, where all of them are there."""
+    """The collections with the 12 sub-forums of CQADupStack merged into one, if all are present."""
     if not set(FORUMS) <= set(collections):
         return list(collections)
     return list(dict.fromkeys("CQADupStack" if name in FORUMS else name for name in collections))
@@ -203,7 +203,7 @@ def _test(collection: str, pair: pd.DataFrame, options: dict[str, Any]) -> tuple
 
 
 def _corrected(p_values: pd.Series, method: str) -> np.ndarray:
-    """The p-values of one family of tests after correction; those that are NaN are no tests."""
+    """The p-values of one family of tests after correction; NaN means that there was no test."""
     from statsmodels.stats.multitest import multipletests
 
     corrected, tests = np.full(len(p_values), np.nan), p_values.notna().to_numpy()

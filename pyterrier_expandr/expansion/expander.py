@@ -286,5 +286,5 @@ class RecordedExpander(_Expander):
 
 
 def _folded(query: str) -> str:
-    """A query less what copies of one collection differ in: white space and letter case."""
+    """A query without white-space and case differences, in which copies of one collection differ."""
     return " ".join(query.split()).casefold()

@@ -44,7 +44,7 @@ def read_expansions(source: str | Path | list[dict[str, Any]]) -> tuple[dict[str
 
 
 def _of_qid(qid: str, query: str | None, by_qid: dict[str, Record], by_query: dict[str, Record]) -> Record:
-    """The record of `qid`; the first line with a qid takes over what earlier lines gave its query without one."""
+    """The record of `qid`; it takes over passages that earlier lines gave its query without a qid."""
     if qid not in by_qid:
         earlier = by_query.get(query) if query is not None else None
         by_qid[qid] = earlier if earlier is not None and earlier.qid is None else Record(qid, query)

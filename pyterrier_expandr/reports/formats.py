@@ -114,7 +114,7 @@ def _cmidrules(groups: list[tuple[str, int]]) -> list[str]:
 
 
 def _short(table: Table) -> list[str]:
-    """The header below a row of groups, where what the group says need not be said again."""
+    """The second header row, without the words that the group above already says."""
     if not table.groups():
         return table.header()
     return ["", *(line.label[len(line.group) :].removeprefix("/") for line in table.lines)]

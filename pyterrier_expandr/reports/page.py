@@ -162,7 +162,7 @@ def _paper_cell(ours: Cell, beside: Beside) -> Cell:
 
 
 def _paper_notes(beside: Mapping[str, Mapping[str, Beside]], measure: str) -> list[str]:
-    """What the signs at the paper's values mean; what is unlike, reason by reason."""
+    """Notes on the signs beside the paper's values: how the settings differ, reason by reason."""
     if not beside:
         return []
     notes = ["paper: the value printed there, and in brackets ours minus that."]
@@ -179,7 +179,7 @@ def _paper_notes(beside: Mapping[str, Mapping[str, Beside]], measure: str) -> li
 
 
 def _missing(results: Results) -> list[str]:
-    """What failed or is not computed yet."""
+    """Notes on cells that failed or are not computed yet."""
     notes = [
         f"Failed: {system} on {collection}: {error}"
         for system, collection, error in results.failures.itertuples(index=False, name=None)

@@ -106,7 +106,7 @@ def beside_paper(name: str, measure: str, settings: Mapping[str, Setting]) -> di
 
 
 def _compare(row: PaperRow, collection: str, setting: Setting) -> tuple[tuple[str, ...], bool]:
-    """What is unlike, and whether the retriever is only stated."""
+    """How two settings differ, and whether the retriever is merely stated."""
     unlike = []
     if setting.standard_queries is None:
         unlike.append("not a collection of the paper, whatever its name")

@@ -1,4 +1,4 @@
-"""Building a FAISS index from a stream: fill a spool that commits as it goes, train, add, put in place by a rename."""
+"""Builds a FAISS index from a stream: fill a spool that commits as it goes, train, add, rename into place."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ def check_factory(factory: str, metric: str, dim: int | None = None) -> Any:
 
 
 def last_sentence(error: RuntimeError) -> str:
-    """What FAISS complains of, without the place in its source."""
+    """FAISS's error message without its source location."""
     return str(error).strip().splitlines()[-1].rsplit(": ", 1)[-1] if str(error).strip() else repr(error)
 
 
 def _fill(spool: Spool, docs: Iterable[dict[str, Any]], factory: str, metric: str) -> None:
-    """Commit all of `docs`, chunk by chunk; documents that are committed already may come again at the start."""
+    """Commit all of `docs`, chunk by chunk; already committed documents may be repeated at the start."""
     seen = SeenDocnos(spool)
     stream = _without_committed(iter(docs), spool)
     while chunk := list(islice(stream, CHUNK)):
@@ -109,7 +109,7 @@ def _fill(spool: Spool, docs: Iterable[dict[str, Any]], factory: str, metric: st
 
 
 def _without_committed(docs: Iterator[dict[str, Any]], spool: Spool) -> Iterator[dict[str, Any]]:
-    """`docs` less a beginning that repeats exactly what is committed."""
+    """`docs` without a beginning that exactly repeats what is committed."""
     committed = spool.docnos()
     first = next(docs, None)
     if first is None:
@@ -121,7 +121,7 @@ def _without_committed(docs: Iterator[dict[str, Any]], spool: Spool) -> Iterator
 
 
 def skip_committed(docs: Iterable[dict[str, Any]], committed: Any) -> Iterator[dict[str, Any]]:
-    """The documents behind the first `len(committed)` ones, which must be those of the Arrow array `committed`.
+    """The documents after the first `len(committed)`, which must be those in the Arrow array `committed`.
 
     Raises:
         ValueError: they are not.

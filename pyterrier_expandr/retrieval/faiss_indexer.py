@@ -1,4 +1,4 @@
-"""The end of an indexing pipeline: checks what may be written, then builds."""
+"""The last step of an indexing pipeline: checks whether the target may be written, then builds."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class FaissIndexer(pt.Indexer):
         return f"{self.faiss_index!r}.indexer(mode={self.mode!r})"
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
-        """None: the index is where this writes, no part of it."""
+        """None: the index is the target, not a part."""
         return {}
 
     def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:

@@ -133,7 +133,7 @@ class FaissRetriever(pt.Transformer):
         return f"FaissRetriever({str(self.faiss_index.path)!r}, num_results={self.num_results})"
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
-        """None: the index is no part of the pipeline."""
+        """None: the index is not a transformer."""
         return {}
 
     def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def _result_frame(queries: pd.DataFrame, scores: np.ndarray, numbers: np.ndarray
 
 
 def _order_ties(scores: np.ndarray, numbers: np.ndarray, docnos: pa.Array) -> None:
-    """Put the documents of equal score of a query in docno order, in place; only these are looked up and sorted."""
+    """Order documents of equal score by docno, in place; only tied documents are looked up."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -86,7 +86,7 @@ def _retriever(index: Any, num_results: int) -> pt.Transformer:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what PISA's C++ code prints off the terminal; Python's own output is flushed before and after."""
+    """Keep PISA's C++ output off the terminal; Python's own output is flushed before and after."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]

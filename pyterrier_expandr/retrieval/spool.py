@@ -37,7 +37,7 @@ class Spool:
         return self._state.is_file() and self.vectors.is_file()
 
     def start(self) -> None:
-        """An empty spool in place of whatever build was there.
+        """Start an empty spool, replacing any earlier build.
 
         Raises:
             FileExistsError: something that is no build has the folder's name; it is not touched.
@@ -52,7 +52,7 @@ class Spool:
         self._write({"count": 0, "dim": None, "encoder": None})
 
     def discard(self) -> None:
-        """Remove the folder; its state first, so that a kill half-way leaves nothing that looks like a build."""
+        """Remove the folder, its state first, so that a kill half-way leaves nothing that looks like a build."""
         self._state.unlink(missing_ok=True)
         if self.folder.is_dir():
             shutil.rmtree(self.folder)
@@ -78,7 +78,7 @@ class Spool:
         return np.memmap(self.vectors, np.float32, "r", shape=(state["count"], state["dim"]))
 
     def rewind(self) -> None:
-        """Cut off what a killed process wrote behind its last commit."""
+        """Cut off what a killed process wrote after its last commit."""
         state = self.state()
         os.truncate(self.vectors, state["count"] * (state["dim"] or 0) * 4)
         os.truncate(self._offsets, (state["count"] + 1) * 8)
@@ -116,7 +116,7 @@ class Spool:
 
 
 class SeenDocnos:
-    """Which docnos came before, at 8 bytes each: sorted runs of hashes; the spool tells a repeat from a collision.
+    """The docnos seen so far, at 8 bytes each: sorted runs of hashes; the spool distinguishes repeats from collisions.
 
     Runs are merged like the digits of a binary counter, so n documents cost O(n log n) and a few dozen runs at most.
     """

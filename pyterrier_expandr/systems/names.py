@@ -1,4 +1,4 @@
-"""One way to name a system of an experiment, on the command line and in a recipe."""
+"""Names of systems, as the command line and recipes use them."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def _save_encoder(encoder: ExpandREncoder, folder: Path) -> dict[str, Any]:
 
 
 def _hidden_files(folder: str, names: list[str]) -> list[str]:
-    """What `model_fingerprint` does not look at either."""
+    """Hidden files, which `model_fingerprint` ignores as well."""
     return [name for name in names if name.startswith(".") and (Path(folder) / name).is_file()]
 
 

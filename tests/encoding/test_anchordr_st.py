@@ -87,7 +87,7 @@ def test_round_trips_in_a_fresh_process(reference, tmp_path):
     script = f"""
 import sys, numpy as np
 from sentence_transformers import SentenceTransformer
-from pyterrier_expandr.models.anchordr import AnchorDR, open_anchordr
+from pyterrier_expandr.encoding.models.anchordr import AnchorDR, open_anchordr
 texts = {TEXTS!r}
 found = [
     SentenceTransformer(modules=[AnchorDR.from_pretrained({str(tmp_path / "module")!r})], device="cpu"),
@@ -263,7 +263,7 @@ def test_a_downloaded_hub_model_opens_offline(tmp_path):
     (repository / "refs" / "main").write_text(commit)
     build_tiny_anchordr(repository / "snapshots" / commit)
     script = """
-from pyterrier_expandr.models.anchordr import AnchorDR, open_anchordr
+from pyterrier_expandr.encoding.models.anchordr import AnchorDR, open_anchordr
 assert open_anchordr("owner/tiny", device="cpu").encode("a text").shape == (32,)
 try:
     AnchorDR.from_pretrained("owner/absent")

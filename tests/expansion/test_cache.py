@@ -61,7 +61,7 @@ def test_records_are_readable_without_the_model(tmp_path):
 WRITER = """
 import sys, time
 from pyterrier_expandr import GenerationCache
-from pyterrier_expandr.backends.base import Generation, Request, Sampling
+from pyterrier_expandr.expansion.backends.base import Generation, Request, Sampling
 cache = GenerationCache(sys.argv[1])
 for i in range(int(sys.argv[3])):
     r = Request(({"role": "user", "content": f"{sys.argv[2]}{i}"},), Sampling())

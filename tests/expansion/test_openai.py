@@ -310,8 +310,8 @@ def test_a_server_that_dies_costs_nothing_that_it_wrote(tmp_path):
 INTERRUPTED = """
 import sys
 from pyterrier_expandr import GenerationCache
-from pyterrier_expandr.backends.openai import OpenAIBackend
-from pyterrier_expandr.expander import generate_cached
+from pyterrier_expandr.expansion.backends.openai import OpenAIBackend
+from pyterrier_expandr.expansion.expander import generate_cached
 from tests.backend_contract import ask
 class Telling(GenerationCache):
     def put(self, *args):

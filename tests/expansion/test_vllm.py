@@ -176,8 +176,8 @@ class TestServer(BackendContract):
 INTERRUPTED = f"""
 import sys
 from pyterrier_expandr import GenerationCache
-from pyterrier_expandr.backends.vllm import VLLMBackend
-from pyterrier_expandr.expander import generate_cached
+from pyterrier_expandr.expansion.backends.vllm import VLLMBackend
+from pyterrier_expandr.expansion.expander import generate_cached
 from tests.backend_contract import ask
 class Telling(GenerationCache):
     def put(self, *args):

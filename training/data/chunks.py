@@ -1,4 +1,4 @@
-"""Streams in pieces."""
+"""Streams cut into chunks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def in_chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield `items` in lists of `size`, the last one perhaps shorter; no more than one list is held.
+    """Yield `items` in lists of `size` (the last may be shorter), holding one list at a time.
 
     Example:
         >>> list(in_chunks(range(5), 2))

@@ -164,7 +164,7 @@ def split_examples(
     *,
     spelling: Callable[[str], str] = str,
 ) -> Iterator[tuple[str, TrainingExample]]:
-    """Yield `(part, example)`: a seeded random split in which examples that are added at the end change nothing before.
+    """Yield `(part, example)`: a seeded random split; appending examples does not change the parts of earlier ones.
 
     Args:
         examples: a stream.
@@ -215,7 +215,7 @@ def are_counts(sizes: Mapping[str, float]) -> bool:
 
 
 def _part(uniform: float, sizes: Mapping[str, float], *, whole: bool) -> str | None:
-    """The part at `uniform` in [0, 1) when the parts lie side by side, each as wide as its size."""
+    """The part that `uniform` in [0, 1) falls into when each part is an interval as wide as its size."""
     place = uniform * (sum(sizes.values()) if whole else 1.0)
     for name, size in sizes.items():
         if size > 0 and place < size:
@@ -229,5 +229,5 @@ def _hash(seed: int, text: str, query: str) -> int:
 
 
 def _uniform(seed: int, text: str, query: str) -> float:
-    """A number in [0, 1) that depends on nothing but its arguments."""
+    """A number in [0, 1) that depends only on the arguments."""
     return _hash(seed, text, query) / 2**64

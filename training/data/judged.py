@@ -171,7 +171,7 @@ class _Beir:
         return found
 
     def _judged_offsets(self, corpus: Path) -> dict[str, int]:
-        """Where the judged documents stand, which is all that will be asked for."""
+        """The file offsets of the judged documents; no others will be asked for."""
         judged = set(self._folder.get_qrels()["docno"])
         offsets, place = {}, 0
         with open(corpus, "rb") as file:

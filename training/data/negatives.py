@@ -1,4 +1,4 @@
-"""Hard negatives: what a retriever ranks high and nobody judged relevant."""
+"""Hard negatives: documents that a retriever ranks high but nobody judged relevant."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def mine_negatives(
     n: int = 1,
     relevant: Mapping[str, Collection[str]] | None = None,
 ) -> Iterator[TrainingExample]:
-    """The examples with `n` mined negatives added to those they have, fewer where the ranking has no more.
+    """The examples with up to `n` mined negatives added to their own (fewer if the ranking runs out).
 
     Negatives are the highest ranked documents between the ranks `skip` and `depth` that are not judged relevant to the
     query, nor say the same, white space apart, as its positives or as what is judged relevant in the ranking.

@@ -1,4 +1,4 @@
-"""The stage of a recipe that reads the training queries and shares them out."""
+"""The stage of a recipe that reads the training queries and splits them between the two models."""
 
 from __future__ import annotations
 

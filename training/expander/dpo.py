@@ -40,7 +40,7 @@ def build_trainer(
     folder: Path,
     verbose: bool,
 ) -> DPOTrainer:
-    """The trainer of a new LoRA adapter on the base model, which is with the adapter off its own reference."""
+    """The trainer of a new LoRA adapter; the base model with the adapter switched off is the reference."""
     arguments = _arguments(config, len(train.rows), len(evaluation.rows), folder)
     model = open_base(config)
     _check_end(model, tokenizer, train.end, config.base)
@@ -113,7 +113,7 @@ def _arguments(config: ExpanderTrainingConfig, pairs: int, held_out: int, folder
 
 
 def even_batch(rows: int, most: int, processes: int) -> int:
-    """The largest batch up to `most` that divides the rows of each process; 1 where their number is not the same.
+    """The largest batch size up to `most` that divides each process's rows; 1 if their numbers of rows differ.
 
     TRL gives the mean of its batches' margins: only batches of one size, without a row that fills the last one, give
     the mean of the pairs.
@@ -127,7 +127,7 @@ def even_batch(rows: int, most: int, processes: int) -> int:
 
 
 def _check_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end: int, base: str) -> None:
-    """Refuse an end of turn at which generation goes on: the model would learn to end, and nobody would notice."""
+    """Refuse an end-of-turn token that generation does not stop at: the model would learn it to no effect."""
     ends = stop_tokens(model, tokenizer)
     if end not in ends:
         written, stops = tokenizer.convert_ids_to_tokens([end])[0], tokenizer.convert_ids_to_tokens(ends)
@@ -138,7 +138,7 @@ def _check_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end: 
 
 
 def open_base(config: ExpanderTrainingConfig) -> PreTrainedModel:
-    """The model to train, without dropout of its own: policy and reference differ by the adapter alone.
+    """The model to train, with its own dropout off, so that policy and reference differ only by the adapter.
 
     Raises:
         ValueError: it has no module of a name in `target_modules` (those that it has are listed).

@@ -118,7 +118,7 @@ def _check(prompts: Sequence[Sequence[Message]], tolerance: float | None, dtype:
 
 @contextlib.contextmanager
 def _work_folder(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` that is gone afterwards; what an interrupted merge left there is removed before."""
+    """A temporary folder beside `out`; leftovers of an interrupted merge are removed first."""
     work = out.with_name(out.name + ".merging")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -139,13 +139,13 @@ def _base_of(adapter: Path) -> str:
 
 
 def _record(adapter: Path) -> dict[str, Any]:
-    """What `train_expander` wrote about an adapter; empty for one of another origin."""
+    """The record that `train_expander` wrote for an adapter; empty for adapters from elsewhere."""
     file = adapter / ADAPTER_RECORD
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
 def _check_base(adapter: Path, record: dict[str, Any], found: dict[str, Any]) -> None:
-    """Raise ValueError where the adapter's record names other weights than those of the base that was found."""
+    """Raise ValueError if the adapter was trained on a base with other weights than the one found."""
     trained_on = record.get("settings", {}).get("base_fingerprint", {})
     for key in ("sha256", "commit"):
         if trained_on.get(key, found.get(key)) != found.get(key, trained_on.get(key)):
@@ -188,7 +188,7 @@ def _difference(expected: list[torch.Tensor], found: list[torch.Tensor]) -> floa
 
 
 def _refusal(error: float, effect: float, tolerance: float) -> str | None:
-    """Why a merged model with this error is not what was asked for, or None."""
+    """Why a merged model with this error must be refused, or None."""
     if not error <= tolerance:
         return (
             f"its logits differ from those of base and adapter by {error:.2g}, and {tolerance:.2g} is allowed (weights "

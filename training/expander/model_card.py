@@ -1,4 +1,4 @@
-"""Model cards of trained expanders: what a checkpoint is and how it came about, for those who find it."""
+"""Model cards of trained expanders: what a checkpoint is and how it was made."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def merged_card(record: dict[str, Any]) -> str:
 
 
 def _shown(model: str) -> str:
-    """A hub name, or the last part of a folder's: its place on this machine means nothing elsewhere."""
+    """A hub name, or a folder's last part: its full path means nothing on other machines."""
     return Path(model).name if Path(model).exists() else model
 
 

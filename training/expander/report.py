@@ -1,4 +1,4 @@
-"""What a run of DPO is judged by: metrics of its steps and on held-out pairs, and how long the model's texts become."""
+"""What a DPO run is judged by: metrics per step and on held-out pairs, and the lengths of generated texts."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def generation_lengths(
 def _sampling(
     backend: HuggingFaceBackend, prompts: Sequence[tuple[Message, ...]], config: ExpanderTrainingConfig
 ) -> Sampling:
-    """As many tokens as were asked for, or as the context has room for behind the longest prompt."""
+    """The requested number of tokens, or as many as fit into the context after the longest prompt."""
     new = config.report_tokens
     if backend.context_length is not None:
         new = max(1, min(new, backend.context_length - max(map(backend.prompt_tokens, prompts))))

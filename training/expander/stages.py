@@ -23,7 +23,7 @@ def dpo_stage(
     *,
     verbose: bool = False,
 ) -> Stage:
-    """adapter/: what DPO made of the pairs.
+    """adapter/: the LoRA adapter trained by DPO on the pairs.
 
     Args:
         configure: gives the configuration for a base, pairs and an output folder.

@@ -268,7 +268,7 @@ def _finish(settings: dict[str, Any], results: dict[str, Any], work: Path, out: 
 def _settings(
     config: ExpanderTrainingConfig, backend: HuggingFaceBackend, pairs: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """What decides the adapter: the configuration less `OTHER_SETTINGS`, and the content of base model and pairs."""
+    """What determines the adapter: the configuration except `OTHER_SETTINGS`, and hashes of base model and pairs."""
     _ = backend.context_length  # fetches the configuration of a hub model, which tells its commit
     settings = {name: value for name, value in asdict(config).items() if name not in OTHER_SETTINGS}
     content = [[row["prompt"], row["chosen"], row["rejected"]] for row in pairs]

@@ -168,7 +168,7 @@ def _of_chunk(
 
 
 def _asked_again(answers: list[str], requests: list[Request], backend: Backend, store: GenerationCache) -> list[str]:
-    """The answers, those that are empty drawn once more with the next seed."""
+    """The answers; empty ones are drawn once more with the next seed."""
     empty = [place for place, answer in enumerate(answers) if not answer]
     again = [
         replace(requests[place], sampling=replace(requests[place].sampling, seed=requests[place].sampling.seed + 1))
@@ -204,7 +204,7 @@ def _clean(generation: Generation) -> str:
 
 
 def write_candidates(path: str | Path, sets: Iterable[CandidateSet]) -> int:
-    """Write candidate sets to a JSONL file and give their number; the file appears when it is complete."""
+    """Write candidate sets to a JSONL file and return their number; the file appears only once complete."""
     return write_jsonl(path, map(asdict, sets))
 
 

@@ -215,7 +215,7 @@ def choose(sets: Sequence[CandidateSet], candidates: Candidates, settings: Prefe
 
 
 def _check_finite(candidates: Candidates) -> None:
-    """A comparison with NaN is false, so that a broken embedding would pass for a text off the topic."""
+    """Refuse NaN and infinity: comparisons with NaN are false, so a broken embedding would look off-topic."""
     for anchor in ("query", "answer", "gold"):
         finite = np.isfinite(getattr(candidates, f"to_{anchor}")).all(axis=1)
         if not finite.all():

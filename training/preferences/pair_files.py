@@ -41,7 +41,7 @@ def trl_row(decision: Decision, prompt: str = "q2d") -> dict[str, Any]:
 
 
 def released_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A TRL row in the format of the released training data; rewards and numbers have no place there.
+    """A TRL row in the format of the released training data; rewards and candidate numbers are left out.
 
     Example:
         >>> row = {side: [{"role": "assistant", "content": side}] for side in ("prompt", "chosen", "rejected")}
@@ -70,7 +70,7 @@ def _from_released(row: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def write_pairs(path: str | Path, rows: Iterable[dict[str, Any]], *, released: bool = False) -> int:
-    """Write TRL rows to a JSONL or Parquet file (by its ending) and give their number; the file appears when whole.
+    """Write TRL rows to a JSONL or Parquet file (by its ending) and return their number; it appears once complete.
 
     Args:
         path: ends in .jsonl or .parquet.

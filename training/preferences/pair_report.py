@@ -1,4 +1,4 @@
-"""What came of preference data: how many pairs, why the others were dropped, which temperatures win, and how long."""
+"""A report on preference data: number of pairs, reasons for dropping, winning temperatures, lengths."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#666666")
 
 @dataclass
 class PairReport:
-    """Counts over a stream of decisions, in memory that does not grow with their number.
+    """Counts over a stream of decisions, in constant memory.
 
     `rewards` counts the (rounded) rewards of each temperature's candidates, `chosen` and `rejected` how often a
     temperature won or lost, `words` the lengths in words of chosen and rejected texts.

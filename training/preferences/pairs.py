@@ -43,7 +43,7 @@ Format = Literal["trl", "released"]
 
 @dataclass(frozen=True)
 class PairsConfig:
-    """What preference data is made of; together with a backend and an encoder it decides every byte.
+    """What preference data is made of; together with a backend and an encoder it determines the output byte for byte.
 
     Args:
         source, split, min_relevance, ratios: see `open_examples`.
@@ -139,7 +139,7 @@ def _settings(config: PairsConfig, backend: Backend, encoder: ExpandREncoder) ->
 
 
 def identity(backend: Backend) -> dict[str, Any]:
-    """What a backend is; of a hub model the name counts, since its commit is not known before the download."""
+    """The identity of a backend; hub models count by name, since their commit is unknown before the download."""
     return {name: value for name, value in backend.fingerprint().items() if name not in ("commit", "revision")}
 
 
@@ -203,7 +203,7 @@ def write_decisions(
 
 
 def _whole_chunks(path: Path) -> int:
-    """How many decisions `path` holds after what does not fill a chunk was cut off.
+    """The number of decisions in `path` after cutting off an incomplete last chunk.
 
     A query's numbers depend by rounding on what it is encoded with, so that chunks must be the same as without an
     interruption.

@@ -43,7 +43,7 @@ Reward = Callable[[Candidates], np.ndarray]
 
 
 def ranks(similarity: np.ndarray) -> np.ndarray:
-    """Ranks (n, m), int64, of each row's candidates: 1 for the most similar; of equal ones the first is ahead.
+    """Ranks (n, m), int64, of each row's candidates: 1 for the most similar; ties go to the first.
 
     Raises:
         ValueError: `similarity` is no matrix, or has NaN (the rows are named).
@@ -94,7 +94,7 @@ def combined_reward(rewards: Sequence[np.ndarray], weights: Sequence[float] | No
 
 
 def cosine_margin(similarity: np.ndarray) -> np.ndarray:
-    """How far each similarity lies above its row's mean, float64 (n, m): unlike a rank it tells near ties from leads.
+    """How far each similarity lies above its row's mean, float64 (n, m): unlike a rank it shows clear leads.
 
     Example:
         >>> cosine_margin(np.array([[0.75, 0.5, 0.25]]))

@@ -51,7 +51,7 @@ def candidates_stage(
 
 
 def with_rewards(settings: PreferenceSettings, rewards: tuple[str, ...]) -> PreferenceSettings:
-    """The settings with these rewards only, each with the weight that it has there.
+    """The settings with only these rewards, each keeping its weight.
 
     Example:
         >>> with_rewards(PreferenceSettings(weights=(2.0, 1.0)), ("retriever",)).weights

@@ -1,4 +1,4 @@
-"""Many texts encoded with next to no padding."""
+"""Encodes many texts with almost no padding."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def token_counts(encoder: ExpandREncoder, texts: Sequence[str], side: Side) -> n
 
 
 def batches(counts: np.ndarray, budget: int) -> Iterator[list[int]]:
-    """Yield the numbers of the texts of each batch, longest first: its texts times its longest is `budget` at most.
+    """Yield the text numbers of each batch, longest first; a batch's size times its longest text is at most `budget`.
 
     A text that is longer than `budget` has a batch of its own.
 

@@ -1,4 +1,4 @@
-"""What must fit together in a recipe, checked before anything runs."""
+"""Consistency checks of a recipe, made before anything runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROMPT = 64
 
 
 def check_texts(owner: Any, *names: str) -> None:
-    """Raise TypeError where a field that names something is no text, or an empty one."""
+    """Raise TypeError if a field that must be a non-empty text is not."""
     for name in names:
         value = getattr(owner, name)
         if not isinstance(value, str) or not value.strip():
@@ -27,7 +27,7 @@ def check_texts(owner: Any, *names: str) -> None:
 
 
 def check_data(data: str, split: str, ratios: Mapping[str, Any]) -> None:
-    """Raise ValueError for shares of files that there are not, or a split that a collection on this machine lacks."""
+    """Raise ValueError for ratios of files that do not exist, or a split that the collection lacks."""
     for name, share in ratios.items():
         check_number(f"ratios: {name}", share, above=0)
         if share > 1:
@@ -44,7 +44,7 @@ def check_data(data: str, split: str, ratios: Mapping[str, Any]) -> None:
 
 
 def check_collections(given: Evaluation) -> None:
-    """Raise ValueError for a folder, a collection or a split that is not there."""
+    """Raise ValueError for a missing folder, collection or split."""
     if given.data is not None and not Path(given.data).is_dir():
         raise ValueError(f"data: there is no folder {given.data!r}")
     for collection in resolve(given.collections, data=given.data, split=given.split):
@@ -55,7 +55,7 @@ def check_collections(given: Evaluation) -> None:
 
 
 def check_room(recipe: Recipe) -> None:
-    """Raise ValueError where texts are asked for that the language model's context cannot hold."""
+    """Raise ValueError if the requested texts exceed the language model's context."""
     context = _context(recipe)
     rewards = [SYSTEMS[name].rewards for name in recipe.systems]
     asked: dict[str, tuple[int, int]] = {}
@@ -74,7 +74,7 @@ def check_room(recipe: Recipe) -> None:
 
 
 def check_machine(recipe: Recipe) -> None:
-    """Raise what training the language model would raise on this machine after all the stages before it.
+    """Raise now what training the language model would raise on this machine after hours of earlier stages.
 
     Raises:
         ValueError: 4 bits without a CUDA device. ImportError: a package of the training is missing.
@@ -94,7 +94,7 @@ def _context(recipe: Recipe) -> int | None:
 
 
 def load_yaml(text: str) -> Any:
-    """The value of a YAML text; of two equal keys YAML would keep the last, which is refused.
+    """The value of a YAML text; duplicate keys, of which YAML would keep the last, are refused.
 
     Raises:
         ValueError: no YAML, or a key that comes twice (its line is named).

@@ -1,4 +1,4 @@
-"""What a recipe will take, told before anything runs: texts, tokens and memory of each stage, estimated from above."""
+"""What a recipe will cost, before anything runs: upper bounds on texts, tokens and memory of each stage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GIB = 2**30
 
 
 def plan(recipe: Recipe) -> pd.DataFrame:
-    """`[stage, for, fingerprint, texts, tokens_read, tokens_written, memory_gib]` of each stage, estimated from above.
+    """`[stage, for, fingerprint, texts, tokens_read, tokens_written, memory_gib]` of each stage, as upper bounds.
 
     `for` names the systems that a stage is for. Texts are those that a model writes or reads. Every text is taken to be
     as long as its limit allows; what a filter will drop is not known. Of data that is not on this machine `parts` are

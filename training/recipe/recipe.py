@@ -1,4 +1,4 @@
-"""The whole of ExpandR as one YAML file: what it says, checked before anything runs."""
+"""The whole of ExpandR as one YAML file, read and checked before anything runs."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class Recipe:
         check_room(self)
 
     def _derive(self) -> None:
-        """Fill in what sections take from elsewhere in the recipe."""
+        """Fill in the fields that sections take from other parts of the recipe."""
         for name, kind in SEEDED.items():
             given = getattr(self, name)
             if not isinstance(given, kind):
@@ -161,7 +161,7 @@ class Recipe:
             raise ValueError(f"parts must leave queries to both, got {dict(self.parts)}")
 
     def _check_models(self) -> None:
-        """Refuse what cannot be the name of a model here, before anything has been computed for it."""
+        """Refuse names that cannot be models, before anything is computed."""
         for name, value in (
             ("llm", self.llm),
             ("encoder", self.encoder),
@@ -238,7 +238,7 @@ class Recipe:
 def section(
     kind: Any, name: str, values: Any, places: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
 ) -> Any:
-    """A dataclass of `values` and of what the recipe decides: `places` always, `defaults` where `values` say nothing.
+    """A dataclass filled from `values`; `places` always override them, `defaults` fill the gaps.
 
     Raises:
         ValueError: unknown fields (the known ones are listed), values that the recipe decides itself, or bad ones; the

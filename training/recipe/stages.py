@@ -188,7 +188,7 @@ class RecipeStages:
 
 
 def _listed(some: list[str], names: tuple[str, ...]) -> str:
-    """`some` of `names` in few words."""
+    """A short description of `some` of `names`."""
     others = ", ".join(name for name in names if name not in some)
     if len(names) == 1 or 2 * len(some) < len(names):
         return ", ".join(some)

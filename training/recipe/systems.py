@@ -1,4 +1,4 @@
-"""What a recipe compares: the rows of the paper's Table 3, and the models that come without a name of the hub."""
+"""What a recipe compares: the rows of the paper's Table 3; and the model names that only recipes know."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def key_of(text: str) -> int:
-    """A 64-bit hash of a text, the same in every process; what false negatives are recognised by."""
+    """A 64-bit hash of a text, the same in every process; used to recognise false negatives."""
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 

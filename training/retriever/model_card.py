@@ -1,4 +1,4 @@
-"""What a run of retriever training leaves to read: the curve of its loss, its scores, and a model card."""
+"""The report of a retriever training: loss curve, scores, and a model card."""
 
 from __future__ import annotations
 

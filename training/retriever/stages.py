@@ -1,4 +1,4 @@
-"""The stages of a recipe that give a retriever: one that is trained, or the base as training starts with it."""
+"""The stages of a recipe that provide a retriever: trained, or the untrained base."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def retriever_stage(
 
 
 def untrained_retriever_stage(configure: Configure) -> Stage:
-    """model/: the base encoder as training starts with it: neither data nor schedule is of any account to it."""
+    """model/: the untrained base encoder; it does not depend on data or schedule."""
 
     def run(folder: Path) -> dict[str, Any]:
         from .trainer import open_base

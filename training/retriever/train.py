@@ -1,4 +1,4 @@
-"""Retriever training: an encoder learns to place queries, fused with their expansions, near what answers them.
+"""Retriever training: an encoder learns to place fused queries near their relevant documents.
 
 torchrun --nproc_per_node 8 -m pyterrier_expandr.training.retriever --base contriever --data DATA --out OUT
 """
@@ -203,7 +203,7 @@ def _untrained(config: RetrieverTrainingConfig, model: SentenceTransformer, foun
 def _trained(
     config: RetrieverTrainingConfig, model: SentenceTransformer, found: Survey, work: Path, verbose: bool
 ) -> list[dict[str, Any]]:
-    """Train `model` in place, from the last checkpoint in `work`, and give what was logged."""
+    """Train `model` in place, from the last checkpoint in `work`, and return the log."""
     from transformers import set_seed
 
     from .data import training_dataset

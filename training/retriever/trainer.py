@@ -1,4 +1,4 @@
-"""The sentence-transformers trainer as the retriever's training needs it, and the evaluation while it runs."""
+"""The sentence-transformers trainer set up for fused queries, and the evaluation during training."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def open_base(config: RetrieverTrainingConfig) -> ExpandREncoder:
 
 
 def _set_pooling(model: SentenceTransformer, config: RetrieverTrainingConfig) -> None:
-    """What the configuration names wins over the profile, and the profile over the model's own files."""
+    """Set the pooling: the configuration wins over the profile, the profile over the model's own files."""
     wanted, own = config.pooling or PROFILES[config.profile].pooling, pooling_of(model)
     if isinstance(model[0], AnchorDR):
         own = "first decoder position"
@@ -139,14 +139,14 @@ class FusedRetrievalEvaluator(InformationRetrievalEvaluator):
 
 
 class RetrieverTrainer(SentenceTransformerTrainer):
-    """A trainer that writes no model card of its own: it would quote the training texts, and ask the hub about them."""
+    """A trainer without sentence-transformers' own model card, which would quote training texts and query the hub."""
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Nothing."""
 
 
 class EvaluateAtTheEnd(TrainerCallback):
-    """The last step is a checkpoint, so it is measured as the others are."""
+    """Evaluates at the last step as well, since it is a checkpoint like the others."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Ask for an evaluation at the last step."""

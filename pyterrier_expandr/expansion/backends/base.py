@@ -91,7 +91,7 @@ class Backend(ABC):
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """What decides this backend's texts beside the request (model, revision, dtype), as JSON values.
+        """What determines this backend's texts besides the request (model, revision, dtype), as JSON values.
 
         It must not load the model: the cache is addressed by it.
         """
@@ -112,7 +112,7 @@ class Backend(ABC):
         return [results[i] for i in range(len(requests))]
 
     def close(self) -> None:  # noqa: B027  most backends hold nothing
-        """Free what the backend holds; it is taken again when needed."""
+        """Free the backend's resources; they are acquired again when needed."""
 
     def __enter__(self) -> Self:
         return self
@@ -121,7 +121,7 @@ class Backend(ABC):
         self.close()
 
     def _settings(self) -> dict[str, Any]:
-        """The constructor's arguments: attributes without a leading underscore."""
+        """The constructor's arguments, i.e. attributes without a leading underscore."""
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
     def __eq__(self, other: object) -> bool:
@@ -133,7 +133,7 @@ class Backend(ABC):
 
 
 def complete(requests: Sequence[Request], samples: Iterable[tuple[int, int, Generation]]) -> Stream:
-    """Yield what `Backend.stream` yields, from single samples `(index of the request, sample, text)` in any order."""
+    """Collect samples `(index of the request, sample, text)`, in any order, into what `Backend.stream` yields."""
     found: list[dict[int, Generation]] = [{} for _ in requests]
     for i, sample, generation in samples:
         found[i][sample] = generation

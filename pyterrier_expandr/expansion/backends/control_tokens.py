@@ -1,4 +1,4 @@
-"""What a text must not do to a chat: spell a token that ends a turn or begins another."""
+"""Neutralises control tokens that a text spells out, so that it cannot end a turn or begin another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One way to name a backend: on the command line, in a recipe, in a notebook."""
+"""Names of backends, as the command line, recipes and notebooks use them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a failed call of a server is tried again: which failures may pass, and how long to wait."""
+"""When a failed server call is retried: which failures may be temporary, and how long to wait."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 
 
 def may_pass(error: Any) -> bool:
-    """Whether another try may succeed: a lost connection, a timeout, HTTP 408, 409, 429 or 5xx."""
+    """Whether a retry may succeed: a lost connection, a timeout, HTTP 408, 409, 429 or 5xx."""
     from openai import APIConnectionError, APIStatusError
 
     if isinstance(error, APIStatusError):

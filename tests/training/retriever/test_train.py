@@ -183,7 +183,7 @@ KILL = """
 import os, signal, sys, resource
 from pyterrier_expandr.training.retriever import trainer as retriever_trainer
 from pyterrier_expandr.training.retriever import RetrieverTrainingConfig, train_retriever
-from pyterrier_expandr.training.retriever_data import survey
+from pyterrier_expandr.training.retriever.data import survey
 import json
 def on_step_begin(self, args, state, control, **_):
     if state.global_step == int(sys.argv[2]):
