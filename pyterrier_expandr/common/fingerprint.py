@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ WHOLE_FILE = 4 * 2**20
 BLOCK = 64 * 2**10
 BLOCKS = 64
 
+#: the file in a folder converted from GGUF that names the original
+GGUF_RECORD = "expandr_gguf.json"
+
 
 def model_fingerprint(name_or_folder: str | Path, revision: str | None = None) -> dict[str, Any]:
     """The identity of a model as JSON values, without loading it.
@@ -20,11 +24,18 @@ def model_fingerprint(name_or_folder: str | Path, revision: str | None = None) -
     blocks, so that another training run is noticed and 16 GB need not be read. The folder's name and place do not
     count. A hub name gives the commit of the snapshot in the local cache, or before any download the asked revision.
 
+    A GGUF model, and the folder it was converted into, give the hash over the GGUF file (`gguf_sha256`), which is the
+    same on every machine.
+
     Example:
         >>> model_fingerprint("no/such-model")
         {'model': 'no/such-model', 'revision': None}
     """
     folder = Path(name_or_folder)
+    if (folder / GGUF_RECORD).is_file():
+        return {"gguf_sha256": json.loads((folder / GGUF_RECORD).read_text(encoding="utf-8"))["gguf_sha256"]}
+    if (file := gguf_file(folder)) is not None:
+        return {"gguf_sha256": gguf_sha256(file)}
     if folder.is_dir():
         files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
         digest = hashlib.sha256()
@@ -34,6 +45,35 @@ def model_fingerprint(name_or_folder: str | Path, revision: str | None = None) -
     name = str(name_or_folder)
     commit = _cached_commit(name, revision)
     return {"model": name, "revision": revision} if commit is None else {"model": name, "commit": commit}
+
+
+def gguf_file(name_or_folder: str | Path) -> Path | None:
+    """The GGUF file that a name means: itself, or the only one in a folder without config.json; None for other names.
+
+    Raises:
+        ValueError: a folder with several GGUF files (they are listed).
+    """
+    path = Path(name_or_folder)
+    if path.suffix == ".gguf" and path.is_file():
+        return path.absolute()
+    if not path.is_dir() or (path / "config.json").is_file():
+        return None
+    found = sorted(path.glob("*.gguf"))
+    if len(found) > 1:
+        raise ValueError(f"{str(path)!r} has several GGUF files, name one of them: {[file.name for file in found]}")
+    return found[0].absolute() if found else None
+
+
+def gguf_sha256(file: Path) -> str:
+    """The SHA-256 over a whole file, remembered as long as its size and time of change stay."""
+    stat = file.stat()
+    return _sha256(str(file), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: str, size: int, mtime_ns: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_fingerprint(path: str | Path) -> str:

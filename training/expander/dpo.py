@@ -13,6 +13,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
+from ...expansion.backends.gguf import local_model, resolve_llm
 from ...expansion.backends.huggingface import stop_tokens
 from ..progress import ProgressBar
 from .pair_tokens import TokenizedPairs
@@ -153,7 +154,8 @@ def open_base(config: ExpanderTrainingConfig) -> PreTrainedModel:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=config.compute_dtype(),
         )
-    model = AutoModelForCausalLM.from_pretrained(config.base, trust_remote_code=config.trust_remote_code, **options)
+    base = local_model(resolve_llm(config.base))
+    model = AutoModelForCausalLM.from_pretrained(base, trust_remote_code=config.trust_remote_code, **options)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0

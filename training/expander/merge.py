@@ -90,7 +90,7 @@ def merge_adapter(
     options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     adapted = HuggingFaceBackend(base, adapter=adapter, revision=revision, **options)
     _ = adapted.context_length  # fetches the configuration of a hub model, which tells its commit
-    _check_base(adapter, trained_on, model_fingerprint(base, revision))
+    _check_base(adapter, trained_on, model_fingerprint(adapted.place, revision))
     settings = {"made_of": adapted.fingerprint(), "tolerance": tolerance, "prompts": [list(p) for p in prompts]}
     if is_finished(out, RECORD, settings):
         return out
@@ -209,7 +209,7 @@ def _save_merged(adapted: HuggingFaceBackend, dtype: str, folder: Path) -> None:
 
     merged = cast("PeftModel", adapted.load()).merge_and_unload(safe_merge=True).to(getattr(torch, dtype))
     with contextlib.suppress(OSError):  # a base without such a file gives those that end its turns
-        merged.generation_config = GenerationConfig.from_pretrained(adapted.model, revision=adapted.revision)
+        merged.generation_config = GenerationConfig.from_pretrained(adapted.opened, revision=adapted.revision)
     merged.save_pretrained(folder)
     adapted.tokenizer.save_pretrained(folder)
 

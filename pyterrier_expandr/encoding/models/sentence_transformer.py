@@ -97,8 +97,8 @@ def name_of(model: SentenceTransformer) -> str:
 
 
 def portable_name(name: str) -> str:
-    """A folder's absolute path, so that a record of it holds from another working directory; a hub name as it is."""
-    return str(Path(name).resolve()) if Path(name).is_dir() else name
+    """The absolute path of a folder or file, so that a record of it holds from anywhere; a hub name as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def weights_fingerprint(model: SentenceTransformer) -> dict[str, Any]:

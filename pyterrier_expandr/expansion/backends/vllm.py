@@ -97,7 +97,7 @@ class VLLMBackend(Backend):
         """Model, its content or commit, adapter, dtype and further options."""
         options = {} if self.options is None else {"options": self.options}
         adapted = {} if self.adapter is None else {"adapter": model_fingerprint(self.adapter)}
-        model = model_fingerprint(self.model, self.revision)
+        model = model_fingerprint(self._prompts.place, self.revision)
         return {"engine": "vllm", "dtype": self.dtype or "auto", **model, **adapted, **options}
 
     @property
@@ -133,7 +133,7 @@ class VLLMBackend(Backend):
             }
             older = set(multiprocessing.active_children())
             try:
-                self._llm = LLM(self.model, **settings, **self._lora(), **(self.options or {}))
+                self._llm = LLM(self._prompts.opened, **settings, **self._lora(), **(self.options or {}))
             except (RuntimeError, ValueError, TypeError, OSError) as error:
                 raise ValueError(
                     f"vLLM could not start with {self.model!r}: {error}\nvLLM's own log above has the cause. If memory "

