@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -11,8 +14,14 @@ import pyterrier as pt
 from ..collections import pocket
 from ..encoding.encoder import ExpandREncoder
 from ..encoding.registry import demo_encoder_folder as demo_encoder_folder
+from ..expansion.backends.base import Backend
+from ..expansion.backends.gguf import INSTALL_SMOLLM2, SMOLLM2, SMOLLM2_HUB, resolve_llm
+from ..expansion.backends.opening import open_backend
 from ..expansion.expander import LLMExpander, RecordedExpander
 from ..retrieval.faiss_index import FaissIndex
+
+#: of a passage that is written during the demo
+TOKENS = 96
 
 MEASURES = ["ndcg_cut_10", "recall_100"]
 
@@ -23,61 +32,111 @@ def run_demo(
     """The experiment table of the demo; everything that is written goes to `folder`.
 
     Args:
-        folder: holds the indexes, and with `llm` the cache of its generations.
-        llm: a backend (see `open_backend`) that writes the expansions live; None replays the recorded ones.
+        folder: holds the indexes, and the cache of what the LLM writes.
+        llm: a backend (see `open_backend`) that writes expansions now, beside those recorded with the collection;
+            None takes SmolLM2 where its package is installed, "none" takes none.
         device: "cuda", "cpu"; None takes cuda where there is one.
         say: called with each line of the report.
     """
     collection = pocket("test")
     folder.mkdir(parents=True, exist_ok=True)
-    expander = _expander(folder, llm, device, say, collection.expansions_path)
+    topics, qrels = collection.get_topics(), collection.get_qrels()
+    recorded = RecordedExpander(collection.expansions_path)
+    expanders: dict[str, pt.Transformer] = {"ExpandR": recorded}
+    backend = _backend(llm, device, say)  # a mistyped name is told before anything is indexed
     encoder = ExpandREncoder(demo_encoder_folder(), device=device)
     say("Encoder: all-MiniLM-L6-v2")
+    say("Expansions of ExpandR: recorded with the collection")
     index = FaissIndex(folder / "pocket.faiss")
     if not index.built():
         (encoder.doc_encoder(verbose=True) >> index).index(collection.get_corpus_iter())  # type: ignore[attr-defined]
+    if backend is not None:
+        live = _written_now(backend, topics, folder / "expansions.sqlite", say)
+        expanders[f"ExpandR, {_short(backend)}"] = live
     dense = encoder.query_encoder() >> index.retriever()
-    systems: dict[str, pt.Transformer] = {"dense": dense, "ExpandR": expander >> dense}
-    systems = _bm25(folder, collection, say) | systems
-    topics, qrels = collection.get_topics(), collection.get_qrels()
+    systems = _bm25(folder, collection, say) | {"dense": dense}
+    systems |= {name: expander >> dense for name, expander in expanders.items()}
     # The baseline of the significance test and of the wins and losses is the query alone.
-    table = pt.Experiment(
-        list(systems.values()),
-        topics,
-        qrels,
-        MEASURES,
-        names=list(systems),
-        baseline=list(systems).index("dense"),
-        round=4,
-    )
-    per_query = pt.Experiment(
-        [systems["dense"], systems["ExpandR"]],
-        topics,
-        qrels,
-        ["ndcg_cut_10"],
-        names=["dense", "ExpandR"],
-        perquery=True,
-    )
+    names, baseline = list(systems), list(systems).index("dense")
+    table = pt.Experiment(list(systems.values()), topics, qrels, MEASURES, names=names, baseline=baseline, round=4)
+    both = [systems["dense"], systems["ExpandR"]]
+    per_query = pt.Experiment(both, topics, qrels, ["ndcg_cut_10"], names=["dense", "ExpandR"], perquery=True)
     say(f"\n{len(topics)} queries, {len(index)} passages\n")
     say(table.to_string(index=False, na_rep="-"))
     say("\n+ and - count the queries that gain or lose against dense; the p-value is of a paired t-test.")
     for line in wins_and_losses(per_query, topics):
         say(line)
+    values = per_query.pivot(index="qid", columns="name", values="value")
+    chosen = topics[topics["qid"] == (values["ExpandR"] - values["dense"]).idxmax()]
+    texts = {document["docno"]: document["text"] for document in collection.get_corpus_iter()}
+    relevant = set(qrels.loc[(qrels["qid"].isin(chosen["qid"])) & (qrels["label"] > 0), "docno"])
+    for line in one_query(chosen, expanders, dense, texts, relevant):
+        say(line)
     say(f"\nThe indexes are in {folder.resolve()}")
     return table
 
 
-def _expander(
-    folder: Path, llm: str | None, device: str | None, say: Callable[[str], None], recorded: Path
-) -> pt.Transformer:
+def _backend(llm: str | None, device: str | None, say: Callable[[str], None]) -> Backend | None:
+    """The backend that writes expansions now, or None, with a line that says why."""
+    if llm == "none":
+        say("No LLM: skipped by --llm none")
+        return None
     if llm is None:
-        say("Expansions: recorded with the collection (name a model with --llm to have them written live)")
-        return RecordedExpander(recorded)
-    from ..expansion.backends.opening import open_backend
+        if resolve_llm(SMOLLM2) == SMOLLM2_HUB or find_spec("gguf") is None:
+            say(f"No LLM: SmolLM2 is not installed ({INSTALL_SMOLLM2}); --llm names another")
+            return None
+        llm = SMOLLM2
+    return open_backend(llm, device=device)
 
-    backend = open_backend(llm, device=device)
-    say(f"Expansions: written now by {llm}, kept in {folder / 'expansions.sqlite'}")
-    return LLMExpander(backend, cache=folder / "expansions.sqlite", verbose=True)
+
+def _short(backend: Backend) -> str:
+    """A backend's model in a few letters, as it stands in the table."""
+    return Path(str(getattr(backend, "model", backend))).name[:24]
+
+
+def _written_now(backend: Backend, topics: pd.DataFrame, cache: Path, say: Callable[[str], None]) -> pt.Transformer:
+    """An expander whose texts for the topics are in its cache, with a line on what they took."""
+    expander = LLMExpander(backend, max_new_tokens=TOKENS, cache=cache, verbose=True)
+    start = time.perf_counter()
+    with backend, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # small models often run into the limit
+        texts = [text for own in expander.transform(topics)["query_expansions"] for text in own]
+    seconds, words = time.perf_counter() - start, sum(len(text.split()) for text in texts)
+    counted = getattr(backend, "text_ids", None)
+    tokens = f", {sum(len(counted(text)) for text in texts):,} tokens" if counted else ""
+    say(f"Expansions of {_short(backend)}: {len(texts)} passages, {words:,} words{tokens}, written in {seconds:.0f} s")
+    say(f"They are kept in {cache}: at temperature 1, at most {TOKENS} tokens each")
+    return expander
+
+
+def one_query(
+    topic: pd.DataFrame,
+    expanders: dict[str, pt.Transformer],
+    dense: pt.Transformer,
+    texts: dict[str, str],
+    relevant: set[str],
+    *,
+    top: int = 3,
+) -> list[str]:
+    """Lines that show one query whole: its passages, and the best documents with and without them.
+
+    Args:
+        topic: `[qid, query]`, one row.
+        expanders: by the name of their system.
+        dense: `[qid, query]` (+ `query_expansions`) -> R.
+        texts: documents by docno.
+        relevant: docnos; marked by a star.
+        top: how many documents are shown of each ranking.
+    """
+    lines = [f"\nOne query whole (* is relevant): {topic['query'].iloc[0]}"]
+    for name, frame in [("dense", topic), *((name, one.transform(topic)) for name, one in expanders.items())]:
+        lines.append(f"  {name}")
+        if "query_expansions" in frame:
+            lines += [f"    passage: {' '.join(text.split())}" for text in frame["query_expansions"].iloc[0]]
+        best = dense.transform(frame).sort_values("rank").head(top)
+        for rank, docno in enumerate(best["docno"], 1):
+            lines.append(f"    {rank}. {'*' if docno in relevant else ' '} {docno}: {texts[docno][:90]}")
+    return lines
 
 
 def _bm25(folder: Path, collection: pt.datasets.Dataset, say: Callable[[str], None]) -> dict[str, pt.Transformer]:

@@ -16,7 +16,10 @@ def demo(
     folder: Annotated[
         Path | None, typer.Option(help="Where indexes are written; a new temporary folder if not given.")
     ] = None,
-    llm: Annotated[str | None, typer.Option(help=f"Writes the expansions now. {LLM_HELP}")] = None,
+    llm: Annotated[
+        str | None,
+        typer.Option(help=f"Writes expansions now: SmolLM2 where it is installed, none for none. {LLM_HELP}"),
+    ] = None,
     device: Device = None,
 ) -> None:
     """Compare BM25, a dense retriever and ExpandR on the collection that comes with the package."""

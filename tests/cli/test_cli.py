@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pandas as pd
 import pyterrier as pt
@@ -37,19 +38,23 @@ def test_models_lists_encoders_and_language_models():
 
 def test_demo(tmp_path, minilm):
     pytest.importorskip("faiss")
-    out = expandr("demo", "--folder", tmp_path / "demo")
+    out = expandr("demo", "--folder", tmp_path / "demo", "--llm", "none")
     assert "recorded with the collection" in out and str(tmp_path / "demo") in out
     rows = {cells[0]: cells for line in out.splitlines() if len(cells := line.split()) == 9}
     assert float(rows["dense"][2]) < float(rows["ExpandR"][2])
     assert "wins" in out and "losses" in out
     assert "info]" not in out  # PISA's own chatter
-    again = expandr("demo", "--folder", tmp_path / "demo")
+    assert "skipped by --llm none" in out and "One query whole" in out and "passage: " in out
+    again = expandr("demo", "--folder", tmp_path / "demo", "--llm", "none")
     assert again.splitlines()[-20:] == out.splitlines()[-20:]
 
 
 def test_demo_with_a_live_model(tmp_path, minilm, tiny_llama):
     out = expandr("demo", "--folder", tmp_path / "demo", "--llm", tiny_llama)
-    assert f"written now by {tiny_llama}" in out and (tmp_path / "demo" / "expansions.sqlite").is_file()
+    name = f"ExpandR, {Path(tiny_llama).name}"
+    assert "37 passages" in out and "tokens, written in" in out and (tmp_path / "demo" / "expansions.sqlite").is_file()
+    rows = [line for line in out.splitlines() if line.strip().startswith(name)]
+    assert len(rows) == 2 and out.count("passage: ") == 2  # in the table, and in the query that is shown whole
 
 
 def test_expand_index_search(tmp_path, minilm, tiny_llama):
