@@ -40,6 +40,7 @@ def pairs(
     threshold: Annotated[float | None, typer.Option(help="Of the filter; its own if not given.")] = None,
     reward: Annotated[list[str] | None, typer.Option(help="self, retriever ...; repeat it. Both.")] = None,
     min_gap: Annotated[float, typer.Option(help="Least difference of reward in a pair.")] = 0.0,
+    choose_truncated: Annotated[bool, typer.Option("--choose-truncated", help="Also texts that were cut.")] = False,
     format: Annotated[str, typer.Option(help="trl or released.")] = "trl",
     parquet: Annotated[bool, typer.Option("--parquet", help="Parquet rather than JSONL.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count broken or unknown input and go on.")] = False,
@@ -57,8 +58,9 @@ def pairs(
     drawn = {"samples": samples, "max_new_tokens": max_new_tokens, "seed": seed}
     candidates = CandidateSettings(tuple(temperature or CandidateSettings.temperatures), **drawn)
     rewards = tuple(reward or PreferenceSettings.rewards)
-    chosen = {"filter": filter, "threshold": threshold, "rewards": rewards, "min_gap": min_gap}
-    preferences = PreferenceSettings(candidates=candidates.count, **chosen)
+    preferences = PreferenceSettings(
+        filter, threshold, candidates.count, rewards, min_gap=min_gap, choose_truncated=choose_truncated
+    )
     config = PairsConfig(
         dataset,
         split,

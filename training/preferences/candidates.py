@@ -31,7 +31,8 @@ LEAST_DOCUMENT = 200
 class CandidateSet:
     """The candidates of one query, cleaned, ordered by temperature and then by sample.
 
-    `temperatures` says at which temperature each candidate was drawn, in the same order; empty where it is not known.
+    `temperatures` says at which temperature each candidate was drawn, and `truncated` whether it was cut at
+    `max_new_tokens`, in the same order; both are empty where it is not known.
     `answer` is "" where the model gave none, and so is a candidate.
 
     Example:
@@ -46,6 +47,7 @@ class CandidateSet:
     answer: str
     candidates: tuple[str, ...]
     temperatures: tuple[float, ...] = ()
+    truncated: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ def _of_chunk(
             written[place],
             tuple(text for group in groups for text in group),
             tuple(temperature for temperature in settings.temperatures for _ in range(settings.samples)),
+            tuple(one.truncated for group in drawn[place * per_query : (place + 1) * per_query] for one in group),
         )
 
 
@@ -215,7 +218,8 @@ def read_candidates(path: str | Path) -> Iterator[CandidateSet]:
         ValueError: a broken line, or fields are missing (file, line and the fields found are named).
     """
     for where, row in read_jsonl(path):
-        row = {"query_id": row.get("qid"), "candidates": row.get("passages"), "temperatures": ()} | row
+        unknown = {"temperatures": (), "truncated": ()}
+        row = {"query_id": row.get("qid"), "candidates": row.get("passages"), **unknown} | row
         yield _from_row(row, where)
 
 
@@ -224,9 +228,12 @@ def _from_row(row: dict[str, Any], where: str) -> CandidateSet:
     if missing := [name for name in names if row.get(name) is None]:
         found = sorted(name for name in row if row[name] is not None)
         raise ValueError(f"{where} lacks {missing}; its fields are {found}")
-    candidates, temperatures = row["candidates"], row["temperatures"]
+    candidates, marks = row["candidates"], {name: row[name] for name in ("temperatures", "truncated")}
     texts = isinstance(candidates, list) and all(isinstance(text, str) for text in candidates)
-    if not texts or not isinstance(temperatures, (list, tuple)) or len(temperatures) not in (0, len(candidates)):
-        raise ValueError(f"{where}: candidates must be a list of strings, with no temperatures or one for each")
-    values = {name: str(row[name]) for name in names if name not in ("candidates", "temperatures")}
-    return CandidateSet(**values, candidates=tuple(candidates), temperatures=tuple(temperatures))
+    if not texts or not all(isinstance(m, (list, tuple)) and len(m) in (0, len(candidates)) for m in marks.values()):
+        raise ValueError(
+            f"{where}: candidates must be a list of strings, with no temperatures (and no truncated) or one for each"
+        )
+    values = {name: str(row[name]) for name in names if name not in ("candidates", *marks)}
+    temperatures, truncated = (tuple(mark) for mark in marks.values())
+    return CandidateSet(**values, candidates=tuple(candidates), temperatures=temperatures, truncated=truncated)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from ...encoding.encoder import ExpandREncoder
 from ..data.chunks import in_chunks
-from ..setting_checks import check_number, check_whole
+from ..setting_checks import check_flag, check_number, check_whole
 from .candidates import CandidateSet
 from .rewards import REWARDS, Candidates, Reward, combined_reward
 from .text_embeddings import embed
 
 #: why a query gives no pair
-Reason = Literal["empty answer", "wrong candidate count", "filtered", "equal texts", "reward gap"]
+Reason = Literal["empty answer", "wrong candidate count", "filtered", "all truncated", "equal texts", "reward gap"]
 
-REASONS: tuple[Reason, ...] = ("empty answer", "wrong candidate count", "filtered", "equal texts", "reward gap")
+REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 def relevance_to_query(candidates: Candidates) -> np.ndarray:
@@ -53,6 +53,8 @@ class PreferenceSettings:
         rewards: names in `REWARDS`, or callables of your own (`Reward`).
         weights: of the rewards in their sum; None takes 1 for each (Eq. 11).
         min_gap: the least difference of reward between chosen and rejected.
+        choose_truncated: whether a candidate that was cut at `max_new_tokens` may be chosen, as in the paper. By
+            default it may only be rejected: chosen, it would teach the LLM to end in mid-sentence.
 
     Raises:
         ValueError: an unknown filter or reward, no reward, another number of weights, fewer than 2 candidates, a
@@ -70,6 +72,7 @@ class PreferenceSettings:
     rewards: Sequence[str | Reward] = ("self", "retriever")
     weights: Sequence[float] | None = None
     min_gap: float = 0.0
+    choose_truncated: bool = False
 
     def __post_init__(self) -> None:
         if self.filter not in FILTERS:
@@ -92,6 +95,7 @@ class PreferenceSettings:
         if self.threshold is not None and (isinstance(self.threshold, (bool, str)) or self.threshold != self.threshold):
             raise ValueError(f"threshold must be a number or None, got {self.threshold!r}")
         check_number("min_gap", self.min_gap, least=0)
+        check_flag("choose_truncated", self.choose_truncated)
 
     @property
     def threshold_or_default(self) -> float:
@@ -194,12 +198,15 @@ def choose(sets: Sequence[CandidateSet], candidates: Candidates, settings: Prefe
     rewards = combined_reward(parts, settings.weights)
     score, _ = FILTERS[settings.filter]
     kept = score(candidates) >= settings.threshold_or_default
-    chosen, rejected = rewards.argmax(axis=1), rewards.argmin(axis=1)
+    whole = np.array([not_truncated(one) | settings.choose_truncated for one in sets])
+    chosen, rejected = np.where(whole, rewards, -np.inf).argmax(axis=1), rewards.argmin(axis=1)
     for row, one in enumerate(sets):
         best, worst = int(chosen[row]), int(rejected[row])
         dropped: Reason | None = None
         if not kept[row]:
             dropped = "filtered"
+        elif not whole[row].any():
+            dropped = "all truncated"
         elif one.candidates[best] == one.candidates[worst]:
             dropped = "equal texts"
         elif rewards[row, best] - rewards[row, worst] < settings.min_gap:
@@ -212,6 +219,16 @@ def choose(sets: Sequence[CandidateSet], candidates: Candidates, settings: Prefe
             rewards=tuple(rewards[row].tolist()),
             parts=tuple(tuple(part[row].tolist()) for part in parts),
         )
+
+
+def not_truncated(one: CandidateSet) -> np.ndarray:
+    """Which candidates are whole texts, bool (m,); all of them where it is not known.
+
+    Example:
+        >>> not_truncated(CandidateSet("1", "q", "d", "gold", "answer", ("a", "b"), truncated=(True, False)))
+        array([False,  True])
+    """
+    return ~np.array(one.truncated or [False] * len(one.candidates), dtype=bool)
 
 
 def _check_finite(candidates: Candidates) -> None:

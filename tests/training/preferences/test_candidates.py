@@ -90,6 +90,16 @@ def test_texts_are_cleaned_and_an_empty_answer_is_asked_for_once_more():
     assert len(silent._sent) == 4  # two temperatures, an answer, and the answer once more
 
 
+def test_texts_that_were_cut_at_the_limit_are_marked():
+    class Cut(Scripted):
+        def stream(self, requests):
+            for place, request in enumerate(requests):
+                yield place, [Generation("text", truncated=sample == 1) for sample in request.samples]
+
+    found = next(generate_candidates([EXAMPLE], Cut(None), SMALL))
+    assert found.truncated == (False, True, False, True)
+
+
 def test_a_long_document_is_cut_and_the_prompts_own_words_are_not():
     backend = Scripted(lambda request: "text", context=60)
     next(generate_candidates([EXAMPLE], backend, SMALL))
@@ -159,7 +169,7 @@ def test_nothing_is_generated_twice(examples, tmp_path):
 def test_candidate_files(tmp_path):
     path = tmp_path / "c.jsonl"
     sets = [
-        CandidateSet("1", "q", "d", "gold", "answer", ("a", "b"), (0.8, 0.9)),
+        CandidateSet("1", "q", "d", "gold", "answer", ("a", "b"), (0.8, 0.9), (False, True)),
         CandidateSet("2", "r", "d", "g", "", ()),
     ]
     assert write_candidates(path, sets) == 2 and list(read_candidates(path)) == sets

@@ -145,6 +145,20 @@ def test_broken_embeddings_are_refused_whatever_the_reward(anchor):
         decisions(given, settings)
 
 
+def test_a_truncated_candidate_is_rejected_but_not_chosen(encoder):
+    texts = ("Air scatters the short waves of light.", "Air scatters light.", "Mud.")
+
+    def decided(truncated, **settings):
+        one = CandidateSet("1", "why is the sky blue", "d", texts[0], texts[0], texts, (), truncated)
+        return next(decide([one], encoder, PreferenceSettings(candidates=3, threshold=-1, **settings)))
+
+    assert decided(()).chosen == 0 and decided(()).rejected == 2  # files without marks hold whole texts
+    assert decided((True, False, False)).chosen == 1
+    assert decided((True, False, True)).rejected == 2
+    assert decided((True, False, False), choose_truncated=True).chosen == 0
+    assert decided((True, True, True)).dropped == "all truncated"
+
+
 def test_similarities_are_the_encoders(encoder):
     one = CandidateSet("1", "why is the sky blue", "d", "Air scatters.", "Light.", ("Air.", "Mud.", "Air."))
     found = compare([one], encoder)

@@ -25,7 +25,7 @@ from pyterrier_expandr.training.preferences.pairs import (
 from pyterrier_expandr.training.preferences.rewards import LengthPenalty, MeasureGain
 
 DRAWN = CandidateSettings(temperatures=(0.8, 1.1), samples=2, max_new_tokens=12)
-KEPT = PreferenceSettings(candidates=4, threshold=-1)
+KEPT = PreferenceSettings(candidates=4, threshold=-1, choose_truncated=True)
 CONFIG = PairsConfig("pocket", limit=8, candidates=DRAWN, preferences=KEPT)
 FILES = ["candidates.jsonl", "decisions.jsonl", "examples.jsonl", "pairs.json", "pairs.jsonl", "report.txt"]
 
@@ -45,6 +45,7 @@ def expandr(*arguments):
 @pytest.fixture(scope="module")
 def arguments(tiny_llama, minilm):
     given = ["--dataset", "pocket", "--llm", tiny_llama, "--encoder", minilm, "--limit", 8, "--threshold", -1]
+    given += ["--choose-truncated"]
     return [
         *given,
         "--temperature",
@@ -157,7 +158,9 @@ def test_rewards_of_the_users_own_are_recorded_by_what_they_are(tmp_path, tiny_l
     index = FaissIndex(tmp_path / "index")
     (encoder.doc_encoder() >> index).index(collection.get_corpus_iter(verbose=False))
     gain = MeasureGain(index.retriever(num_results=10), collection.get_qrels())
-    kept = PreferenceSettings(candidates=4, threshold=-1, rewards=["retriever", LengthPenalty(8), gain])
+    kept = PreferenceSettings(
+        candidates=4, threshold=-1, choose_truncated=True, rewards=["retriever", LengthPenalty(8), gain]
+    )
     config = PairsConfig("pocket", limit=3, candidates=DRAWN, preferences=kept)
     report = build_pairs(config, HuggingFaceBackend(tiny_llama, device="cpu"), encoder, tmp_path / "pairs")
     record = json.loads((tmp_path / "pairs" / "pairs.json").read_text())

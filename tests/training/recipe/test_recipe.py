@@ -38,7 +38,7 @@ systems: [ExpandR]
 small_lm: {vocab_size: 300, hidden_size: 16, layers: 1, heads: 2, context: 384, block: 64, passage_tokens: 32,
            text_epochs: 0.2, pair_epochs: 1}
 candidates: {temperatures: [1.0], samples: 3, max_new_tokens: 6}
-preferences: {threshold: -1.0}
+preferences: {threshold: -1.0, choose_truncated: true}
 dpo: {learning_rate: 1.0e-2, epochs: 1, batch_size: 2, max_length: 192, eval_fraction: 0.25, evaluations: 1,
       report_prompts: 0}
 expansion: {max_new_tokens: 6}
@@ -234,7 +234,7 @@ def test_every_field_decides_the_table(tmp_path):
         "parts": {"llm": 0.4, "retriever": 0.5},
         "small_lm": TINY["small_lm"] | {"layers": 2},
         "candidates": TINY["candidates"] | {"top_p": 0.8},
-        "preferences": {"threshold": -0.5},
+        "preferences": {"threshold": -0.5, "choose_truncated": True},
         "max_pairs": 3,
         "dpo": TINY["dpo"] | {"lora_r": 4},
         "expansion": {"max_new_tokens": 6, "prompt": "q2a {query}"},
