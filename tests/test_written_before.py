@@ -9,8 +9,27 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 
-from pyterrier_expandr import ExpandR, FaissIndex, GenerationCache, HuggingFaceBackend, LLMExpander
+from pyterrier_expandr import (
+    ExpandR,
+    ExpandREncoder,
+    FaissIndex,
+    FaissRetriever,
+    GenerationCache,
+    HuggingFaceBackend,
+    LLMExpander,
+    beir,
+)
+from pyterrier_expandr.collections import beir_folder
 from pyterrier_expandr.evaluation import Results
+from pyterrier_expandr.training.expander import ExpanderTrainingConfig, train_expander
+from pyterrier_expandr.training.preferences import (
+    CandidateSettings,
+    PairsConfig,
+    PreferenceSettings,
+    build_pairs,
+    read_pairs,
+)
+from pyterrier_expandr.training.preferences.pairs import read_decisions
 
 WRITTEN = Path(__file__).parent / "fixtures" / "written_before_rooms"
 EXPECTED = json.loads((WRITTEN / "expected.json").read_text())
@@ -31,6 +50,9 @@ def rows(frame, *names):
 def test_an_index(open_it, written):
     index = open_it(str(written / "index"))
     index.verify()
+    assert index.docnos.to_pylist() == [f"d{n}" for n in range(8)]
+    # The folder of this encoder is gone: a user opens the system, which carries its encoder, or reads what it was.
+    assert index.encoder == json.loads((written / "system" / "expandr_system.json").read_text())["encoder"]
     query = pd.DataFrame({"qid": ["q0"], "query_vec": [np.array(EXPECTED["query_vec"], np.float32)]})
     found = rows(index.retriever(num_results=3).transform(query), "docno", "score")
     assert found == [[docno, pytest.approx(score, abs=1e-6)] for docno, score in EXPECTED["index"]]
@@ -45,7 +67,22 @@ def test_a_system(open_it, written):
 def test_a_folder_of_results(written):
     results = Results.load(written / "results")
     assert rows(results.means(), "system", "measure", "value") == EXPECTED["means"]
-    assert results.failures.empty and len(results.run("one", "eight")) == 10
+    per_query = results.per_query.groupby(["system", "measure"])["value"].mean().to_dict()
+    assert per_query == {(system, measure): pytest.approx(value) for system, measure, value in EXPECTED["means"]}
+    assert results.failures.empty and len(results.per_query) == 8
+    ranked = pd.DataFrame(EXPECTED["system"], columns=["qid", "docno", "score"])
+    assert rows(results.run("one", "eight"), "qid", "docno") == rows(ranked, "qid", "docno")
+    assert results.run("one", "eight")["score"].tolist() == pytest.approx(ranked["score"].tolist(), abs=1e-5)
+
+
+def test_a_finished_experiment_is_not_computed_again(written, monkeypatch):
+    system = ExpandR.load(written / "system", device="cpu")
+    systems = {"dense": system.without_expansion(), "ExpandR": system}
+    collection = beir.Collection("eight", beir_folder(written / "beir"))
+    monkeypatch.setattr(FaissRetriever, "transform", lambda *_: pytest.fail("the index was searched"))
+    results = beir.experiment(systems, [collection], written / "own_results", verbose=False)
+    assert results.failures.empty
+    assert rows(results.means(), "system", "measure", "value") == EXPECTED["own_means"]
 
 
 def test_a_generation_cache_gives_its_texts_and_nothing_is_generated(written, monkeypatch):
@@ -65,3 +102,44 @@ def test_an_adapter_writes_what_it_wrote(written):
     )
     assert adapted.transform(TOPICS)["query_expansions"].tolist() == EXPECTED["adapted"]
     assert base.transform(TOPICS)["query_expansions"].tolist() != EXPECTED["adapted"]
+
+
+def test_a_trained_adapter_is_known_as_finished(written, monkeypatch):
+    row = {
+        "query_id": "0",
+        "prompt": [{"role": "user", "content": "Question: why?"}],
+        "chosen": [{"role": "assistant", "content": "Because."}],
+        "rejected": [{"role": "assistant", "content": "Why?"}],
+    }
+    pairs = written / "pairs.jsonl"
+    pairs.write_text(f"{json.dumps(row)}\n" * 4)
+    settings = {"batch_size": 2, "device_batch_size": 2, "eval_fraction": 0, "report_prompts": 0, "learning_rate": 0.1}
+    config = ExpanderTrainingConfig(str(written / "llm"), str(pairs), str(written / "adapter"), **settings)
+    monkeypatch.setattr(HuggingFaceBackend, "load", lambda self: pytest.fail("the model was asked"))
+    assert train_expander(config) == written / "adapter"
+    assert not (written / "adapter.work").exists()
+
+
+def test_preference_pairs_are_read(written):
+    folder = written / "pairs"
+    assert list(read_pairs(folder / "pairs.jsonl")) == EXPECTED["pairs"]["rows"]
+    decided = [[d.of.query_id, d.chosen, d.rejected] for d in read_decisions(folder)]
+    names = ("query_id", "chosen_candidate", "rejected_candidate")
+    assert decided == [[row[name] for name in names] for row in EXPECTED["pairs"]["rows"]]
+
+
+def test_preference_pairs_are_not_made_again(written, monkeypatch):
+    folder, encoder_folder = written / "pairs", written / "system" / "encoder"
+    record = json.loads((folder / "pairs.json").read_text())
+    record["settings"]["encoder"]["model"] = str(encoder_folder.resolve())  # as if it still lay where it was
+    (folder / "pairs.json").write_text(json.dumps(record))
+    config = PairsConfig(
+        "pocket",
+        limit=3,
+        candidates=CandidateSettings(temperatures=(0.8, 1.1), samples=2, max_new_tokens=8),
+        preferences=PreferenceSettings(candidates=4, threshold=-1),
+    )
+    encoder = ExpandREncoder(encoder_folder, device="cpu", pooling="mean", normalize=True)
+    monkeypatch.setattr(HuggingFaceBackend, "load", lambda self: pytest.fail("the model was asked"))
+    report = build_pairs(config, HuggingFaceBackend(written / "llm", device="cpu"), encoder, folder)
+    assert report.as_json() == EXPECTED["pairs"]["report"]
