@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -96,6 +96,17 @@ class PreferenceSettings:
             raise ValueError(f"threshold must be a number or None, got {self.threshold!r}")
         check_number("min_gap", self.min_gap, least=0)
         check_flag("choose_truncated", self.choose_truncated)
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings as records keep them: `choose_truncated` only where it is off.
+
+        Records made before there was this setting say nothing of it, and it was on.
+
+        Example:
+            >>> "choose_truncated" in PreferenceSettings(choose_truncated=True).recorded()
+            False
+        """
+        return {name: value for name, value in vars(self).items() if (name, value) != ("choose_truncated", True)}
 
     @property
     def threshold_or_default(self) -> float:

@@ -128,10 +128,10 @@ def build_pairs(
 
 def _settings(config: PairsConfig, backend: Backend, encoder: ExpandREncoder) -> dict[str, Any]:
     # Not asdict: it would copy what a reward holds, for instance an open index.
-    preferences = vars(config.preferences) | {"rewards": [_name(reward) for reward in config.preferences.rewards]}
+    rewards = [_name(reward) for reward in config.preferences.rewards]
     values = vars(config) | {
         "candidates": asdict(config.candidates),
-        "preferences": preferences,
+        "preferences": config.preferences.recorded() | {"rewards": rewards},
         "llm": identity(backend),
         "encoder": encoder.source,
     }

@@ -107,5 +107,5 @@ def pairs_stage(
             rows = [rows[place] for place in chosen]
         return {"queries": report.queries, "pairs": write_pairs(folder / "pairs.jsonl", rows)}
 
-    settings = asdict(preferences) | {"encoder": encoder_identity(encoder), "seed": seed, "max_pairs": max_pairs}
+    settings = preferences.recorded() | {"encoder": encoder_identity(encoder), "seed": seed, "max_pairs": max_pairs}
     return Stage("pairs", settings, (candidates,), run)

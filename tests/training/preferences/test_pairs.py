@@ -216,7 +216,14 @@ def test_the_report_counts_what_it_is_given(tmp_path):
     assert report.as_json() == {
         "queries": 4,
         "pairs": 2,
-        "dropped": {"empty answer": 1, "wrong candidate count": 0, "filtered": 1, "equal texts": 0, "reward gap": 0},
+        "dropped": {
+            "empty answer": 1,
+            "wrong candidate count": 0,
+            "filtered": 1,
+            "all truncated": 0,
+            "equal texts": 0,
+            "reward gap": 0,
+        },
         "skipped": {},
         "temperatures": {
             "0.8": {"chosen": 0, "rejected": 2, "mean_reward": pytest.approx(4 / 6)},
