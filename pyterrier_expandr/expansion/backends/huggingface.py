@@ -70,10 +70,10 @@ class HuggingFaceBackend(Backend):
         self.model, self._place = str(model), resolve_llm(model)
         folder = Path(self._place)
         if folder.is_dir() and not (folder / "config.json").is_file() and gguf_file(folder) is None:
-            raise ValueError(f"{self.model!r} holds no model: it has neither config.json nor a GGUF file")
+            raise ValueError(f"{self.model!r} holds no model: it has no config.json and no GGUF file")
         if not folder.exists() and (folder.is_absolute() or self._place.startswith((".", "~"))):
             raise ValueError(f"there is no folder {self.model!r}: name an existing folder or a model of the hub")
-        if folder.suffix == ".gguf" and not folder.is_file():
+        if folder.suffix == ".gguf" and folder.parent.is_dir() and not folder.is_file():
             raise ValueError(f"there is no file {self.model!r}")
         if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
             raise ValueError(f"{str(adapter)!r} holds no adapter: it has no adapter_config.json")
