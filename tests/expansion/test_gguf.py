@@ -9,6 +9,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -67,6 +68,8 @@ def write_gguf(folder: str, file: Path, *, arch: str = "llama", leave_out: tuple
             n = heads[name[-len("q_proj.weight")]]
             weights = weights.reshape(n, 2, weights.shape[0] // n // 2, -1).swapaxes(1, 2).reshape(weights.shape)
         writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), weights)
+    for name, weights in more.get("tensors", {}).items():
+        writer.add_tensor(name, weights)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -142,6 +145,7 @@ def test_two_processes_at_once(file, cache):
         ({"extra": {"general.type": "mmproj"}}, "which writes no text"),
         ({"arch": "newest"}, "the architecture 'newest', which transformers does not open"),
         ({"extra": {"split.count": 2}}, "one of several shards.*gguf-split"),
+        ({"tensors": {"rope_freqs.weight": np.ones(4, np.float32)}}, "rotary factors of its own"),
         ({"leave_out": ("template",)}, "no chat template"),
         ({"leave_out": ("end",)}, "no end-of-turn token"),
         ({"tokenizer": "rwkv"}, "transformers cannot convert"),

@@ -147,7 +147,7 @@ def _record(adapter: Path) -> dict[str, Any]:
 def _check_base(adapter: Path, record: dict[str, Any], found: dict[str, Any]) -> None:
     """Raise ValueError if the adapter was trained on a base with other weights than the one found."""
     trained_on = record.get("settings", {}).get("base_fingerprint", {})
-    for key in ("sha256", "commit"):
+    for key in ("sha256", "gguf_sha256", "commit"):
         if trained_on.get(key, found.get(key)) != found.get(key, trained_on.get(key)):
             raise ValueError(
                 f"{adapter} was trained on another base model ({key} {trained_on[key]!r}, found {found[key]!r}): "

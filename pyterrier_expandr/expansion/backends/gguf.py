@@ -119,6 +119,10 @@ def _check_kind(file: Path, reader: GGUFReader) -> None:
     known = sorted(set(GGUF_SUPPORTED_ARCHITECTURES) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
     if kind not in known:
         raise ValueError(f"{of} has the architecture {kind!r}, which transformers does not open from GGUF: {known}")
+    if any(tensor.name == "rope_freqs.weight" for tensor in reader.tensors):  # Llama 3.1 and later
+        raise ValueError(
+            f"{of} has rotary factors of its own, which transformers drops: name the original model instead"
+        )
     if not _field(reader, "tokenizer.chat_template"):
         raise ValueError(f"{of} has no chat template, so it cannot be asked for a passage: name an instruct model")
     if _field(reader, "tokenizer.ggml.eos_token_id") is None:
