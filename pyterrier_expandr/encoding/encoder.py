@@ -44,11 +44,14 @@ class ExpandREncoder(BiEncoder):
 
     Args:
         model: a hub name, a folder, or a built `SentenceTransformer`. The weights of a built one must not change
-            while the encoder is in use: its vectors are remembered.
+            while the encoder is in use: its vectors are remembered. Settings given here change a copy of its modules,
+            which shares the weights.
         pooling: "mean", "cls" ...; None takes what the model's files say (mean where they say nothing).
         normalize: L2-normalise every embedding before fusion; None takes what the model's files say (True where they
             say nothing, as in the paper's evaluation).
         max_length: tokens read of each text; None takes the model's own limit.
+        truncate_dim: numbers kept of each embedding, for models trained so that their first ones suffice (Matryoshka);
+            it is normalised after the cut. None takes what the model's files say (all where they say nothing).
         fusion: "average" (1/2 query, 1/2 mean of the expansions), "uniform" (one mean over the query and all
             expansions), a weight alpha of the query in [0, 1], or `f(query (d,), expansions (m, d)) -> (d,)`.
         renormalize: L2-normalise the fused vector again; rankings stay the same, scores become cosines.
@@ -62,7 +65,8 @@ class ExpandREncoder(BiEncoder):
         verbose: show progress bars.
 
     Raises:
-        ValueError: a folder that holds no model; a fusion weight outside [0, 1]; `batch_size` or `max_length` below 1.
+        ValueError: a folder that holds no model; a fusion weight outside [0, 1]; `batch_size`, `max_length` or
+            `truncate_dim` below 1.
 
     Example:
         >>> encoder = ExpandREncoder("facebook/contriever", pooling="mean", fusion=0.5)
@@ -77,6 +81,7 @@ class ExpandREncoder(BiEncoder):
         pooling: str | None = None,
         normalize: bool | None = None,
         max_length: int | None = None,
+        truncate_dim: int | None = None,
         fusion: Fusion = "average",
         renormalize: bool = False,
         query_prompt: str | None = None,
@@ -91,7 +96,11 @@ class ExpandREncoder(BiEncoder):
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         default_batch = 8 if self.device == "cpu" else 32
         super().__init__(batch_size=batch_size or default_batch, text_field=text_field, verbose=verbose)
-        for name, value in (("batch_size", batch_size), ("max_length", max_length)):
+        for name, value in (
+            ("batch_size", batch_size),
+            ("max_length", max_length),
+            ("truncate_dim", truncate_dim),
+        ):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
         self.model_name = str(model) if isinstance(model, (str, Path)) else host.name_of(model)
@@ -99,6 +108,7 @@ class ExpandREncoder(BiEncoder):
             check_folder(self.model_name)
         self._built = None if isinstance(model, (str, Path)) else model
         self.pooling, self.normalize, self.max_length = pooling, normalize, max_length
+        self.truncate_dim = truncate_dim
         self.fusion = check_fusion(fusion)
         self.renormalize = renormalize
         self.query_prompt, self.doc_prompt = query_prompt, doc_prompt
@@ -115,10 +125,12 @@ class ExpandREncoder(BiEncoder):
                 "pooling": self.pooling,
                 "normalize": self.normalize,
                 "max_length": self.max_length,
+                "truncate_dim": self.truncate_dim,
             }
             if self._built is not None:
-                host.apply_overrides(self._built, **overrides)
-                self._model = self._built.to(self.device).eval()
+                model = host.copy_of(self._built, self.device).eval()
+                host.apply_overrides(model, **overrides)
+                self._model = model
             else:
                 self._model = load_sentence_transformer(
                     self.model_name,
@@ -148,6 +160,8 @@ class ExpandREncoder(BiEncoder):
                 "renormalize": self.renormalize,
                 "text_field": self.text_field,
             }
+            if model.truncate_dim is not None:  # a record without it says, as older ones do, that nothing is cut
+                self._source["truncate_dim"] = model.truncate_dim
         return self._source
 
     @classmethod
@@ -162,7 +176,7 @@ class ExpandREncoder(BiEncoder):
         names = "pooling normalize max_length query_prompt doc_prompt revision renormalize text_field".split()
         if spec["fusion"] is not None:
             names.append("fusion")
-        settings = {name: spec[name] for name in names}
+        settings = {name: spec[name] for name in names} | {"truncate_dim": spec.get("truncate_dim")}
         recorded = spec["fingerprint"]
         if "weights_sha256" in recorded:
             raise ValueError(
@@ -190,6 +204,8 @@ class ExpandREncoder(BiEncoder):
         """What decides the vectors, as JSON values, without loading the model: its content and the settings given."""
         names = "pooling normalize max_length query_prompt doc_prompt renormalize text_field".split()
         settings = {name: getattr(self, name) for name in names}
+        if self.truncate_dim is not None:
+            settings["truncate_dim"] = self.truncate_dim
         return {"encoder": self.fingerprint(), "fusion": repr(self.fusion), **settings}
 
     def query_encoder(
@@ -226,7 +242,7 @@ class ExpandREncoder(BiEncoder):
 
     def encode_queries_torch(self, texts: list[str], batch_size: int | None = None) -> torch.Tensor:
         """Embeddings (n, d) of queries as a tensor with gradients."""
-        return host.forward(self.model, texts, self.source["query_prompt"], batch_size or self.batch_size)
+        return host.forward(self.model, texts, "query", self.source["query_prompt"], batch_size or self.batch_size)
 
     def encode(self, texts: Sequence[str], side: Side, batch_size: int | None = None) -> SourcedArray:
         """Embeddings (n, d), float32, of texts as the "query" or the "document" side reads them; none is remembered."""
@@ -235,6 +251,7 @@ class ExpandREncoder(BiEncoder):
             list(texts),
             prompt=self.source["query_prompt" if side == "query" else "doc_prompt"],
             batch_size=batch_size or self.batch_size,
+            normalize_embeddings=host.normalizes_again(self.model),
             show_progress_bar=False,
         )
         vectors = np.asarray(vectors, dtype=np.float32).reshape(len(texts), -1)
@@ -260,6 +277,7 @@ class ExpandREncoder(BiEncoder):
         fusion = repr(self.fusion)
         settings = [self.model_name, built, self.revision, self.pooling, self.normalize, self.max_length, fusion]
         settings += [self.renormalize, self.query_prompt, self.doc_prompt, self.text_field, self.device]
+        settings += [self.truncate_dim]
         return json.dumps(settings)
 
     def __eq__(self, other: object) -> bool:

@@ -21,6 +21,7 @@ def load_sentence_transformer(
     pooling: str | None = None,
     normalize: bool | None = None,
     max_length: int | None = None,
+    truncate_dim: int | None = None,
     revision: str | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
@@ -59,7 +60,7 @@ def load_sentence_transformer(
         if normalize is None:
             logger.warning("%s says nothing of normalisation: L2-normalised (set normalize=)", name)
         pooling, normalize = pooling or "mean", True if normalize is None else normalize
-    apply_overrides(model, pooling=pooling, normalize=normalize, max_length=max_length)
+    apply_overrides(model, pooling=pooling, normalize=normalize, max_length=max_length, truncate_dim=truncate_dim)
     return model.eval()
 
 

@@ -76,4 +76,5 @@ def same_vectors(left: dict[str, Any] | None, right: dict[str, Any] | None) -> b
     """Whether two sources make comparable vectors; True where one of them is not known."""
     if left is None or right is None:
         return True
-    return all(left.get(part) == right.get(part) for part in ("fingerprint", "pooling", "normalize"))
+    parts = ("fingerprint", "pooling", "normalize", "truncate_dim", "doc_prompt")
+    return all(left.get(part) == right.get(part) for part in parts)

@@ -92,7 +92,8 @@ class FaissRetriever(pt.Transformer):
             self._warned = True
             warnings.warn(
                 f"the query vectors come from {describe_source(source)}, the index {str(index.path)!r} from "
-                f"{describe_source(index.encoder)} (other weights, pooling or normalisation): scores may mean nothing",
+                f"{describe_source(index.encoder)} (other weights, pooling or normalisation, another size or document "
+                "prompt): scores may mean nothing",
                 stacklevel=3,
             )
 

@@ -213,6 +213,7 @@ def check_index(
     settings = {
         "pooling": pooling if pooling is not None else encoder.pooling,
         "normalize": normalize if normalize is not None else encoder.normalize,
+        "truncate_dim": encoder.truncate_dim,
     }
     differ = [name for name, value in settings.items() if value is not None and value != made.get(name)]
     if not _same_model(encoder.fingerprint(), made["fingerprint"]):

@@ -26,7 +26,7 @@ class FusedBatchCollator:
     documents are, by the document's prompt. The batch has
 
     - `query_*` and `text_*`: tokens of the queries, and of positives, negatives and expansions; each sorted by length,
-      so that a mini-batch has little padding;
+      so that a mini-batch has little padding; and as `task` the side that reads them, "query" or "document";
     - `label`: `query_order` (n,) and `text_order` (n + k + e,), where each text went by sorting; `expansion_counts`
       (n,); `document_keys` (n + k, 2), hashes of id and text; `relevant_keys` (n, r), hashes of the ids and texts that
       are relevant to each query: its positive, those of equal queries in the batch, and `relevant`.
@@ -51,8 +51,8 @@ class FusedBatchCollator:
         expansions = [[text for text in row.get("expansions") or () if text.strip()] for row in rows]
         negatives = [text for row in rows for text in row.get("negatives") or ()]
         texts = [row["positive"] for row in rows] + negatives + [text for own in expansions for text in own]
-        query_features, query_order = self._tokenized([row["query"] for row in rows], self.query_prompt)
-        text_features, text_order = self._tokenized(texts, self.doc_prompt)
+        query_features, query_order = self._tokenized([row["query"] for row in rows], "query")
+        text_features, text_order = self._tokenized(texts, "document")
         own_keys = [self._keys(row) for row in rows]
         label = {
             "query_order": query_order,
@@ -64,11 +64,15 @@ class FusedBatchCollator:
         batch = {f"query_{name}": value for name, value in query_features.items()}
         return batch | {f"text_{name}": value for name, value in text_features.items()} | {"label": label}
 
-    def _tokenized(self, texts: list[str], prompt: str) -> tuple[Mapping[str, Any], Tensor]:
-        """Tokens of the texts, longest first, and at which place each text is among them."""
+    def _tokenized(self, texts: list[str], side: str) -> tuple[Mapping[str, Any], Tensor]:
+        """Tokens of the texts, longest first, and at which place each text is among them.
+
+        The tokens say which side reads them, for models that have an encoder for queries and one for documents.
+        """
         order = sorted(range(len(texts)), key=lambda place: -len(texts[place]))
-        features = self.preprocess([texts[place] for place in order], prompt=prompt or None)
-        return features, torch.tensor(order).argsort()
+        prompt = self.query_prompt if side == "query" else self.doc_prompt
+        features = self.preprocess([texts[place] for place in order], prompt=prompt or None, task=side)
+        return {**features, "task": side}, torch.tensor(order).argsort()
 
     @staticmethod
     def _keys(row: dict[str, Any]) -> tuple[int, int]:

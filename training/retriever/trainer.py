@@ -84,7 +84,7 @@ def _set_pooling(model: SentenceTransformer, config: RetrieverTrainingConfig) ->
     if "first decoder position" in (wanted, own):
         raise ValueError(f"{said} does not fit {config.base!r}, which can only pool by {own!r}: choose another profile")
     logger.warning("%s wins over the pooling %r that %s says of itself", said, own, config.base)
-    apply_overrides(model, pooling=wanted, normalize=PROFILES[config.profile].normalize, max_length=None)
+    apply_overrides(model, pooling=wanted, normalize=PROFILES[config.profile].normalize)
 
 
 class FusedRetrievalEvaluator(InformationRetrievalEvaluator):

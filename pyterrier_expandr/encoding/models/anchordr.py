@@ -185,5 +185,5 @@ def open_anchordr(
         module = AnchorDR.from_pretrained(name, revision=revision)
         model = SentenceTransformer(modules=[module], device=device, similarity_fn_name="dot")
         normalize = True if normalize is None else normalize
-    apply_overrides(model, pooling=None, normalize=normalize, max_length=None)
+    apply_overrides(model, normalize=normalize)
     return model.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.functional import normalize as l2_normalize
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -26,13 +28,36 @@ def opening(name: object) -> Iterator[None]:
         ) from error
 
 
-def apply_overrides(
-    model: SentenceTransformer, *, pooling: str | None, normalize: bool | None, max_length: int | None
-) -> None:
-    """Give `model` another pooling, normalisation or length, in place; None leaves what the model has.
+def copy_of(model: SentenceTransformer, device: str) -> SentenceTransformer:
+    """A model that can be changed without `model` seeing it, on `device`; there its weights are those of `model`.
 
     Raises:
-        ValueError: `pooling` is unknown, or `max_length` is below 1 or above what the model's positions allow.
+        ValueError: the model cannot be copied (its weights live outside of PyTorch).
+    """
+    shared: dict[int, Any] = {}
+    if torch.device(device).type == model.device.type:  # moving shared weights would move those of `model` as well
+        shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    try:
+        return copy.deepcopy(model, shared).to(device)
+    except (TypeError, RuntimeError, NotImplementedError) as error:
+        raise ValueError(
+            f"the model that was given cannot be copied, so that it would be changed here ({error}): save it with "
+            "save_pretrained, and give the folder"
+        ) from error
+
+
+def apply_overrides(
+    model: SentenceTransformer,
+    *,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    max_length: int | None = None,
+    truncate_dim: int | None = None,
+) -> None:
+    """Give `model` another pooling, normalisation, length or size, in place; None leaves what the model has.
+
+    Raises:
+        ValueError: `pooling` is unknown, or `max_length` or `truncate_dim` is below 1 or above what the model has.
     """
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
@@ -55,7 +80,15 @@ def apply_overrides(
         limit = position_limit(model)
         if max_length < 1 or (limit is not None and max_length > limit):
             raise ValueError(f"max_length must be between 1 and {limit or 'the model length'}, got {max_length}")
-        model.max_seq_length = max_length
+        for module in model.modules():  # all of them: a router's own length is read by nothing
+            if module is not model and hasattr(module, "max_seq_length"):
+                module.max_seq_length = max_length
+    if truncate_dim is not None:
+        model.truncate_dim = None  # so that the model tells the size of its whole vectors
+        whole = model.get_embedding_dimension()
+        if truncate_dim < 1 or (whole is not None and truncate_dim > whole):
+            raise ValueError(f"truncate_dim must be between 1 and {whole or 'the model size'}, got {truncate_dim}")
+        model.truncate_dim = truncate_dim
 
 
 def position_limit(model: SentenceTransformer) -> int | None:
@@ -80,14 +113,22 @@ def normalizes(model: SentenceTransformer) -> bool:
     return any(isinstance(module, Normalize) for module in model.children())
 
 
+def normalizes_again(model: SentenceTransformer) -> bool:
+    """Whether the model's vectors are cut after it has normalised them, and must be normalised once more."""
+    return model.truncate_dim is not None and normalizes(model)
+
+
 def prompt_of(model: SentenceTransformer, side: str, given: str | None) -> str:
-    """The text put before each input of `side` ("query" or "document"): the given one, else the model's own."""
+    """The text put before each input of `side` ("query" or "document"): the given one, else the model's own.
+
+    The model's own is what its `encode_query` and `encode_document` take: a prompt that is there and empty counts, and
+    the default prompt stands in only where none of the side's names is there.
+    """
     if given is not None:
         return given
-    names = [side, "passage", "corpus"] if side == "document" else [side]
-    if model.default_prompt_name:
-        names.append(model.default_prompt_name)
-    return next((prompt for name in names if (prompt := model.prompts.get(name))), "")
+    names = ["query"] if side == "query" else ["document", "passage", "corpus"]
+    name = next((name for name in names if name in model.prompts), model.default_prompt_name)
+    return (model.prompts.get(name) if name is not None else None) or ""
 
 
 def name_of(model: SentenceTransformer) -> str:
@@ -110,11 +151,12 @@ def weights_fingerprint(model: SentenceTransformer) -> dict[str, Any]:
     return {"model": name_of(model), "weights_sha256": digest.hexdigest()}
 
 
-def forward(model: SentenceTransformer, texts: list[str], prompt: str, batch_size: int) -> torch.Tensor:
-    """Embeddings (n, d) with gradients, in the order of `texts`."""
+def forward(model: SentenceTransformer, texts: list[str], side: str, prompt: str, batch_size: int) -> torch.Tensor:
+    """Embeddings (n, d) with gradients, in the order of `texts`, as `side` ("query" or "document") reads them."""
     parts = []
     for start in range(0, len(texts), batch_size):
-        features = model.preprocess(texts[start : start + batch_size], prompt=prompt or None)
+        features = model.preprocess(texts[start : start + batch_size], prompt=prompt or None, task=side)
         features = {k: v.to(model.device) if isinstance(v, torch.Tensor) else v for k, v in features.items()}
-        parts.append(model(features)["sentence_embedding"])
+        vectors = model(features, task=side)["sentence_embedding"][:, : model.truncate_dim]
+        parts.append(l2_normalize(vectors, dim=1) if normalizes_again(model) else vectors)
     return torch.cat(parts) if parts else torch.empty(0, model.get_embedding_dimension() or 0, device=model.device)
