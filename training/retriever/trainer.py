@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 from sentence_transformers.util import dot_score
 from transformers import (
@@ -48,7 +49,7 @@ def open_base(config: RetrieverTrainingConfig) -> ExpandREncoder:
     """The encoder to train, pooled and normalised as the profile says, with its prompts in the model's own files.
 
     Raises:
-        ValueError: no such model, one with two encoders, one that cannot pool as the profile says, a bad length.
+        ValueError: no such model, one that cannot pool as the profile says, a bad length.
     """
     set_seed(config.seed)  # weights that the checkpoint lacks, such as a pooler that nothing reads, are drawn
     encoder = load_encoder(
@@ -64,10 +65,12 @@ def open_base(config: RetrieverTrainingConfig) -> ExpandREncoder:
     )
     assert isinstance(encoder, ExpandREncoder)
     _set_pooling(encoder.model, config)
-    if any(type(module).__name__ == "Router" for module in encoder.model.children()):
-        raise ValueError(
-            f"{config.base!r} has an encoder for queries and one for documents: a tied one is trained here"
-        )
+    if encoder.model.truncate_dim is not None:
+        logger.warning(
+            "%s keeps %d numbers of each embedding: whole ones are trained here, and cutting is left to truncate_dim=",
+            config.base, encoder.model.truncate_dim,
+        )  # fmt: skip
+        encoder.model.truncate_dim = None
     encoder.model.prompts = {"query": encoder.source["query_prompt"], "document": encoder.source["doc_prompt"]}
     encoder.model.similarity_fn_name = "dot"
     return encoder
@@ -81,6 +84,8 @@ def _set_pooling(model: SentenceTransformer, config: RetrieverTrainingConfig) ->
     if wanted is None or wanted == own:
         return
     said = f"pooling={wanted!r}" if config.pooling else f"the profile {config.profile!r}, which pools by {wanted!r},"
+    if isinstance(model[0], Router):
+        raise ValueError(f"{said} does not fit {config.base!r}, whose two encoders pool for themselves: leave it out")
     if "first decoder position" in (wanted, own):
         raise ValueError(f"{said} does not fit {config.base!r}, which can only pool by {own!r}: choose another profile")
     logger.warning("%s wins over the pooling %r that %s says of itself", said, own, config.base)
@@ -245,6 +250,7 @@ def _arguments(
         dataloader_pin_memory=on_gpu,
         report_to=["tensorboard"] if config.tensorboard else "none",
         disable_tqdm=True,
+        router_mapping={"query": "query", "text": "document"},  # of models with an encoder for each side
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one process on one GPU: DataParallel would multiply the batch
     return arguments

@@ -12,12 +12,16 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from transformers import DPRContextEncoder, DPRQuestionEncoder
 
 from pyterrier_expandr import ExpandREncoder
 from pyterrier_expandr.collections import pocket
+from pyterrier_expandr.encoding.models.dpr import open_dpr
 from pyterrier_expandr.training.data.examples import TrainingExample, open_examples, split_examples, write_examples
 from pyterrier_expandr.training.retriever.data import survey, training_rows
 from pyterrier_expandr.training.retriever.train import RetrieverTrainingConfig, train_retriever
+from tests.encoders_tiny import build_dpr
 from tests.tiny_encoder import build_tiny_bert
 
 EXPANSIONS = str(pocket().expansions_path)
@@ -486,3 +490,24 @@ def test_minilm_learns_pocket(minilm, tmp_path):
     vector = ExpandREncoder(out, device="cpu").query_encoder()(frame)["query_vec"][0]
     raw = ExpandREncoder(minilm, device="cpu", max_length=64).query_encoder()(frame)["query_vec"][0]
     assert 0.9 < float(np.asarray(vector) @ np.asarray(raw)) < 1 - 1e-6
+
+
+def test_two_encoders_are_trained_each_on_its_own_side(tmp_path):
+    question = build_dpr(tmp_path / "question", DPRQuestionEncoder, 1)
+    open_dpr(question, build_dpr(tmp_path / "context", DPRContextEncoder, 2)).save_pretrained(str(tmp_path / "dpr"))
+    out = train_retriever(config(tmp_path / "dpr", tmp_path / "out", epochs=1))
+    assert record(out)["before"] is not None
+    encoders = [ExpandREncoder(folder, device="cpu").model[0].sub_modules for folder in (tmp_path / "dpr", out)]
+    for side in ("query", "document"):
+        before, after = (encoder[side].state_dict() for encoder in encoders)
+        assert any(not torch.equal(value, after[name]) for name, value in before.items()), side
+    with pytest.raises(ValueError, match="two encoders pool for themselves"):
+        train_retriever(config(tmp_path / "dpr", tmp_path / "other", pooling="cls"))
+
+
+def test_a_base_that_cuts_its_vectors_is_trained_whole(tiny_bert, tmp_path, caplog):
+    model = ExpandREncoder(tiny_bert, normalize=True, truncate_dim=8, device="cpu").model
+    model.save_pretrained(str(tmp_path / "base"))
+    out = train_retriever(config(tmp_path / "base", tmp_path / "out", stage="raw"))
+    assert "whole ones are trained" in caplog.text
+    assert SentenceTransformer(str(out), device="cpu").encode("sky").shape == (32,)
