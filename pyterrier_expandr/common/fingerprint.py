@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ def model_fingerprint(name_or_folder: str | Path, revision: str | None = None) -
 
     A folder gives a hash over its files (`sha256`): small files whole, of large ones the size and 64 evenly spaced
     blocks, so that another training run is noticed and 16 GB need not be read. The folder's name and place do not
-    count. A hub name gives the commit of the snapshot in the local cache, or before any download the asked revision.
+    count. A hub name gives its commit: of the snapshot in the local cache, or before any download the one that the hub
+    names (its config.json is fetched), so that nothing changes when the files arrive. Where the hub cannot be asked it
+    gives the revision. `pinned_revision` opens the model at that commit.
 
     A GGUF model, and the folder it was converted into, give the hash over the GGUF file (`gguf_sha256`), which is the
     same on every machine.
@@ -43,7 +46,7 @@ def model_fingerprint(name_or_folder: str | Path, revision: str | None = None) -
             digest.update(f"{file.relative_to(folder).as_posix()} {file_fingerprint(file)}\n".encode())
         return {"sha256": digest.hexdigest()}
     name = str(name_or_folder)
-    commit = _cached_commit(name, revision)
+    commit = _commit(name, revision)
     return {"model": name, "revision": revision} if commit is None else {"model": name, "commit": commit}
 
 
@@ -76,6 +79,20 @@ def _sha256(path: str, size: int, mtime_ns: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def pinned_revision(name_or_folder: str | Path, revision: str | None = None) -> str | None:
+    """The revision at which to open a model so that it is the one that `model_fingerprint` names.
+
+    A branch such as "main" may move on the hub between the two, or be newer there than in the local cache.
+
+    Example:
+        >>> pinned_revision(".") is None
+        True
+    """
+    if Path(name_or_folder).exists():
+        return revision
+    return _commit(str(name_or_folder), revision) or revision
+
+
 def file_fingerprint(path: str | Path) -> str:
     """The hash of one file as `model_fingerprint` takes it: small ones whole, of large ones 64 blocks."""
     stat = Path(path).stat()
@@ -96,6 +113,11 @@ def _file_hash(path: str, size: int, mtime_ns: int) -> str:
     return digest.hexdigest()
 
 
+def _commit(name: str, revision: str | None) -> str | None:
+    """The commit of a hub model, or None where neither the local cache nor the hub tells."""
+    return _cached_commit(name, revision) or _hub_commit(name, revision)
+
+
 def _cached_commit(name: str, revision: str | None) -> str | None:
     """The commit of a hub model in the local cache, or None if it was not downloaded."""
     from huggingface_hub import try_to_load_from_cache
@@ -106,3 +128,17 @@ def _cached_commit(name: str, revision: str | None) -> str | None:
     except HFValidationError:
         return None
     return Path(file).parent.name if isinstance(file, str) else None
+
+
+@lru_cache(maxsize=256)
+def _hub_commit(name: str, revision: str | None) -> str | None:
+    """The commit that the hub names, asked once; the fetched config.json keeps it for other processes."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if revision is not None and re.fullmatch("[0-9a-f]{40}", revision):
+        return revision
+    try:
+        return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
+    except (HfHubHTTPError, OSError, ValueError):  # no such model, no network, no name of the hub
+        return None

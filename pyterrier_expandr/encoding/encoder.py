@@ -13,7 +13,7 @@ import pyterrier as pt
 import torch
 from pyterrier_dr import BiEncoder, SimFn
 
-from ..common.fingerprint import model_fingerprint
+from ..common.fingerprint import model_fingerprint, pinned_revision
 from .fusion import Fusion, check_fusion
 from .loading import check_folder, load_sentence_transformer
 from .models import sentence_transformer as host
@@ -60,7 +60,7 @@ class ExpandREncoder(BiEncoder):
         batch_size: texts per model call; None takes 32 on a GPU and 8 on a CPU, where larger batches leave its caches.
         text_field: the column with the document's text.
         device: "cuda", "cpu" ...; None takes cuda where there is one.
-        revision: the model's revision on the hub.
+        revision: the model's revision on the hub; None takes the newest, or the one that was downloaded before.
         trust_remote_code: run Python code that comes with the model.
         verbose: show progress bars.
 
@@ -134,7 +134,7 @@ class ExpandREncoder(BiEncoder):
             else:
                 self._model = load_sentence_transformer(
                     self.model_name,
-                    revision=self.revision,
+                    revision=pinned_revision(self.model_name, self.revision),
                     device=self.device,
                     trust_remote_code=self.trust_remote_code,
                     **overrides,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ...common.files import write_json
-from ...common.fingerprint import model_fingerprint
+from ...common.fingerprint import model_fingerprint, pinned_revision
 from ...expansion.backends.base import Message
 from ...expansion.backends.huggingface import HuggingFaceBackend
 from ...expansion.prompts import PROMPTS, render
@@ -209,7 +209,9 @@ def _save_merged(adapted: HuggingFaceBackend, dtype: str, folder: Path) -> None:
 
     merged = cast("PeftModel", adapted.load()).merge_and_unload(safe_merge=True).to(getattr(torch, dtype))
     with contextlib.suppress(OSError):  # a base without such a file gives those that end its turns
-        merged.generation_config = GenerationConfig.from_pretrained(adapted.opened, revision=adapted.revision)
+        merged.generation_config = GenerationConfig.from_pretrained(
+            adapted.opened, revision=pinned_revision(adapted.place, adapted.revision)
+        )
     merged.save_pretrained(folder)
     adapted.tokenizer.save_pretrained(folder)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...common.fingerprint import gguf_file, model_fingerprint
+from ...common.fingerprint import gguf_file, model_fingerprint, pinned_revision
 from ...common.frames import without_surrogates
 from .base import Backend, Generation, Message, Request, Stream, check_context
 from .control_tokens import plain_control_tokens
@@ -110,7 +110,7 @@ class HuggingFaceBackend(Backend):
 
     def _open(self, loader: Any, **options: Any) -> Any:
         """What `loader` finds under the model's name, or one clear error."""
-        options |= {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        options |= {"revision": pinned_revision(self.place, self.revision), "trust_remote_code": self.trust_remote_code}
         try:
             return loader.from_pretrained(self.opened, **options)
         except (OSError, ValueError, KeyError) as error:

@@ -12,7 +12,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...common.fingerprint import model_fingerprint
+from ...common.fingerprint import model_fingerprint, pinned_revision
 from .base import Backend, Generation, Message, Request, Stream, check_context, complete
 from .huggingface import HuggingFaceBackend
 
@@ -125,7 +125,7 @@ class VLLMBackend(Backend):
                 ) from error
             settings = {
                 "dtype": self.dtype or "auto",
-                "revision": self.revision,
+                "revision": pinned_revision(self.model, self.revision),
                 "trust_remote_code": self.trust_remote_code,
                 "tensor_parallel_size": self.tensor_parallel_size,
                 "gpu_memory_utilization": self.gpu_memory_utilization,
