@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
+from ..common.frames import without_surrogates
 from ..common.jsonl import read_jsonl
 
 #: how the last column of a qrels file is headed, where it has a header
@@ -50,7 +51,8 @@ class BeirFolder(pt.datasets.Dataset):
     def get_queries(self, skipped: Counter[str] | None = None) -> Iterator[tuple[str, str]]:
         """Yield (qid, text) of all queries, judged or not, in file order; `skipped` as in `read_jsonl`."""
         for _, row in read_jsonl(self.path / "queries.jsonl", ("_id", "text"), skipped=skipped):
-            yield str(row["_id"]), row["text"]
+            text = row["text"]
+            yield str(row["_id"]), without_surrogates(text) if isinstance(text, str) else text
 
     def get_topics(self, variant: str | None = None) -> pd.DataFrame:
         """`[qid, query]` of the queries that this split judges, in file order.

@@ -50,8 +50,11 @@ def stack_vectors(column: pd.Series | Sequence[Any], ids: Sequence[str], *, name
     """
     rows: list[np.ndarray] = []
     for vector, row_id in zip(column, ids, strict=True):
-        row = np.asarray(vector)
-        if row.ndim != 1 or row.dtype.kind not in "fiu":
+        try:
+            row = np.asarray(vector)
+        except ValueError:  # lists of unequal length
+            row = np.empty(0)
+        if row.ndim != 1 or row.dtype.kind not in "fiu" or not len(row):
             raise ValueError(f"{name} of {row_id!r} must be a one-dimensional array of numbers, got {vector!r:.80}")
         if rows and len(row) != len(rows[0]):
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,9 +11,9 @@ import pyterrier as pt
 from pyterrier_dr import SimFn
 from pyterrier_dr.biencoder import BiDocEncoder, BiQueryEncoder, BiScorer
 
-from ..common.frames import document_texts, expansion_lists, query_texts
+from ..common.frames import check_ids, document_texts, expansion_lists, query_texts, records_frame, the_column
 from .fusion import Fusion, check_fusion, fuse
-from .vectors import SourcedArray, with_source
+from .vectors import SourcedArray, stack_vectors, with_source
 
 if TYPE_CHECKING:
     from .encoder import ExpandREncoder
@@ -38,6 +39,10 @@ class _View(pt.Transformer):
 
     def __hash__(self) -> int:
         return hash(self._key())
+
+    def transform_iter(self, inp: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """`transform` on records; this is how an indexing pipeline hands over its documents."""
+        return self.transform(records_frame(inp)).to_dict(orient="records")
 
     def describe(self) -> dict[str, Any]:
         """What decides the output, as JSON values, without loading the model."""
@@ -195,14 +200,32 @@ class TextScorer(_View, BiScorer):
         super().__init__(bi_encoder_model, verbose=verbose, batch_size=batch_size, sim_fn=sim_fn)
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """`[qid, query, docno, text]` (or `query_vec`, `doc_vec` in their place) -> adds `score`, `rank`."""
+        """`[qid, query, docno, text]` (or `query_vec`, `doc_vec` in their place) -> adds `score`, `rank`.
+
+        Raises:
+            ValueError: a query, text or id is missing, or vectors do not go together. TypeError: one is no string.
+        """
         text = self.text_field
         with pt.validate.any(inp, context=self) as v:
             for columns in (["query", text], ["query_vec", "doc_vec"], ["query", "doc_vec"], ["query_vec", text]):
-                v.columns(includes=columns)
+                v.columns(includes=["qid", *columns])
+        if self.sim_fn != SimFn.dot:
+            raise ValueError(f"{self.sim_fn} is not offered here: normalised vectors make the dot product the cosine")
         if inp.empty:
             return inp.assign(score=pd.Series(dtype=float), rank=pd.Series(dtype=int))
-        return super().transform(inp)
+        check_ids(inp, "qid", "docno")
+        options = {"batch_size": self.batch_size, "verbose": self.verbose}
+        queries = inp if "query_vec" in inp else self.bi_encoder_model.query_encoder(**options)(inp)
+        documents = inp if "doc_vec" in inp else self.bi_encoder_model.doc_encoder(**options)(inp)
+        rows = list(map(str, inp["qid"]))
+        left = stack_vectors(the_column(queries, "query_vec"), rows, name="query_vec")
+        right = stack_vectors(the_column(documents, "doc_vec"), rows, name="doc_vec")
+        if left.shape != right.shape:
+            raise ValueError(
+                f"query_vec has {left.shape[1]} dimensions, doc_vec {right.shape[1]}: both must come from one encoder"
+            )
+        scores = np.einsum("nd,nd->n", left, right).astype(float)
+        return pt.model.add_ranks(inp.assign(score=scores))
 
     def __repr__(self) -> str:
         return f"{self.bi_encoder_model!r}.text_scorer()"

@@ -7,6 +7,8 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
+from ..common.frames import check_ids, check_numbers
+
 HELP_URL = "https://github.com/beir-cellar/beir"
 
 
@@ -34,10 +36,16 @@ class SelfMatchFilter(pt.Transformer):
         self.num_results = num_results
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """R -> R."""
+        """R -> R.
+
+        Raises:
+            ValueError: a qid, docno or rank is missing. TypeError: ids are of several types, or ranks are no numbers.
+        """
         pt.validate.result_frame(inp, extra_columns=["rank"], context=self)
         if inp.empty:
             return inp
+        check_ids(inp, "qid", "docno")
+        check_numbers(inp, "rank")
         kept = inp[inp["docno"] != inp["qid"]]
         ranks = kept.groupby("qid")["rank"].rank(method="first").astype("int64") - 1
         return kept.assign(rank=ranks)[ranks < self.num_results]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import asdict
 from importlib.metadata import version
@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
-from ..common.frames import query_texts
+from ..common.frames import query_texts, records_frame
 from .backends.base import Backend, Generation, Request, Sampling
 from .cache import GenerationCache
 from .cleaning import strip_preamble
@@ -38,15 +38,20 @@ class _Expander(pt.Transformer):
         """`[qid, query]` -> the same rows with `query_expansions`, a list of str in each (empty if there is none).
 
         Raises:
-            ValueError: a query is missing or empty. TypeError: a query is no string.
+            ValueError: a query is missing or empty, or a qid is missing. TypeError: a query or qid is no string.
         """
         pt.validate.query_frame(inp, ["query"], context=self)
         if inp.empty:
             return inp.assign(query_expansions=pd.Series(dtype=object))
-        raw = self._raw_expansions([str(qid) for qid in inp["qid"]], query_texts(inp))
+        queries = query_texts(inp)
+        raw = self._raw_expansions([str(qid) for qid in inp["qid"]], queries)
         tidy: Callable[[str], str] = strip_preamble if self.clean else str
         lists = [[text for text in map(tidy, texts) if text.strip()] for texts in raw]
         return inp.assign(query_expansions=pd.Series(lists, index=inp.index, dtype=object))
+
+    def transform_iter(self, inp: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """`transform` on records."""
+        return self.transform(records_frame(inp)).to_dict(orient="records")
 
     def _raw_expansions(self, qids: list[str], queries: list[str]) -> list[list[str]]:
         raise NotImplementedError(f"{type(self).__name__} must give the raw texts of each row")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..common.frames import mended, warn_mended
 from ..encoding.vectors import describe_source, same_vectors, source_of, stack_vectors
 from .spool import CHUNK, SeenDocnos, Spool
 
@@ -85,6 +86,7 @@ def _fill(spool: Spool, docs: Iterable[dict[str, Any]], factory: str, metric: st
     stream = _without_committed(iter(docs), spool)
     while chunk := list(islice(stream, CHUNK)):
         docnos = [_docno(doc) for doc in chunk]
+        warn_mended(ascii(doc["docno"]) for doc, docno in zip(chunk, docnos, strict=True) if doc["docno"] != docno)
         if (repeated := seen.add(docnos)) is not None:
             raise ValueError(
                 f"docno {repeated!r} occurs twice: every document needs an id of its own (after mode='resume': the "
@@ -115,7 +117,7 @@ def _without_committed(docs: Iterator[dict[str, Any]], spool: Spool) -> Iterator
     if first is None:
         return docs
     docs = chain([first], docs)
-    if len(committed) == 0 or first.get("docno") != committed[0].as_py():
+    if len(committed) == 0 or not _is_docno(first.get("docno"), committed[0].as_py()):
         return docs
     return skip_committed(docs, committed)
 
@@ -130,7 +132,7 @@ def skip_committed(docs: Iterable[dict[str, Any]], committed: Any) -> Iterator[d
     for start in range(0, len(committed), CHUNK):
         for expected in committed[start : start + CHUNK].to_pylist():
             doc = next(docs, None)
-            if doc is None or doc.get("docno") != expected:
+            if doc is None or not _is_docno(doc.get("docno"), expected):
                 found = "the end of the corpus" if doc is None else repr(doc.get("docno"))
                 raise ValueError(
                     f"document {number} is {found}, but the interrupted build has {expected!r} there: resume with the "
@@ -144,11 +146,12 @@ def _docno(doc: dict[str, Any]) -> str:
     docno = doc.get("docno")
     if not isinstance(docno, str) or not docno:
         raise ValueError(f"every document needs a docno that is a non-empty string, got {docno!r}")
-    try:
-        docno.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"docno {docno!r} holds half a Unicode character (a lone surrogate): mend it") from error
-    return docno
+    return mended(docno)
+
+
+def _is_docno(docno: Any, expected: str) -> bool:
+    """Whether a document is the one that was committed under the docno `expected`."""
+    return docno == expected or (isinstance(docno, str) and mended(docno) == expected)
 
 
 def _finish(spool: Spool, factory: str, metric: str) -> Path:

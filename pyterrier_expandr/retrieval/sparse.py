@@ -13,6 +13,8 @@ from typing import Any
 
 import pyterrier as pt
 
+from ..common.frames import document_text, mended, warn_mended
+
 
 def bm25(corpus: Iterable[dict[str, Any]], folder: str | Path, *, num_results: int = 1000) -> pt.Transformer:
     """A BM25 retriever `[qid, query]` -> R over a PISA index of `title + " " + text`, built in `folder` if missing.
@@ -72,9 +74,12 @@ def _documents(corpus: Iterable[dict[str, Any]], errors: list[Exception]) -> Ite
     """The corpus as PISA takes it. PISA reads in a thread of its own, where an error would only end the corpus."""
     try:
         for doc in corpus:
-            if len(doc["docno"].split()) != 1:
-                raise ValueError(f"a docno must be one word without white space, got {doc['docno']!r}")
-            yield {"docno": doc["docno"], "text": f"{doc.get('title') or ''} {doc['text']}".strip()}
+            docno, text = mended(doc["docno"]), document_text(doc.get("title"), doc["text"])
+            if len(docno.split()) != 1:
+                raise ValueError(f"a docno must be one word without white space, got {docno!r}")
+            if docno != doc["docno"] or mended(doc["text"]) != doc["text"]:
+                warn_mended([ascii(doc["docno"])])
+            yield {"docno": docno, "text": text.strip()}
     except Exception as error:
         errors.append(error)
 
