@@ -12,9 +12,7 @@ import pyterrier as pt
 
 from ..common.frames import without_surrogates
 from ..common.jsonl import read_jsonl
-
-#: how the last column of a qrels file is headed, where it has a header
-HEADINGS = ("score", "label", "relevance", "rel")
+from .qrels import read_qrels
 
 
 class BeirFolder(pt.datasets.Dataset):
@@ -22,7 +20,7 @@ class BeirFolder(pt.datasets.Dataset):
 
     Args:
         path: a folder with corpus.jsonl (`_id`, `title`, `text`), queries.jsonl (`_id`, `text`) and qrels/SPLIT.tsv
-            (query-id, corpus-id, score, with a header).
+            (query-id, corpus-id, score; or TREC's four columns).
         split: which qrels; only queries that they judge are topics.
 
     Raises:
@@ -67,25 +65,8 @@ class BeirFolder(pt.datasets.Dataset):
         return topics
 
     def get_qrels(self, variant: str | None = None) -> pd.DataFrame:
-        """`[qid, docno, label]` with int labels.
-
-        Raises:
-            ValueError: a line has not three columns, or its score is no whole number (the line is named).
-        """
-        rows = []
-        with open(self._qrels_file, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                cells = line.rstrip("\r\n").split("\t")
-                if not line.strip() or (number == 1 and cells[-1].lower() in HEADINGS):
-                    continue
-                try:
-                    qid, docno, label = cells
-                    rows.append((qid, docno, int(label)))
-                except ValueError as error:
-                    raise ValueError(
-                        f"{self._qrels_file}:{number} must be query-id, corpus-id and a whole number, got {cells}"
-                    ) from error
-        return pd.DataFrame(rows, columns=["qid", "docno", "label"])
+        """`[qid, docno, label]` with int labels. Raises ValueError as `read_qrels` does."""
+        return read_qrels(self._qrels_file)
 
     def __repr__(self) -> str:
         return f"beir_folder({str(self.path)!r}, {self.split!r})"

@@ -68,6 +68,13 @@ def the_column(frame: pd.DataFrame, name: str) -> pd.Series:
     return values
 
 
+def check_single(frame: pd.DataFrame, *columns: str) -> None:
+    """Raise ValueError where there are several columns of a name that a transformer writes."""
+    for column in columns:
+        if column in frame:
+            the_column(frame, column)
+
+
 def check_ids(frame: pd.DataFrame, *columns: str) -> None:
     """Raise where a column of ids cannot name rows: `qid`, `docno`. Columns that are not there are not checked.
 

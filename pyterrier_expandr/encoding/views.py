@@ -11,7 +11,7 @@ import pyterrier as pt
 from pyterrier_dr import SimFn
 from pyterrier_dr.biencoder import BiDocEncoder, BiQueryEncoder, BiScorer
 
-from ..common.frames import check_ids, document_texts, expansion_lists, query_texts, records_frame, the_column
+from ..common.frames import check_ids, check_single, document_texts, expansion_lists, query_texts, records_frame, the_column
 from .fusion import Fusion, check_fusion, fuse
 from .vectors import SourcedArray, stack_vectors, with_source
 
@@ -93,6 +93,7 @@ class QueryEncoder(_View, BiQueryEncoder):
             v.columns(includes=["query"])
         if inp.empty:
             return inp.assign(query_vec=pd.Series(dtype=object))
+        check_single(inp, "query_vec")
         queries, expansions = query_texts(inp), expansion_lists(inp)
         distinct: dict[tuple[str, ...], int] = {}
         place = [distinct.setdefault((q, *e), len(distinct)) for q, e in zip(queries, expansions, strict=True)]
@@ -168,6 +169,7 @@ class DocEncoder(_View, BiDocEncoder):
             v.columns(includes=[self.text_field])
         if inp.empty:
             return inp.assign(doc_vec=pd.Series(dtype=object))
+        check_single(inp, "doc_vec")
         texts = document_texts(inp, self.text_field)
         step = PROGRESS_BLOCK if self.verbose else len(texts)
         blocks = range(0, len(texts), step)
@@ -214,6 +216,7 @@ class TextScorer(_View, BiScorer):
         if inp.empty:
             return inp.assign(score=pd.Series(dtype=float), rank=pd.Series(dtype=int))
         check_ids(inp, "qid", "docno")
+        check_single(inp, "score", "rank")
         options = {"batch_size": self.batch_size, "verbose": self.verbose}
         queries = inp if "query_vec" in inp else self.bi_encoder_model.query_encoder(**options)(inp)
         documents = inp if "doc_vec" in inp else self.bi_encoder_model.doc_encoder(**options)(inp)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from ..collections import BeirFolder
 from ..collections.opening import open_collection, topics_of
+from ..collections.qrels import distinct
 from ..common.fingerprint import file_fingerprint
 from .averages import AVERAGES, COLLECTIONS, FORUMS
 from .provenance import digest, stable_repr
@@ -93,11 +94,15 @@ class Collection:
         """`[qid, docno, label]`.
 
         Raises:
-            ValueError: nothing is judged relevant. OSError: the data is neither here nor can it be downloaded.
+            ValueError: nothing is judged relevant, or one pair is judged in two ways. OSError: the data is neither here nor can it be downloaded.
         """
         with self._reading():
             qrels = self.dataset.get_qrels()[["qid", "docno", "label"]]
         qrels = qrels.astype({"qid": str, "docno": str, "label": int})
+        if qrels.duplicated(["qid", "docno"]).any():
+            rows = zip(qrels["qid"], qrels["docno"], qrels["label"].tolist(), strict=True)
+            placed = ((f"row {number} of the qrels of {self.name}", row) for number, row in enumerate(rows, 1))
+            qrels = pd.DataFrame(distinct(placed, self.name), columns=["qid", "docno", "label"])
         if not (qrels["label"] > 0).any():
             raise ValueError(f"{self.name}: no document is judged relevant, so nothing can be evaluated")
         return qrels

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
-from ..common.frames import query_texts, records_frame
+from ..common.frames import check_single, query_texts, records_frame
 from .backends.base import Backend, Generation, Request, Sampling
 from .cache import GenerationCache
 from .cleaning import strip_preamble
@@ -43,6 +43,7 @@ class _Expander(pt.Transformer):
         pt.validate.query_frame(inp, ["query"], context=self)
         if inp.empty:
             return inp.assign(query_expansions=pd.Series(dtype=object))
+        check_single(inp, "query_expansions")
         queries = query_texts(inp)
         raw = self._raw_expansions([str(qid) for qid in inp["qid"]], queries)
         tidy: Callable[[str], str] = strip_preamble if self.clean else str

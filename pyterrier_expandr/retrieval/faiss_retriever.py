@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from ..common.frames import check_ids, the_column
+from ..common.frames import check_ids, check_single, the_column
 from ..encoding.vectors import describe_source, same_vectors, source_of, stack_vectors
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class FaissRetriever(pt.Transformer):
                 docno=pd.Series(dtype=str), score=pd.Series(dtype=np.float32), rank=pd.Series(dtype=np.int64)
             )
         check_ids(inp, "qid")
+        check_single(inp, "docno")
         matrix = stack_vectors(the_column(inp, "query_vec"), list(map(str, inp["qid"])), name="query_vec")
         self._check_encoder(matrix.shape[1], source_of(inp["query_vec"].iloc[0]))
         scores, numbers = self._search(matrix)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ...collections.qrels import distinct
 from ...common.frames import document_text
 from .chunks import in_chunks
 from .example import TrainingExample
@@ -52,7 +53,7 @@ def examples_of_collection(
 
     Raises:
         ValueError: judgments of queries or documents that the collection lacks or that have no text (they are named),
-            or no document with the grade at all (the grades found are named); an unknown collection.
+            one pair that is judged in two ways, or no document with the grade at all (the grades found are named); an unknown collection.
 
     Example:
         >>> example = next(examples_of_collection("pocket", "test", min_relevance=2))
@@ -199,6 +200,7 @@ def _document(line: bytes, where: str, skipped: Counter[str] | None) -> dict[str
 
 class _Irds:
     def __init__(self, name: str) -> None:
+        self._name = name
         import ir_datasets
 
         import pyterrier_expandr.collections  # noqa: F401  registers this package's own ir-datasets
@@ -213,8 +215,9 @@ class _Irds:
             )
 
     def judgments(self) -> Iterator[tuple[str, str, int]]:
-        for row in self._dataset.qrels_iter():
-            yield row.query_id, row.doc_id, int(row.relevance)
+        rows = ((row.query_id, row.doc_id, int(row.relevance)) for row in self._dataset.qrels_iter())
+        placed = ((f"judgment {number} of irds:{self._name}", row) for number, row in enumerate(rows, 1))
+        yield from distinct(placed, f"irds:{self._name}")
 
     def queries(self) -> Iterator[tuple[str, str]]:
         for query in self._dataset.queries_iter():

@@ -1,0 +1,89 @@
+"""Relevance judgments: files of them in two formats, and what all readers ask of them."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+#: how the last column of a qrels file is headed, where it has a header
+HEADINGS = ("score", "label", "relevance", "rel")
+
+#: (query id, document id, grade)
+Judgment = tuple[str, str, int]
+
+
+def read_qrels(path: Path) -> pd.DataFrame:
+    """`[qid, docno, label]` of a qrels file, with int labels.
+
+    The file has BEIR's three columns between tabs (query-id, corpus-id, score; a header may stand above them) or TREC's
+    four between white space (query id, iteration, document id, grade).
+
+    Raises:
+        ValueError: a line has other columns (the format found is named), a grade that is not of decimal digits alone,
+            or judges a pair otherwise than a line before it (both lines are named).
+    """
+    return pd.DataFrame(distinct(_rows(path), str(path)), columns=["qid", "docno", "label"])
+
+
+def distinct(judgments: Iterable[tuple[str, Judgment]], source: str) -> Iterator[Judgment]:
+    """Each judgment once; how many came again is logged.
+
+    Args:
+        judgments: (place, judgment); the place is named in errors.
+        source: what they are of, for the log.
+
+    Raises:
+        ValueError: two places judge one pair differently.
+
+    Example:
+        >>> list(distinct([("line 1", ("q", "d", 1)), ("line 2", ("q", "d", 1))], "qrels"))
+        [('q', 'd', 1)]
+    """
+    seen: dict[tuple[str, str], tuple[int, str]] = {}
+    again = 0
+    for place, (qid, docno, label) in judgments:
+        first, where = seen.setdefault((qid, docno), (label, place))
+        if first != label:
+            raise ValueError(
+                f"{where} judges document {docno!r} for query {qid!r} with {first}, {place} with {label}: keep one"
+            )
+        if where == place:
+            yield qid, docno, label
+        else:
+            again += 1
+    if again:
+        logger.warning("%s: %d judgments stand there twice and count once", source, again)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Judgment]]:
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            cells = line.rstrip("\r\n").split("\t")
+            if not line.strip() or (number == 1 and _is_header(line)):
+                continue
+            if len(cells) != 3 and len(trec := line.split()) == 4:
+                cells = [trec[0], *trec[2:]]
+            if len(cells) != 3 or not re.fullmatch("-?[0-9]+", cells[2]):
+                raise ValueError(
+                    f"{path}:{number} must be query-id, corpus-id and a whole number (of decimal digits) between tabs, "
+                    f"or the four columns of TREC, got {_format(line)}: {line.strip()[:80]!r}"
+                )
+            yield f"{path}:{number}", (cells[0], cells[1], int(cells[2]))
+
+
+def _is_header(line: str) -> bool:
+    return re.split(r"[\t,; ]", line.strip())[-1].lower() in HEADINGS
+
+
+def _format(line: str) -> str:
+    """What a line that cannot be read looks like."""
+    for name, parts in (("tabs", line.split("\t")), ("commas", line.split(",")), ("white space", line.split())):
+        if len(parts) > 1:
+            return f"{len(parts)} columns between {name}"
+    return "one column"
