@@ -42,7 +42,9 @@ class _Handler(BaseHTTPRequestHandler):
         if path[0] == "api":
             name, revision = "/".join(path[2:4]), path[5] if len(path) > 5 else "main"
             found = self.hub.find(name, revision)
-            body = json.dumps([] if "tree" in path else {"id": name, "sha": found and found[0], "siblings": []}).encode()
+            body = json.dumps(
+                [] if "tree" in path else {"id": name, "sha": found and found[0], "siblings": []}
+            ).encode()
             return self._send(200 if found else 404, body, {"Content-Type": "application/json"}, with_body)
         found = self.hub.find("/".join(path[:2]), path[3])
         file = found[1].joinpath(*path[4:]) if found else None

@@ -22,9 +22,36 @@ pytest.importorskip("faiss")
 
 PACKAGE = str(Path(pyterrier_expandr.__file__).parent)
 ODD_IDS = ["1", "2", "a b", "", "a\ud800", "\x00", "d1", 1, 2, 1.5, float("nan"), None, pd.NA, True, ("t",), b"1"]
-ODD_TEXTS = [TEXTS[0], TEXTS[1], "", "  ", "a\ud800b", "nul\x00", "sky " * 80, 7, None, float("nan"), pd.NA, ["x"], b"x"]
+ODD_TEXTS = [
+    TEXTS[0],
+    TEXTS[1],
+    "",
+    "  ",
+    "a\ud800b",
+    "nul\x00",
+    "sky " * 80,
+    7,
+    None,
+    float("nan"),
+    pd.NA,
+    ["x"],
+    b"x",
+]
 VECTOR = np.ones(32, np.float32)
-ODD_VECTORS = [VECTOR, VECTOR, VECTOR * 2, list(VECTOR), VECTOR[:3], VECTOR * np.nan, None, "x", 1.0, VECTOR[None], [[1], [2, 3]], []]
+ODD_VECTORS = [
+    VECTOR,
+    VECTOR,
+    VECTOR * 2,
+    list(VECTOR),
+    VECTOR[:3],
+    VECTOR * np.nan,
+    None,
+    "x",
+    1.0,
+    VECTOR[None],
+    [[1], [2, 3]],
+    [],
+]
 ODD_LISTS = [[], ["x"], ["a\ud800", " "], None, float("nan"), "text", [1], 5, np.array(["x"], object), {"a": 1}]
 ODD_NUMBERS = [0, 1, 2.5, float("nan"), None, "3", float("inf"), -1, pd.NA]
 POOLS = {
@@ -62,7 +89,9 @@ def frames(draw, columns):
         parts.append(series.infer_objects() if draw(st.booleans()) and not _surrogates(cells) else series)
     frame = pd.concat(parts, axis=1) if parts else pd.DataFrame()
     if draw(st.booleans()) and len(frame):
-        frame.index = draw(st.sampled_from([[0] * len(frame), [f"r{n}" for n in range(len(frame))], [None] * len(frame)]))
+        frame.index = draw(
+            st.sampled_from([[0] * len(frame), [f"r{n}" for n in range(len(frame))], [None] * len(frame)])
+        )
     return frame
 
 

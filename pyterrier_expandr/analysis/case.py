@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
+from ..common.files import path_of
 from ..common.frames import expansion_lists
 from .phrases import highlighted, shared_phrases
 from .texts import gold_documents
@@ -87,7 +88,7 @@ class CaseStudy:
         """Write the case as a page of its own."""
         title = html.escape(self.query)
         head = f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>'
-        target = Path(path)
+        target = path_of(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(f"{head}<body>{self.to_html()}</body></html>\n", encoding="utf-8")
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..common.files import path_of
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -56,7 +58,7 @@ def drawing(path: str | Path | None, **options: Any) -> Iterator[tuple[Figure, A
         plt.close(figure)
         yield figure, axes
         if path is not None:
-            target = Path(path)
+            target = path_of(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             metadata = {"Date": None} if target.suffix.lower() == ".svg" else None
             figure.savefig(target, dpi=200, metadata=metadata)

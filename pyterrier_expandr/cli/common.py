@@ -3,17 +3,50 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from ..collections.opening import open_collection as open_collection
 from ..collections.opening import topics_of as topics_of
+from ..common.files import path_of, with_home
 
 if TYPE_CHECKING:
     import pandas as pd
 
-app = typer.Typer(
+#: options and arguments that are text, in which `~` is a character like others
+PLAIN_TEXT = {"queries", "query", "prompt", "title"}
+
+
+class HomeCommand(TyperCommand):
+    """A command whose paths may begin with `~`, also where a shell leaves it (`--index=~/i`, `NAME=~/e.jsonl`)."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command with `~` read as the home folder."""
+        for name, value in ctx.params.items():
+            if name not in PLAIN_TEXT:
+                ctx.params[name] = _at_home(value)
+        return super().invoke(ctx)
+
+
+def _at_home(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_at_home(item) for item in value)
+    if isinstance(value, Path):
+        return path_of(value)
+    return with_home(value) if isinstance(value, str) else value
+
+
+class Commands(typer.Typer):
+    """A group of such commands."""
+
+    def command(self, name: str | None = None, **options: Any) -> Any:
+        """A decorator that registers a command."""
+        return super().command(name, **{"cls": HomeCommand, **options})
+
+
+app = Commands(
     name="expandr",
     help="LLM-expanded dense retrieval with PyTerrier.",
     no_args_is_help=True,

@@ -41,6 +41,7 @@ def experiment(
     indexes: Annotated[Path | None, typer.Option(help="Folder of the indexes; OUT/.indexes if not given.")] = None,
     pooling: Annotated[str | None, typer.Option(help="Of all encoders; for checkpoints that do not say.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens that all encoders read of a text.")] = None,
+    truncate_dim: Annotated[int | None, typer.Option(help="Numbers that all encoders keep of an embedding.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Texts per model call.", min=1)] = None,
     prompt: Annotated[str, typer.Option(help="Of LLMs: q2d, q2q, q2e, q2c, or a template with {query}.")] = "q2d",
     n: Annotated[int, typer.Option(help="Expansions that an LLM writes for each query.")] = 1,
@@ -68,7 +69,12 @@ def experiment(
         indexes,
         generations=cache or Path(f"{out}.sqlite"),
         device=device,
-        encoder={"pooling": pooling, "max_length": max_length, "batch_size": batch_size},
+        encoder={
+            "pooling": pooling,
+            "max_length": max_length,
+            "truncate_dim": truncate_dim,
+            "batch_size": batch_size,
+        },
         llm={"prompt": prompt, "n": n, **sampling},
     )
     systems = {name: open_system(spec, collections=len(chosen)) for name, spec in named.items()}

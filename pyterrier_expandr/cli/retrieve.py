@@ -79,6 +79,7 @@ def index(
     split: Split = "test",
     pooling: Annotated[str | None, typer.Option(help="mean, cls ...; for checkpoints that do not say.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens read of each document.")] = None,
+    truncate_dim: Annotated[int | None, typer.Option(help="Numbers kept of each embedding (Matryoshka).")] = None,
     factory: Annotated[
         str | None, typer.Option(help="FAISS factory string; Flat for a new index if not given.")
     ] = None,
@@ -91,7 +92,13 @@ def index(
     from ..retrieval.faiss_index import FaissIndex
 
     model = load_encoder(
-        encoder, fuse=True, pooling=pooling, max_length=max_length, batch_size=batch_size, device=device
+        encoder,
+        fuse=True,
+        pooling=pooling,
+        max_length=max_length,
+        truncate_dim=truncate_dim,
+        batch_size=batch_size,
+        device=device,
     )
     target = FaissIndex(index, factory=factory)
     corpus = open_collection(collection, split).get_corpus_iter(verbose=True)

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from .common import LLM_HELP, Device, app
+from .common import LLM_HELP, Commands, Device, app
 
-train = typer.Typer(help="Make training data, and train both models.", no_args_is_help=True, rich_markup_mode=None)
+train = Commands(help="Make training data, and train both models.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(train, name="train")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
+from ..common.files import path_of
 from ..common.frames import without_surrogates
 from ..common.jsonl import read_jsonl
 from .qrels import read_qrels
@@ -28,7 +29,7 @@ class BeirFolder(pt.datasets.Dataset):
     """
 
     def __init__(self, path: str | Path, split: str = "test") -> None:
-        self.path, self.split = Path(path), split
+        self.path, self.split = path_of(path), split
         for name in ("corpus.jsonl", "queries.jsonl", "qrels"):
             if not (self.path / name).exists():
                 raise FileNotFoundError(f"{str(self.path)!r} is no folder in BEIR format: it has no {name}")

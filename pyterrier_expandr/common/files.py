@@ -4,10 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+def path_of(path: str | Path) -> Path:
+    """The path that a user means: `~` at its beginning is the home folder.
+
+    Example:
+        >>> path_of("~/pocket.faiss").is_absolute(), path_of("pocket.faiss").is_absolute()
+        (True, False)
+    """
+    return Path(os.path.expanduser(path))
+
+
+def with_home(text: str) -> str:
+    """A name in which `~` may stand for the home folder, as a shell reads it: at the beginning, and after `=`, `+`, `:`.
+
+    Example:
+        >>> with_home("no~/thing"), with_home("dense=~/model+~/e.jsonl").count("~")
+        ('no~/thing', 0)
+    """
+    return re.sub(r"(^|[=+:])(~)(?=/|$)", lambda match: match[1] + os.path.expanduser("~"), text)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .files import replacing
+from .files import path_of, replacing
 
 
 def read_jsonl(
@@ -26,7 +26,7 @@ def read_jsonl(
         FileNotFoundError: there is no such file.
     """
     wanted = list(fields)
-    with open(path, "rb") as file:
+    with open(path_of(path), "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -56,7 +56,7 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:
     Raises:
         OSError: the folder cannot be written, or the disk is full.
     """
-    target = Path(path)
+    target = path_of(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with replacing(target) as part, open(part, "w", encoding="utf-8") as file:

@@ -13,6 +13,7 @@ import pyterrier as pt
 import torch
 from pyterrier_dr import BiEncoder, SimFn
 
+from ..common.files import with_home
 from ..common.fingerprint import model_fingerprint, pinned_revision
 from .fusion import Fusion, check_fusion
 from .loading import check_folder, load_sentence_transformer
@@ -103,7 +104,7 @@ class ExpandREncoder(BiEncoder):
         ):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
-        self.model_name = str(model) if isinstance(model, (str, Path)) else host.name_of(model)
+        self.model_name = with_home(str(model)) if isinstance(model, (str, Path)) else host.name_of(model)
         if isinstance(model, (str, Path)):
             check_folder(self.model_name)
         self._built = None if isinstance(model, (str, Path)) else model

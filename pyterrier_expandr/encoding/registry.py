@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
+from ..common.files import with_home
 from .models.catalogue import ENCODERS, FIRST_DECODER_POSITION, LLMS, EncoderEntry, LLMEntry
 
 if TYPE_CHECKING:
@@ -58,8 +59,12 @@ def load_encoder(
         >>> load_encoder("contriever")
         ExpandREncoder('facebook/contriever')
     """
-    name = str(name)
+    name = with_home(str(name))
     options = {option: value for option, value in options.items() if value is not None}
+    if isinstance(checkpoint, (str, Path)):
+        checkpoint = with_home(str(checkpoint))
+    elif checkpoint is not None:
+        checkpoint = tuple(with_home(str(one)) for one in checkpoint)  # type: ignore[assignment]  # its length is checked
     entry = ENCODERS.get(name)
     if entry is None:
         return _load_unlisted(name, checkpoint, fuse, options)

@@ -11,7 +11,15 @@ import pyterrier as pt
 from pyterrier_dr import SimFn
 from pyterrier_dr.biencoder import BiDocEncoder, BiQueryEncoder, BiScorer
 
-from ..common.frames import check_ids, check_single, document_texts, expansion_lists, query_texts, records_frame, the_column
+from ..common.frames import (
+    check_ids,
+    check_single,
+    document_texts,
+    expansion_lists,
+    query_texts,
+    records_frame,
+    the_column,
+)
 from .fusion import Fusion, check_fusion, fuse
 from .vectors import SourcedArray, stack_vectors, with_source
 

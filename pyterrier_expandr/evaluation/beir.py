@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import pyterrier as pt
 from ir_measures import Measure
 
+from ..common.files import path_of
 from .beir_collections import Collection, resolve
 from .cells import evaluate, parse_measures, search
 from .provenance import describe_pipeline, digest
@@ -101,7 +102,7 @@ def experiment(
     names = [collection.name for collection in chosen]
     settings = {"num_results": num_results, "split": split}
     store = ResultStore(folder, list(named), names, [str(measure) for measure in wanted], settings)
-    place = Path(indexes or Path(folder) / ".indexes")
+    place = path_of(indexes or Path(folder) / ".indexes")
     makers = {name: _maker(system, place, names, verbose) for name, system in named.items()}
     failed = []
     with pt.tqdm(total=len(chosen) * len(named), desc="Experiment", unit="cell", disable=not verbose) as progress:

@@ -14,6 +14,7 @@ import pandas as pd
 from ..collections import BeirFolder
 from ..collections.opening import open_collection, topics_of
 from ..collections.qrels import distinct
+from ..common.files import path_of, with_home
 from ..common.fingerprint import file_fingerprint
 from .averages import AVERAGES, COLLECTIONS, FORUMS
 from .provenance import digest, stable_repr
@@ -215,6 +216,7 @@ def _members(name: str) -> list[str]:
 
 
 def _named(name: str, data: str | Path | None, split: str, num_results: int) -> Collection:
+    data, name = None if data is None else path_of(data), with_home(name)
     if name in SOURCES:
         folder, irds, split = SOURCES[name]
         here = data is not None and (Path(data) / folder).is_dir()

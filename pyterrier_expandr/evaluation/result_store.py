@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from ..common.files import part_of, replacing, write_json
+from ..common.files import part_of, path_of, replacing, write_json
 
 #: version of the folder's layout
 FORMAT_VERSION = 1
@@ -64,7 +64,7 @@ class ResultStore:
         measures: Sequence[str],
         settings: Mapping[str, Any],
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = path_of(folder)
         _check_names(systems)
         make_folder(self.folder)
         held = set(self.folder.iterdir()) - {part_of(self.folder / EXPERIMENT)}  # a kill leaves that

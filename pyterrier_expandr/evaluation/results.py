@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..common.files import path_of
 from .averages import AVERAGES, FORUMS, parts_of
 from .result_store import CELL, PER_QUERY, PER_QUERY_COLUMNS, RUN, cell_folder, read_experiment, read_run
 from .significance import permutation_test
@@ -52,7 +53,7 @@ class Results:
             FileNotFoundError: there is no such folder. FileExistsError: it holds no experiment. ValueError: it is
                 damaged or was written by another version, or a name is not in it.
         """
-        folder = Path(folder)
+        folder = path_of(folder)
         content = read_experiment(folder)
         chosen = {"systems": systems, "collections": collections}
         for kind, names in chosen.items():

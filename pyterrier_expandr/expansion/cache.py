@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from ..common.files import path_of
 from .backends.base import Generation, Request
 
 #: version of the tables below, kept in the file; a higher one was written by a newer release
@@ -69,7 +70,7 @@ class GenerationCache:
     """
 
     def __init__(self, path: str | Path = ":memory:") -> None:
-        self.path = str(path)
+        self.path = str(path_of(path))
         self._lock = threading.Lock()
         self._connection = self._open()
 

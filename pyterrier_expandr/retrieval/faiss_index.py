@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyterrier as pt
 
+from ..common.files import path_of
 from . import faiss_build as layout
 from .faiss_indexer import FaissIndexer, Mode
 from .spool import Spool
@@ -53,7 +54,7 @@ class FaissIndex(pt.Artifact, pt.Indexer):
     ARTIFACT_PACKAGE_HINT = layout.ARTEFACT["package_hint"]
 
     def __init__(self, path: str | Path, *, factory: str | None = None, metric: Metric | None = None) -> None:
-        super().__init__(path)
+        super().__init__(path_of(path))
         if metric not in ("ip", "l2", None):
             raise ValueError(f'metric must be "ip" or "l2", got {metric!r}')
         if factory is not None and (not isinstance(factory, str) or not factory.strip()):

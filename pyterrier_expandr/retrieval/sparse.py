@@ -13,6 +13,7 @@ from typing import Any
 
 import pyterrier as pt
 
+from ..common.files import path_of
 from ..common.frames import document_text, mended, warn_mended
 
 
@@ -36,9 +37,10 @@ def bm25(corpus: Iterable[dict[str, Any]], folder: str | Path, *, num_results: i
         raise ImportError(
             'BM25 needs pyterrier-pisa: pip install "pyterrier_expandr[bm25]" (wheels for Linux on x86-64 only)'
         ) from error
+    folder = path_of(folder)
     index = PisaIndex(str(folder), text_field="text")
     if not index.built():
-        _build(corpus, Path(folder))
+        _build(corpus, folder)
     with _quiet():
         return _retriever(index, num_results)
 

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pyterrier as pt
 
+from ..common.files import path_of
 from ..evaluation.provenance import describe_pipeline, digest
 from ..evaluation.self_match import SelfMatchFilter
 from . import store as store
@@ -122,7 +123,7 @@ class ExpandR(pt.Artifact):
         """
         documents = {name: value for name, value in self.encoder.describe().items() if name not in QUERY_SIDE}
         key = digest([documents, collection.corpus_fingerprint])[:12]
-        folder = Path(indexes) / f"{quote(collection.name, safe=' ')}.{key}.faiss"
+        folder = path_of(indexes) / f"{quote(collection.name, safe=' ')}.{key}.faiss"
         folder.parent.mkdir(parents=True, exist_ok=True)
         return ExpandR(self.expander, self.encoder, folder).index(collection.get_corpus_iter(verbose=verbose))
 
@@ -146,8 +147,8 @@ class ExpandR(pt.Artifact):
                 fusion that is a function), or the index is not built. TypeError: an expander of another package.
         """
         self._index()
-        store.save(self, Path(folder))
-        self.path = Path(folder)
+        store.save(self, path_of(folder))
+        self.path = path_of(folder)
         return self
 
     @classmethod
@@ -173,7 +174,7 @@ class ExpandR(pt.Artifact):
             ValueError: a part is not the one that was saved (both sides are named), or the record is damaged or from a
                 newer release. FileNotFoundError: there is no such folder. OSError: the hub cannot be reached.
         """
-        folder = Path(path)
+        folder = path_of(path)
         if not folder.is_dir():
             return cls._from_hub(
                 str(path), {"backend": backend, "cache": cache, "expansion": expansion, "device": device}

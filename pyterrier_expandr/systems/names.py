@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pyterrier as pt
 
+from ..common.files import path_of, with_home
 from ..evaluation.provenance import digest
 from .expandr import ExpandR
 from .store import RECORD
@@ -57,7 +58,7 @@ class SystemOpener:
         encoder: Mapping[str, Any] | None = None,
         llm: Mapping[str, Any] | None = None,
     ) -> None:
-        self.indexes, self.generations, self.device = Path(indexes), generations, device
+        self.indexes, self.generations, self.device = path_of(indexes), generations, device
         self._encoder_options, self._llm_options = dict(encoder or {}), dict(llm or {})
         self._encoder, self._llm = cache(self._open_encoder), cache(self._open_llm)
 
@@ -70,6 +71,7 @@ class SystemOpener:
             ValueError: a name of no such form, an unknown encoder or backend, a broken line of a file, or a part of a
                 saved system that is not the one that was saved. FileNotFoundError: there is no such file or folder.
         """
+        name = with_home(name)
         if name.lower() == "bm25":
             return self._bm25
         base, sign, expansions = (name, "", "") if Path(name).is_dir() else name.partition("+")

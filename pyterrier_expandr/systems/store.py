@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..common.files import write_json
+from ..common.files import path_of, write_json
 from ..encoding.vectors import describe_source
 from ..evaluation.provenance import describe_pipeline
 from ..evaluation.result_store import versions
@@ -101,7 +101,7 @@ def _save_expander(expander: pt.Transformer | None, folder: Path) -> dict[str, A
         return None
     if isinstance(expander, RecordedExpander):
         if isinstance(expander.records, (str, Path)):
-            shutil.copyfile(expander.records, folder / EXPANSIONS)
+            shutil.copyfile(path_of(expander.records), folder / EXPANSIONS)
         else:
             write_jsonl(folder / EXPANSIONS, expander.records)
         return {"kind": "recorded", **describe_pipeline(expander)}

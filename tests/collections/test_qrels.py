@@ -38,8 +38,11 @@ def test_trecs_format(tmp_path, text):
         ("q1\td1\t2\tx\t5", "5 columns between tabs"),
         ("q1", "one column"),
         ("q1\td1\t2.0", "3 columns between tabs"),
-        *((f"q1\td1\t{grade}", "decimal digits") for grade in ("１", "1_0", "+1", " 1", "٣", "²", "--1", "1 ")),
-        *((f"q1 0 d1 {grade}", "decimal digits") for grade in ("１", "1_0", "x")),
+        *(
+            (f"q1\td1\t{grade}", "decimal digits")
+            for grade in ("\uff11", "1_0", "+1", " 1", "\u0663", "\u00b2", "--1", "1 ")
+        ),
+        *((f"q1 0 d1 {grade}", "decimal digits") for grade in ("\uff11", "1_0", "x")),
     ],
 )
 def test_other_formats_are_named(tmp_path, line, found):
@@ -76,7 +79,9 @@ def test_an_experiment_refuses_them_too(caplog):
         collection = Collection("twice", Judged([("q", "d", 1), ("q", "d", 1), ("q", "e", 0)]))
         assert collection.qrels.values.tolist() == [["q", "d", 1], ["q", "e", 0]]
     assert "twice: 1 judgments" in caplog.text
-    with pytest.raises(ValueError, match=r"row 1 of the qrels of odd judges .* with 1, row 2 of the qrels of odd with 2"):
+    with pytest.raises(
+        ValueError, match=r"row 1 of the qrels of odd judges .* with 1, row 2 of the qrels of odd with 2"
+    ):
         _ = Collection("odd", Judged([("q", "d", 1), ("q", "d", 2)])).qrels
 
 

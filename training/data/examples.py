@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ...common.files import path_of, with_home
 from ...common.frames import without_surrogates
 from ...common.jsonl import read_jsonl, write_jsonl
 from .example import TrainingExample as TrainingExample
@@ -55,8 +56,8 @@ def open_examples(
         >>> next(open_examples("pocket", "train")).query_id
         'q02'
     """
-    name = str(source)
-    path = Path(source)
+    name = with_home(str(source))
+    path = Path(name)
     if name == "pocket" or name.startswith("irds:") or (path / "corpus.jsonl").is_file():
         if ratios:
             raise ValueError(f"ratios are shares of JSONL files, and {name} is a collection: leave them out")
@@ -89,7 +90,7 @@ def examples_from_jsonl(
     Example:
         >>> next(examples_from_jsonl("nq.jsonl", ratios={"nq": 0.1})).negatives  # doctest: +SKIP
     """
-    path, ratios = Path(path), dict(ratios or {})
+    path, ratios = path_of(path), dict(ratios or {})
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not files:
         raise FileNotFoundError(f"{path} holds no *.jsonl")

@@ -52,8 +52,9 @@ def examples_of_collection(
             and "no relevant document" are counted there; without, all but the last raise.
 
     Raises:
-        ValueError: judgments of queries or documents that the collection lacks or that have no text (they are named),
-            one pair that is judged in two ways, or no document with the grade at all (the grades found are named); an unknown collection.
+        ValueError: judgments of queries or documents that the collection lacks or that have no text (they are named), one
+            pair that is judged in two ways, or no document with the grade at all (the grades found are named); an
+            unknown collection.
 
     Example:
         >>> example = next(examples_of_collection("pocket", "test", min_relevance=2))

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ...common.files import write_json
+from ...common.files import path_of, write_json
 from ...common.fingerprint import model_fingerprint, pinned_revision
 from ...expansion.backends.base import Message
 from ...expansion.backends.huggingface import HuggingFaceBackend
@@ -80,7 +80,7 @@ def merge_adapter(
     Example:
         >>> merge_adapter("adapter", "merged")  # doctest: +SKIP
     """
-    out, adapter = Path(out), Path(adapter)
+    out, adapter = path_of(out), path_of(adapter)
     prompts = [render(PROMPTS["q2d"], query=query) for query in SAMPLE_QUERIES] if prompts is None else prompts
     _check(prompts, tolerance, dtype)
     trained_on = _record(adapter)

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
-from ...common.files import write_json
+from ...common.files import with_home, write_json
 from ...expansion.backends.huggingface import HuggingFaceBackend
 from ..checkpoints import last_checkpoint
 from ..preferences.pair_files import read_pairs
@@ -96,7 +96,8 @@ class ExpanderTrainingConfig:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "base", str(self.base))
+        for name in ("base", "pairs", "out"):
+            object.__setattr__(self, name, with_home(str(getattr(self, name))))
         if isinstance(self.target_modules, str) or not self.target_modules:
             raise ValueError(f"target_modules must be a list of module names, got {self.target_modules!r}")
         object.__setattr__(self, "target_modules", tuple(self.target_modules))

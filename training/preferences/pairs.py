@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import pyterrier as pt
 
-from ...common.files import write_json
+from ...common.files import path_of, write_json
 from ...common.jsonl import read_jsonl
 from ...encoding.encoder import ExpandREncoder
 from ...expansion.backends.base import Backend
@@ -114,7 +114,7 @@ def build_pairs(
         >>> encoder = ExpandREncoder("facebook/contriever")
         >>> print(build_pairs(PairsConfig("pocket"), backend, encoder, "pairs"))  # doctest: +SKIP
     """
-    out = Path(out)
+    out = path_of(out)
     settings = _settings(config, backend, encoder)
     if not is_finished(out, RECORD, settings):
         work = claim(out, settings)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ...common.files import path_of, with_home
 from ...encoding.registry import check_name, demo_encoder_folder
 from ...evaluation.cells import parse_measures
 from ...expansion.backends.base import Sampling
@@ -271,7 +272,7 @@ def read_recipe(path: str | Path, *, seed: int | None = None) -> Recipe:
         >>> read_recipe("recipes/pocket.yaml").llm  # doctest: +SKIP
         'small'
     """
-    text = Path(path).read_text(encoding="utf-8")
+    text = path_of(path).read_text(encoding="utf-8")
     try:
         return _recipe(load_yaml(text), seed)
     except (TypeError, ValueError) as error:
@@ -294,7 +295,10 @@ def _expanded(value: Any) -> Any:
         return {name: _expanded(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_expanded(item) for item in value]
-    if not isinstance(value, str) or "$" not in value:
+    if not isinstance(value, str):
+        return value
+    value = with_home(value)
+    if "$" not in value:
         return value
     expanded = os.path.expandvars(value)
     if "$" in expanded:

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ...common.files import write_json
+from ...common.files import with_home, write_json
 from ...encoding.fusion import NAMED_FUSIONS, check_fusion
 from ..checkpoints import last_checkpoint
 from ..run_folder import claim, is_finished, is_first_process, publish
@@ -144,7 +144,7 @@ class RetrieverTrainingConfig:
             raise ValueError("patience needs held-out queries: set dev_fraction above 0 or dev_data")
         for name in ("base", "data", "out", "expansions", "dev_data"):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, str(getattr(self, name)))
+                object.__setattr__(self, name, with_home(str(getattr(self, name))))
 
 
 def train_retriever(config: RetrieverTrainingConfig, *, verbose: bool = False) -> Path:

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...common.files import write_json
+from ...common.files import path_of, write_json
 from ...expansion.prompts import resolve_prompt
 from ..checkpoints import last_checkpoint
 from ..run_folder import claim, is_finished, publish
@@ -106,7 +106,7 @@ def train_small_lm(
         >>> train_small_lm(texts, [("why is the sky blue", texts[0])], "small-lm")  # doctest: +SKIP
     """
     config = config or SmallLMConfig()
-    out = Path(out)
+    out = path_of(out)
     texts, pairs = list(texts), list(pairs)
     if not texts or not pairs:
         raise ValueError(f"a language model needs texts and pairs to learn from, got {len(texts)} and {len(pairs)}")

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ..common import app
+from ..common import Commands, app
 
-analyse = typer.Typer(
+analyse = Commands(
     help="Explain a result: numbers to the terminal, a picture to --out.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(analyse, name="analyse")

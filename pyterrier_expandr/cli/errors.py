@@ -1,0 +1,73 @@
+"""What is said when a command cannot go on: a sentence where the user can mend it, all there is where it is a bug."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+
+#: how libraries that raise no OSError tell that the system refused
+SYSTEM_SAID = re.compile(
+    r"\(os error \d+\)|No space left on device|disk is full|Disk quota exceeded|File too large|Permission denied|"
+    r"Read-only file system|Input/output error|Too many open files|unable to open database file"
+)
+
+
+@contextmanager
+def answered() -> Iterator[None]:
+    """Turn what the block raises into a message and an exit status: 2 for what the user can mend, 1 for a bug."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, ValueError):  # a stream of another kind stays as it is
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # what a terminal cannot show
+    try:
+        yield
+    except Exception as error:
+        if (sentence := mendable(error)) is None:
+            traceback.print_exc()
+            sentence = (
+                f"this is a bug in pyterrier_expandr {version('pyterrier_expandr')}: please report the lines above and "
+                f"the command to its issue tracker: expandr {shlex.join(sys.argv[1:])}"
+            )
+            _say(sentence)
+            sys.exit(1)
+        _say(sentence)
+        sys.exit(2)
+
+
+def mendable(error: BaseException) -> str | None:
+    """One sentence on an error that the user can mend, or None where it is a bug.
+
+    Example:
+        >>> mendable(PermissionError(13, "Permission denied", "/root/index"))
+        "Permission denied: '/root/index'"
+        >>> mendable(KeyError("qid")) is None
+        True
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return _sentence(cause) if cause is error else f"{_first_line(error)}: {_sentence(cause)}"
+        if SYSTEM_SAID.search(str(cause)):
+            return _first_line(cause)
+        cause = cause.__cause__
+    return str(error) if isinstance(error, (ValueError, TypeError, ImportError)) else None
+
+
+def _sentence(error: OSError) -> str:
+    """What the system refused, and of which file, without its number."""
+    if error.strerror is None or error.args[:1] != (error.errno,):
+        return str(error)
+    files = " -> ".join(repr(str(name)) for name in (error.filename, error.filename2) if name is not None)
+    return f"{error.strerror}: {files}" if files else error.strerror
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _say(sentence: str) -> None:
+    print(f"expandr: error: {sentence}", file=sys.stderr)
