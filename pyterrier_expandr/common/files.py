@@ -22,7 +22,7 @@ def path_of(path: str | Path) -> Path:
 
 
 def with_home(text: str) -> str:
-    """A name in which `~` may stand for the home folder, as a shell reads it: at the beginning, and after `=`, `+`, `:`.
+    """A name in which `~` may stand for the home folder: at the beginning, and after `=`, `+` and `:`.
 
     Example:
         >>> with_home("no~/thing"), with_home("dense=~/model+~/e.jsonl").count("~")

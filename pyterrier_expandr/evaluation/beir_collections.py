@@ -95,7 +95,8 @@ class Collection:
         """`[qid, docno, label]`.
 
         Raises:
-            ValueError: nothing is judged relevant, or one pair is judged in two ways. OSError: the data is neither here nor can it be downloaded.
+            ValueError: nothing is judged relevant, or one pair is judged in two ways. OSError: the data is neither here
+                nor can it be downloaded.
         """
         with self._reading():
             qrels = self.dataset.get_qrels()[["qid", "docno", "label"]]

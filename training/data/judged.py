@@ -52,8 +52,8 @@ def examples_of_collection(
             and "no relevant document" are counted there; without, all but the last raise.
 
     Raises:
-        ValueError: judgments of queries or documents that the collection lacks or that have no text (they are named), one
-            pair that is judged in two ways, or no document with the grade at all (the grades found are named); an
+        ValueError: judgments of queries or documents that the collection lacks or that have no text (they are named),
+            one pair that is judged in two ways, or no document with the grade at all (the grades found are named); an
             unknown collection.
 
     Example:

@@ -125,7 +125,7 @@ class VLLMBackend(Backend):
                 ) from error
             settings = {
                 "dtype": self.dtype or "auto",
-                "revision": pinned_revision(self.model, self.revision),
+                "revision": pinned_revision(self._prompts.place, self.revision),
                 "trust_remote_code": self.trust_remote_code,
                 "tensor_parallel_size": self.tensor_parallel_size,
                 "gpu_memory_utilization": self.gpu_memory_utilization,
