@@ -40,12 +40,11 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0].strip("/").split("/")
         self.hub.asked.append(f"{self.command} {self.path}")
         if path[0] == "api":
-            name, revision = "/".join(path[2:4]), path[5] if len(path) > 5 else "main"
-            found = self.hub.find(name, revision)
-            body = json.dumps(
-                [] if "tree" in path else {"id": name, "sha": found and found[0], "siblings": []}
-            ).encode()
-            return self._send(200 if found else 404, body, {"Content-Type": "application/json"}, with_body)
+            found = None if "tree" in path else self.hub.find("/".join(path[2:4]), path[5] if len(path) > 5 else "main")
+            if found is None:  # no folder of these models has what is asked for by tree
+                return self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"}, with_body)
+            body = json.dumps({"id": "/".join(path[2:4]), "sha": found[0], "siblings": []}).encode()
+            return self._send(200, body, {"Content-Type": "application/json"}, with_body)
         found = self.hub.find("/".join(path[:2]), path[3])
         file = found[1].joinpath(*path[4:]) if found else None
         if found is None or file is None or not file.is_file():

@@ -48,7 +48,7 @@ class _View(pt.Transformer):
     def __hash__(self) -> int:
         return hash(self._key())
 
-    def transform_iter(self, inp: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    def transform_iter(self, inp: Iterable[dict[str, Any]]) -> list[dict[Any, Any]]:
         """`transform` on records; this is how an indexing pipeline hands over its documents."""
         return self.transform(records_frame(inp)).to_dict(orient="records")
 

@@ -50,7 +50,7 @@ class _Expander(pt.Transformer):
         lists = [[text for text in map(tidy, texts) if text.strip()] for texts in raw]
         return inp.assign(query_expansions=pd.Series(lists, index=inp.index, dtype=object))
 
-    def transform_iter(self, inp: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    def transform_iter(self, inp: Iterable[dict[str, Any]]) -> list[dict[Any, Any]]:
         """`transform` on records."""
         return self.transform(records_frame(inp)).to_dict(orient="records")
 
