@@ -226,8 +226,8 @@ class TextScorer(_View, BiScorer):
         check_ids(inp, "qid", "docno")
         check_single(inp, "score", "rank")
         options = {"batch_size": self.batch_size, "verbose": self.verbose}
-        queries = inp if "query_vec" in inp else self.bi_encoder_model.query_encoder(**options)(inp)
-        documents = inp if "doc_vec" in inp else self.bi_encoder_model.doc_encoder(**options)(inp)
+        queries: Any = inp if "query_vec" in inp else self.bi_encoder_model.query_encoder(**options)(inp)
+        documents: Any = inp if "doc_vec" in inp else self.bi_encoder_model.doc_encoder(**options)(inp)
         rows = list(map(str, inp["qid"]))
         left = stack_vectors(the_column(queries, "query_vec"), rows, name="query_vec")
         right = stack_vectors(the_column(documents, "doc_vec"), rows, name="doc_vec")

@@ -90,7 +90,7 @@ def examples_from_jsonl(
     Example:
         >>> next(examples_from_jsonl("nq.jsonl", ratios={"nq": 0.1})).negatives  # doctest: +SKIP
     """
-    path, ratios = path_of(path), dict(ratios or {})
+    path, ratios = Path(path_of(path)), dict(ratios or {})
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not files:
         raise FileNotFoundError(f"{path} holds no *.jsonl")

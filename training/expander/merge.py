@@ -80,7 +80,7 @@ def merge_adapter(
     Example:
         >>> merge_adapter("adapter", "merged")  # doctest: +SKIP
     """
-    out, adapter = path_of(out), path_of(adapter)
+    out, adapter = Path(path_of(out)), Path(path_of(adapter))
     prompts = [render(PROMPTS["q2d"], query=query) for query in SAMPLE_QUERIES] if prompts is None else prompts
     _check(prompts, tolerance, dtype)
     trained_on = _record(adapter)

@@ -80,7 +80,7 @@ def write_pairs(path: str | Path, rows: Iterable[dict[str, Any]], *, released: b
     Raises:
         ValueError: another ending. OSError: the disk is full; no file is left then.
     """
-    path = path_of(path)
+    path = Path(path_of(path))
     if path.suffix not in (".jsonl", ".parquet"):
         raise ValueError(f"pairs are written as .jsonl or .parquet, got {path.name!r}")
     rows = map(released_row, rows) if released else rows
@@ -110,7 +110,7 @@ def read_pairs(path: str | Path) -> Iterator[dict[str, Any]]:
         ValueError: a broken line, or a row of neither format (file, line and the fields found are named).
         FileNotFoundError: there is no such file.
     """
-    path = path_of(path)
+    path = Path(path_of(path))
     for where, row in _rows(path):
         if "conversations" in row:
             yield _from_released(row, where)

@@ -114,7 +114,7 @@ def build_pairs(
         >>> encoder = ExpandREncoder("facebook/contriever")
         >>> print(build_pairs(PairsConfig("pocket"), backend, encoder, "pairs"))  # doctest: +SKIP
     """
-    out = path_of(out)
+    out = Path(path_of(out))
     settings = _settings(config, backend, encoder)
     if not is_finished(out, RECORD, settings):
         work = claim(out, settings)

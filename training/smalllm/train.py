@@ -106,7 +106,7 @@ def train_small_lm(
         >>> train_small_lm(texts, [("why is the sky blue", texts[0])], "small-lm")  # doctest: +SKIP
     """
     config = config or SmallLMConfig()
-    out = path_of(out)
+    out = Path(path_of(out))
     texts, pairs = list(texts), list(pairs)
     if not texts or not pairs:
         raise ValueError(f"a language model needs texts and pairs to learn from, got {len(texts)} and {len(pairs)}")

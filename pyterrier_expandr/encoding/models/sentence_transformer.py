@@ -82,7 +82,7 @@ def apply_overrides(
             raise ValueError(f"max_length must be between 1 and {limit or 'the model length'}, got {max_length}")
         for module in model.modules():  # all of them: a router's own length is read by nothing
             if module is not model and hasattr(module, "max_seq_length"):
-                module.max_seq_length = max_length
+                module.max_seq_length = max_length  # type: ignore[assignment]  # a property, not a tensor
     if truncate_dim is not None:
         model.truncate_dim = None  # so that the model tells the size of its whole vectors
         whole = model.get_embedding_dimension()
