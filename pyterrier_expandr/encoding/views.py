@@ -213,16 +213,18 @@ class TextScorer(_View, BiScorer):
         """`[qid, query, docno, text]` (or `query_vec`, `doc_vec` in their place) -> adds `score`, `rank`.
 
         Raises:
-            ValueError: a query, text or id is missing, or vectors do not go together. TypeError: one is no string.
+            ValueError: a query, text, id or the column qid is missing, or vectors do not go together. TypeError: one is no string.
         """
         text = self.text_field
         with pt.validate.any(inp, context=self) as v:
             for columns in (["query", text], ["query_vec", "doc_vec"], ["query", "doc_vec"], ["query_vec", text]):
-                v.columns(includes=["qid", *columns])
+                v.columns(includes=columns)
         if self.sim_fn != SimFn.dot:
             raise ValueError(f"{self.sim_fn} is not offered here: normalised vectors make the dot product the cosine")
         if inp.empty:
             return inp.assign(score=pd.Series(dtype=float), rank=pd.Series(dtype=int))
+        if "qid" not in inp:
+            raise ValueError("the frame has no column qid, by which documents are ranked: add it")
         check_ids(inp, "qid", "docno")
         check_single(inp, "score", "rank")
         options = {"batch_size": self.batch_size, "verbose": self.verbose}

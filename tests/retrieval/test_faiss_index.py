@@ -331,7 +331,7 @@ def test_killed_build_leaves_nothing_that_opens_and_is_resumed(tmp_path):
 # bad input
 
 
-@pytest.mark.parametrize("docno", [None, "", float("nan"), 7, "\ud800"])
+@pytest.mark.parametrize("docno", [None, "", float("nan"), 7])
 def test_docno_that_is_none_is_refused(tmp_path, docno):
     with pytest.raises(ValueError, match="docno"):
         FaissIndex(tmp_path / "i").index([*corpus(3), {"docno": docno, "doc_vec": vectors(1)[0]}])
@@ -400,10 +400,17 @@ def test_too_few_vectors_to_train_keep_the_spool(tmp_path):
 
 
 def test_docnos_of_any_unicode(tmp_path):
-    names = ["é", "日本語", "🙂", "a\nb", "nul\0", " ", "x" * 5000, "e\u0301", "\u202eabc"]
+    names = ["é", "日本語", "🙂", "a\nb", " ", "x" * 5000, "e\u0301", "\u202eabc"]
     index = FaissIndex(tmp_path / "i")
     index.index({"docno": n, "doc_vec": v} for n, v in zip(names, vectors(len(names)), strict=True))
     assert FaissIndex(tmp_path / "i").docnos.to_pylist() == names
+
+
+def test_half_characters_and_nul_in_a_docno_are_replaced_and_logged(tmp_path, caplog):
+    names = ["whole", "half\ud800", "nul\0"]
+    FaissIndex(tmp_path / "i").index({"docno": n, "doc_vec": v} for n, v in zip(names, vectors(3), strict=True))
+    assert FaissIndex(tmp_path / "i").docnos.to_pylist() == ["whole", "half\ufffd", "nul\ufffd"]
+    assert "2 document(s) hold half a Unicode character" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["index.faiss", "docnos.arrow"])
