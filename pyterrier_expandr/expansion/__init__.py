@@ -11,6 +11,7 @@ from ..common.lazy import lazy_names
 _HOME = {
     "GenerationCache": "cache",
     "LLMExpander": "expander",
+    "LexicalExpander": "lexical",
     "PROMPTS": "prompts",
     "RecordedExpander": "expander",
     "read_expansions": "recorded",
