@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from importlib.metadata import version
@@ -20,7 +20,8 @@ from ..common.frames import check_single, query_texts, records_frame
 from .backends.base import Backend, Generation, Request, Sampling
 from .cache import GenerationCache
 from .cleaning import strip_preamble
-from .prompts import fit, resolve_prompt
+from .context import with_context
+from .prompts import requests_for, resolve_prompts
 from .recorded import Record, read_expansions
 
 logger = logging.getLogger(__name__)
@@ -44,8 +45,8 @@ class _Expander(pt.Transformer):
         if inp.empty:
             return inp.assign(query_expansions=pd.Series(dtype=object))
         check_single(inp, "query_expansions")
-        queries = query_texts(inp)
-        raw = self._raw_expansions([str(qid) for qid in inp["qid"]], queries)
+        contexts = list(inp["query_context"]) if "query_context" in inp else [""] * len(inp)
+        raw = self._raw_expansions([str(qid) for qid in inp["qid"]], query_texts(inp), contexts)
         tidy: Callable[[str], str] = strip_preamble if self.clean else str
         lists = [[text for text in map(tidy, texts) if text.strip()] for texts in raw]
         return inp.assign(query_expansions=pd.Series(lists, index=inp.index, dtype=object))
@@ -54,7 +55,7 @@ class _Expander(pt.Transformer):
         """`transform` on records."""
         return self.transform(records_frame(inp)).to_dict(orient="records")
 
-    def _raw_expansions(self, qids: list[str], queries: list[str]) -> list[list[str]]:
+    def _raw_expansions(self, qids: list[str], queries: list[str], contexts: list[str]) -> list[list[str]]:
         raise NotImplementedError(f"{type(self).__name__} must give the raw texts of each row")
 
     def _key(self) -> tuple[Any, ...]:
@@ -85,9 +86,12 @@ class LLMExpander(_Expander):
 
     Args:
         backend: the backend, e.g. `HuggingFaceBackend`.
-        prompt: "q2d" (a passage), "q2q" (a rewrite), "q2e" (keywords), "q2c" (reasoning first), or a template with
-            `{query}`.
-        n: expansions for each query.
+        prompt: "q2d" (a passage), "q2q" (a rewrite), "q2e" (keywords), "q2c" (reasoning first), "q2d_context" (a
+            passage after seeing search results), or a template with `{query}`. With `{context}` in it, the input is a
+            ranking `[qid, query, docno, text, rank]` (+ `title`), and the output has a row for each of its queries.
+            Several prompts give `n` expansions each, in their order.
+        n: expansions for each query and prompt.
+        context_documents: documents that `{context}` stands for.
         temperature, top_p, max_new_tokens, seed: see `Sampling`; the defaults are the paper's evaluation setting.
         cache: a path or a `GenerationCache`; None keeps generations in memory as long as this object lives.
         clean: remove introductory phrases with `strip_preamble`.
@@ -109,8 +113,9 @@ class LLMExpander(_Expander):
         self,
         backend: Backend,
         *,
-        prompt: str = "q2d",
+        prompt: str | Sequence[str] = "q2d",
         n: int = 1,
+        context_documents: int = 10,
         temperature: float = 1.0,
         top_p: float = 0.9,
         max_new_tokens: int = 512,
@@ -130,24 +135,29 @@ class LLMExpander(_Expander):
         self.backend, self.prompt, self.n = backend, prompt, n
         self.temperature, self.top_p, self.max_new_tokens, self.seed = temperature, top_p, max_new_tokens, seed
         self._sampling = Sampling(temperature, top_p, max_new_tokens, seed)
-        self._template = resolve_prompt(prompt)
+        if context_documents < 1:
+            raise ValueError(f"context_documents must be 1 or more, got {context_documents}")
+        self._templates, self.context_documents = resolve_prompts(prompt), context_documents
+        self._shows_context = any("{context}" in template for template in self._templates)
         if isinstance(cache, (str, Path)):
             cache = GenerationCache(cache)
         self.cache = GenerationCache() if cache is None else cache
         self.clean, self.verbose = clean, verbose
 
-    def _raw_expansions(self, qids: list[str], queries: list[str]) -> list[list[str]]:
-        requests, cut = {}, 0
-        for query in dict.fromkeys(queries):
-            messages, was_cut = fit(
-                self._template, {"query": query}, cut="query", backend=self.backend, max_new_tokens=self.max_new_tokens
-            )
-            requests[query] = Request(messages, self._sampling, tuple(range(self.n)))
-            cut += was_cut
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """`[qid, query]` -> adds `query_expansions`; where a prompt shows search results, a ranking -> its queries."""
+        if self._shows_context:
+            pt.validate.result_frame(inp, extra_columns=["query", "text", "rank"], context=self)
+            return super().transform(with_context(inp, self.context_documents)).drop(columns="query_context")
+        return super().transform(inp)
+
+    def _raw_expansions(self, qids: list[str], queries: list[str], contexts: list[str]) -> list[list[str]]:
+        rows = list(zip(queries, contexts, strict=True))
+        requests, cut = requests_for(self._templates, rows, self._sampling, self.n, self.backend)
         generations = generate_cached(self.backend, list(requests.values()), self.cache, verbose=self.verbose)
         texts = dict(zip(requests, generations, strict=True))
         self._warn(cut, [g for group in generations for g in group])
-        return [[g.text for g in texts[query]] for query in queries]
+        return [[g.text for template in self._templates for g in texts[template, *row]] for row in rows]
 
     def _warn(self, cut: int, generations: list[Generation]) -> None:
         empty = sum(not g.text.strip() for g in generations)
@@ -165,7 +175,9 @@ class LLMExpander(_Expander):
         """What decides the texts, as JSON values: model, prompt, sampling, cleaning, versions."""
         return {
             "model": self.backend.fingerprint(),
-            "prompt": self._template,
+            # A single prompt is told as ever: what was computed with it stays known.
+            "prompt": self._templates[0] if len(self._templates) == 1 else list(self._templates),
+            **({"context_documents": self.context_documents} if self._shows_context else {}),
             "n": self.n,
             "temperature": self.temperature,
             "top_p": self.top_p,
@@ -176,7 +188,7 @@ class LLMExpander(_Expander):
         }
 
     def _key(self) -> tuple[Any, ...]:
-        return (self.backend, self._template, self.n, self._sampling, self.clean)
+        return (self.backend, self._templates, self.context_documents, self.n, self._sampling, self.clean)
 
     def __repr__(self) -> str:
         return f"LLMExpander({self.backend!r}, prompt={self.prompt!r}, n={self.n}, seed={self.seed})"
@@ -227,6 +239,7 @@ class RecordedExpander(_Expander):
     Args:
         records: the file, or dicts like its lines.
         on_missing: "error" refuses queries that the file lacks; "query-only" gives them an empty list.
+        n: only the first expansions of each query; None for all.
         clean: remove introductory phrases with `strip_preamble`.
 
     Raises:
@@ -243,14 +256,19 @@ class RecordedExpander(_Expander):
     LABEL = "Recorded Expander"
 
     def __init__(
-        self, records: str | Path | list[dict[str, Any]], *, on_missing: str = "error", clean: bool = True
+        self,
+        records: str | Path | list[dict[str, Any]],
+        *,
+        on_missing: str = "error",
+        n: int | None = None,
+        clean: bool = True,
     ) -> None:
         if on_missing not in ("error", "query-only"):
             raise ValueError(f'on_missing must be "error" or "query-only", got {on_missing!r}')
-        self.records, self.on_missing, self.clean = records, on_missing, clean
+        self.records, self.on_missing, self.n, self.clean = records, on_missing, n, clean
         self._by_qid, self._by_query = read_expansions(records)
 
-    def _raw_expansions(self, qids: list[str], queries: list[str]) -> list[list[str]]:
+    def _raw_expansions(self, qids: list[str], queries: list[str], contexts: list[str]) -> list[list[str]]:
         found = [self._find(qid, query) for qid, query in zip(qids, queries, strict=True)]
         missing = [qid for qid, record in zip(qids, found, strict=True) if record is None]
         if missing and self.on_missing == "error":
@@ -258,7 +276,7 @@ class RecordedExpander(_Expander):
                 f"no expansions are recorded for {len(missing)} of {len(qids)} queries, e.g. qids {missing[:5]}: "
                 'record them, or allow it with on_missing="query-only"'
             )
-        return [record.passages if record is not None else [] for record in found]
+        return [record.passages[: self.n] if record is not None else [] for record in found]
 
     def _find(self, qid: str, query: str) -> Record | None:
         record = self._by_qid.get(qid)
@@ -274,6 +292,7 @@ class RecordedExpander(_Expander):
         return {
             "records_sha256": hashlib.sha256(self._content().encode()).hexdigest(),
             "on_missing": self.on_missing,
+            **({} if self.n is None else {"n": self.n}),
             "cleaning": "strip_preamble" if self.clean else None,
         }
 
@@ -281,7 +300,7 @@ class RecordedExpander(_Expander):
         return json.dumps([[r.qid, r.query, r.passages] for r in self._all()])
 
     def _key(self) -> tuple[Any, ...]:
-        return (self._content(), self.on_missing, self.clean)
+        return (self._content(), self.on_missing, self.n, self.clean)
 
     def _all(self) -> list[Record]:
         return [*self._by_qid.values(), *(r for r in self._by_query.values() if r.qid is None)]

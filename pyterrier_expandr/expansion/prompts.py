@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from string import Formatter
 
-from .backends.base import Backend, Message
+from .backends.base import Backend, Message, Request, Sampling
 
 #: q2d is the prompt that the released checkpoints were trained on. The wording of the others is this project's own.
 PROMPTS: dict[str, str] = {
@@ -16,6 +16,10 @@ PROMPTS: dict[str, str] = {
     "q2q": "Please rewrite the question for a search engine.\nQuestion: {query}\nRewritten question:",
     "q2e": "Please write a list of keywords for the question.\nQuestion: {query}\nKeywords:",
     "q2c": "Please answer the question. Give the reasoning before the answer.\nQuestion: {query}\nReasoning:",
+    "q2d_context": (
+        "Please write a passage to answer the question. The search results may help, and may be wrong.\n"
+        "Search results:\n{context}\nQuestion: {query}\nPassage:"
+    ),
 }
 
 
@@ -45,6 +49,24 @@ def resolve_prompt(prompt: str, *, fields: tuple[str, ...] = ("query",)) -> str:
             f"named prompts are {sorted(PROMPTS)}"
         )
     return template
+
+
+def resolve_prompts(prompts: str | Sequence[str]) -> tuple[str, ...]:
+    """The templates of one prompt or several, each with `{query}`, and with `{context}` where it shows search results.
+
+    Raises:
+        ValueError: no prompt, the same twice, or what `resolve_prompt` raises.
+
+    Example:
+        >>> [len(template) for template in resolve_prompts(["q2d", "{context} {query}"])]
+        [73, 17]
+    """
+    names = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"prompt must be one prompt or several different ones, got {prompts!r}")
+    with_context = ["{context}" in PROMPTS.get(name, name) for name in names]
+    fields = [("query", "context") if shown else ("query",) for shown in with_context]
+    return tuple(resolve_prompt(name, fields=each) for name, each in zip(names, fields, strict=True))
 
 
 def render(template: str, **fields: str) -> tuple[Message, ...]:
@@ -108,3 +130,24 @@ def _largest(high: int, fits: Callable[[int], bool]) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
+
+
+def requests_for(
+    templates: Iterable[str], rows: Sequence[tuple[str, str]], sampling: Sampling, n: int, backend: Backend
+) -> tuple[dict[tuple[str, str, str], Request], int]:
+    """What to ask for each (template, query, context), and how many queries had to be cut.
+
+    Where a template shows a context, that is cut to fit the model, and the query never.
+
+    Raises:
+        ValueError: a query leaves no room for its context.
+    """
+    requests, cut = {}, 0
+    for template in templates:
+        what = "context" if "{context}" in template else "query"
+        for query, context in dict.fromkeys(rows):
+            fields = {"query": query, "context": context} if what == "context" else {"query": query}
+            messages, was_cut = fit(template, fields, cut=what, backend=backend, max_new_tokens=sampling.max_new_tokens)
+            requests[template, query, context] = Request(messages, sampling, tuple(range(n)))
+            cut += was_cut and what == "query"
+    return requests, cut

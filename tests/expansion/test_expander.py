@@ -123,6 +123,59 @@ def test_a_long_query_is_cut_and_the_prompt_is_not(backend):
     assert out["query"][0] == frame["query"][0]
 
 
+def test_several_prompts_give_their_texts_in_order(backend):
+    both = LLMExpander(backend, prompt=["q2d", "q2e"], n=2, max_new_tokens=8)
+    lists = both(TOPICS)["query_expansions"]
+    parts = [LLMExpander(backend, prompt=p, n=2, max_new_tokens=8)(TOPICS)["query_expansions"] for p in ("q2d", "q2e")]
+    assert list(lists) == [one + two for one, two in zip(*parts, strict=True)] and len(lists[0]) == 4
+    assert both != LLMExpander(backend, prompt=["q2e", "q2d"], n=2, max_new_tokens=8)
+    for wrong in ([], ["q2d", "q2d"], ["q2d", "no field"]):
+        with pytest.raises(ValueError, match="prompt"):
+            LLMExpander(backend, prompt=wrong)
+
+
+RANKING = pd.DataFrame(
+    {
+        "qid": ["2", "1", "1", "1"],
+        "query": ["sea", "sky", "sky", "sky"],
+        "docno": ["d", "a", "b", "c"],
+        "title": [None, "Air", "", "Dust"],
+        "text": ["Salt.", "scatters.", "Blue.", "Red."],
+        "rank": [0, 2, 0, 1],
+        "score": [1.0, 0.1, 3.0, 2.0],
+        "query_note": ["n2", "n1", "n1", "n1"],
+    }
+)
+
+
+def test_a_prompt_shows_what_was_found_first(backend):
+    prompt = "Seen: {context} Question: {query}"
+    expander = LLMExpander(backend, prompt=[prompt, "q2d"], context_documents=2, max_new_tokens=8)
+    out = expander(RANKING)
+    assert backend._asked[1][0] == "Seen: Blue.\n\nDust Red. Question: sky"
+    assert backend._asked[0][0] == "Seen: Salt. Question: sea" and len(backend._asked) == 4
+    assert out.columns.tolist() == ["qid", "query", "query_note", "query_expansions"] and out["qid"].tolist() == [
+        "2",
+        "1",
+    ]
+    assert [len(texts) for texts in out["query_expansions"]] == [2, 2]
+    empty = expander(RANKING.iloc[:0])
+    assert len(empty) == 0 and empty.columns.tolist() == out.columns.tolist()
+    with pytest.raises(pt.validate.InputValidationError):
+        expander(TOPICS)
+    with pytest.raises(ValueError, match="text of document 'd' is missing"):
+        expander(RANKING.assign(text=[None, "a", "b", "c"]))
+    with pytest.raises(ValueError, match="context_documents"):
+        LLMExpander(backend, prompt=prompt, context_documents=0)
+
+
+def test_a_long_context_is_cut_and_the_query_is_not(backend):
+    long = RANKING.head(1).assign(text="light is scattered " * 5000)
+    LLMExpander(backend, prompt="q2d_context", max_new_tokens=8)(long)
+    ((text, _),) = backend._asked
+    assert text.endswith("\nQuestion: sea\nPassage:") and 1000 < len(text) < 20_000
+
+
 def test_equal_expanders_run_once_in_a_tree(backend, encoder, tmp_path):
     from pyterrier_expandr import FaissIndex
 

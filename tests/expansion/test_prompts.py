@@ -15,7 +15,7 @@ def test_q2d_is_the_prompt_of_the_released_checkpoints():
 
 @pytest.mark.parametrize("name", sorted(PROMPTS))
 def test_every_named_prompt_resolves(name):
-    fields = ("query", "document") if name == "q2a" else ("query",)
+    fields = {"q2a": ("query", "document"), "q2d_context": ("query", "context")}.get(name, ("query",))
     text = render(resolve_prompt(name, fields=fields), **dict.fromkeys(fields, "XYZ"))[0]["content"]
     assert text.count("XYZ") == len(fields)
 
