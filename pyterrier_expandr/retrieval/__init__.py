@@ -7,6 +7,15 @@ ranking. To touch: factories and search parameters. The folder's layout has a ve
 
 from ..common.lazy import lazy_names
 
-_HOME = {"FaissIndex": "faiss_index", "FaissRetriever": "faiss_retriever", "bm25": "sparse"}
+_HOME = {
+    "DocVectors": "doc_vectors",
+    "FaissIndex": "faiss_index",
+    "FaissRetriever": "faiss_retriever",
+    "LexicalIndex": "sparse",
+    "ListFusion": "list_fusion",
+    "TwoLists": "two_lists",
+    "bm25": "sparse",
+    "hybrid": "list_fusion",
+}
 __all__ = sorted(_HOME)
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

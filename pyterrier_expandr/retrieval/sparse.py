@@ -14,41 +14,117 @@ from typing import Any
 import pyterrier as pt
 
 from ..common.files import path_of
+from ..common.fingerprint import file_fingerprint
 from ..common.frames import document_text, mended, warn_mended
+
+#: PISA's own record of an index
+METADATA = "pt_meta.json"
+
+
+class LexicalIndex:
+    """A PISA index of `title + " " + text`, and BM25 over it.
+
+    Args:
+        folder: of the index, built or to be built by `index`. It appears when it is complete.
+
+    Example:
+        >>> from pyterrier_expandr.collections import pocket
+        >>> LexicalIndex("pocket.pisa").index(pocket().get_corpus_iter()).retriever().search("sky")  # doctest: +SKIP
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = path_of(folder)
+        self._retrievers: dict[int, pt.Transformer] = {}
+
+    @classmethod
+    def beside(cls, index: Path) -> LexicalIndex:
+        """The one that belongs to the index of vectors in the folder `index`: FOLDER.pisa.
+
+        Example:
+            >>> LexicalIndex.beside(Path("sky.faiss"))
+            LexicalIndex('sky.faiss.pisa')
+        """
+        return cls(index.with_name(f"{index.name}.pisa"))
+
+    def built(self) -> bool:
+        """Whether there is a finished index."""
+        return (self.folder / METADATA).is_file()
+
+    def index(self, corpus: Iterable[dict[str, Any]]) -> LexicalIndex:
+        """Index `{"docno", "title", "text"}` records and return this index; one that is built is left as it is.
+
+        Raises:
+            ImportError: pyterrier-pisa is not installed (it has wheels for Linux on x86-64 only). ValueError: the
+                corpus is empty, or a docno has white space in it. FileExistsError: the folder holds other things.
+                What reading the corpus raises.
+        """
+        _pisa()
+        if not self.built():
+            _build(corpus, self.folder)
+        return self
+
+    def retriever(self, num_results: int = 1000) -> pt.Transformer:
+        """BM25, `[qid, query]` or `[qid, query_toks]` -> R; the same object for the same `num_results`.
+
+        Repeated query terms count as often as they occur, as in other BM25 engines.
+
+        Raises:
+            FileNotFoundError: nothing is built. ImportError: pyterrier-pisa is not installed.
+        """
+        if not self.built():
+            raise FileNotFoundError(f"there is no lexical index at {str(self.folder)!r}: index documents first")
+        if num_results not in self._retrievers:
+            with _quiet():
+                index = _pisa()(str(self.folder), text_field="text")
+                self._retrievers[num_results] = _retriever(index, num_results)
+        return self._retrievers[num_results]
+
+    @property
+    def docnos(self) -> list[str]:
+        """All docnos in the order in which they were indexed."""
+        return (self.folder / "fwd.documents").read_text(encoding="utf-8").splitlines()
+
+    def describe(self) -> dict[str, Any]:
+        """What the index holds, as JSON values: its engine, and a hash of each file with documents or postings."""
+        files = sorted(path for path in self.folder.iterdir() if path.name.startswith(("fwd", "inv")))
+        return {"engine": "pisa", "files": {path.name: file_fingerprint(path) for path in files}}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "_retrievers": {}}
+
+    def __eq__(self, other: object) -> bool:
+        return self.folder.resolve() == other.folder.resolve() if isinstance(other, LexicalIndex) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.folder.resolve())
+
+    def __repr__(self) -> str:
+        return f"LexicalIndex({str(self.folder)!r})"
 
 
 def bm25(corpus: Iterable[dict[str, Any]], folder: str | Path, *, num_results: int = 1000) -> pt.Transformer:
-    """A BM25 retriever `[qid, query]` -> R over a PISA index of `title + " " + text`, built in `folder` if missing.
-
-    Repeated query terms count as often as they occur, as in other BM25 engines. The folder appears when it is complete.
-
-    Raises:
-        ImportError: pyterrier-pisa is not installed (it has wheels for Linux on x86-64 only). ValueError: the corpus is
-            empty, or a docno has white space in it. FileExistsError: the folder holds other things. What reading the
-            corpus raises.
+    """A BM25 retriever `[qid, query]` -> R over a `LexicalIndex` of the corpus, built in `folder` if it is missing.
 
     Example:
         >>> from pyterrier_expandr.collections import pocket
         >>> bm25(pocket().get_corpus_iter(), "pocket.pisa").search("sky")  # doctest: +SKIP
     """
+    return LexicalIndex(folder).index(corpus).retriever(num_results)
+
+
+def _pisa() -> Any:
+    """The class of PISA's indexes."""
     try:
         from pyterrier_pisa import PisaIndex
     except ImportError as error:
         raise ImportError(
             'BM25 needs pyterrier-pisa: pip install "pyterrier_expandr[bm25]" (wheels for Linux on x86-64 only)'
         ) from error
-    folder = path_of(folder)
-    index = PisaIndex(str(folder), text_field="text")
-    if not index.built():
-        _build(corpus, folder)
-    with _quiet():
-        return _retriever(index, num_results)
+    return PisaIndex
 
 
 def _build(corpus: Iterable[dict[str, Any]], folder: Path) -> None:
     """Index the corpus beside `folder`, then rename."""
-    from pyterrier_pisa import PisaIndex
-
     if folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(f"{str(folder)!r} holds other files and no finished index: remove or choose another one")
     errors: list[Exception] = []
@@ -60,7 +136,7 @@ def _build(corpus: Iterable[dict[str, Any]], folder: Path) -> None:
     shutil.rmtree(part, ignore_errors=True)
     try:
         with _quiet():
-            index = PisaIndex(str(part), text_field="text")
+            index = _pisa()(str(part), text_field="text")
             index.index(chain([first], documents))
             if not errors:
                 _retriever(index, 1).search("index")  # PISA compresses its index at the first search
