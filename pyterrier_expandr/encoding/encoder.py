@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -208,6 +209,12 @@ class ExpandREncoder(BiEncoder):
         if self.truncate_dim is not None:
             settings["truncate_dim"] = self.truncate_dim
         return {"encoder": self.fingerprint(), "fusion": repr(self.fusion), **settings}
+
+    def with_fusion(self, fusion: Fusion) -> ExpandREncoder:
+        """The same encoder with another fusion; a model that is loaded is shared, and so are the vectors."""
+        changed = copy.copy(self)
+        changed.fusion, changed._source = check_fusion(fusion), None
+        return changed
 
     def query_encoder(
         self, verbose: bool | None = None, batch_size: int | None = None, fusion: Fusion | None = None
