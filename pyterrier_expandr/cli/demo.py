@@ -1,4 +1,4 @@
-"""What `expandr demo` does: BM25, a dense retriever and ExpandR side by side on the pocket collection."""
+"""What `expandr demo` does: BM25, a dense retriever, ExpandR and hybrids side by side on the pocket collection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from ..expansion.backends.base import Backend
 from ..expansion.backends.gguf import INSTALL_SMOLLM2, SMOLLM2, SMOLLM2_HUB, resolve_llm
 from ..expansion.backends.opening import open_backend
 from ..expansion.expander import LLMExpander, RecordedExpander
+from ..expansion.lexical import LexicalExpander
 from ..retrieval.faiss_index import FaissIndex
+from ..retrieval.list_fusion import hybrid
 
 #: of a passage that is written during the demo
 TOKENS = 96
@@ -54,8 +56,12 @@ def run_demo(
         live = _written_now(backend, topics, folder / "expansions.sqlite", say)
         expanders[f"ExpandR, {_short(backend)}"] = live
     dense = encoder.query_encoder() >> index.retriever()
-    systems = _bm25(folder, collection, say) | {"dense": dense}
+    lexical = _bm25(folder, collection, say)
+    systems = ({} if lexical is None else {"BM25": lexical}) | {"dense": dense}
     systems |= {name: expander >> dense for name, expander in expanders.items()}
+    if lexical is not None:  # the same passages before both retrievers
+        words = LexicalExpander() >> lexical
+        systems |= {"BM25 + passages": recorded >> words, "ExpandR hybrid": recorded >> hybrid(words, dense)}
     # The baseline of the significance test and of the wins and losses is the query alone.
     names, baseline = list(systems), list(systems).index("dense")
     table = pt.Experiment(list(systems.values()), topics, qrels, MEASURES, names=names, baseline=baseline, round=4)
@@ -139,14 +145,14 @@ def one_query(
     return lines
 
 
-def _bm25(folder: Path, collection: pt.datasets.Dataset, say: Callable[[str], None]) -> dict[str, pt.Transformer]:
+def _bm25(folder: Path, collection: pt.datasets.Dataset, say: Callable[[str], None]) -> pt.Transformer | None:
     from ..retrieval.sparse import bm25
 
     try:
-        return {"BM25": bm25(collection.get_corpus_iter(), folder / "pocket.pisa")}
+        return bm25(collection.get_corpus_iter(), folder / "pocket.pisa")
     except ImportError as error:
-        say(f"BM25 is left out: {error}")
-        return {}
+        say(f"BM25 and the hybrid are left out: {error}")
+        return None
 
 
 def wins_and_losses(per_query: pd.DataFrame, topics: pd.DataFrame, *, top: int = 5) -> list[str]:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .common import LLM_HELP, Collection, Device, Split, app, open_collection, topics_of
+
+if TYPE_CHECKING:
+    import pyterrier as pt
+
+    from ..retrieval.faiss_index import FaissIndex
+    from ..systems.expandr import ExpandR
 
 
 @app.command(epilog="Example: expandr demo --folder /tmp/demo")
@@ -22,7 +29,7 @@ def demo(
     ] = None,
     device: Device = None,
 ) -> None:
-    """Compare BM25, a dense retriever and ExpandR on the collection that comes with the package."""
+    """Compare BM25, a dense retriever, ExpandR and their hybrid on the collection that comes with the package."""
     from .demo import run_demo
 
     run_demo(folder or Path(tempfile.mkdtemp(prefix="expandr-demo-")), llm=llm, device=device, say=typer.echo)
@@ -71,7 +78,9 @@ def expand(
     typer.echo(f"{len(expanded)} queries, {sum(map(len, expanded['query_expansions']))} expansions in {out}")
 
 
-@app.command(epilog="Example: expandr index --collection pocket --encoder facebook/contriever --index pocket.faiss")
+@app.command(
+    epilog="Example: expandr index --collection pocket --encoder facebook/contriever --index pocket.faiss --lexical"
+)
 def index(
     collection: Collection,
     encoder: Annotated[str, typer.Option(help="An encoder: a name of `expandr models`, hub name or folder.")],
@@ -84,12 +93,17 @@ def index(
         str | None, typer.Option(help="FAISS factory string; Flat for a new index if not given.")
     ] = None,
     mode: Annotated[str, typer.Option(help="create, overwrite or resume.")] = "create",
+    lexical: Annotated[
+        bool, typer.Option("--lexical", help="Index the words too, beside INDEX, for searches with --hybrid.")
+    ] = False,
     batch_size: Annotated[int | None, typer.Option(help="Texts per model call.", min=1)] = None,
     device: Device = None,
 ) -> None:
-    """Encode a collection's documents into a FAISS index."""
+    """Encode a collection's documents into a FAISS index, and with --lexical index their words with PISA."""
     from ..encoding.registry import load_encoder
     from ..retrieval.faiss_index import FaissIndex
+    from ..retrieval.sparse import LexicalIndex
+    from ..systems.store import check_lexical
 
     model = load_encoder(
         encoder,
@@ -101,10 +115,15 @@ def index(
         device=device,
     )
     target = FaissIndex(index, factory=factory)
-    corpus = open_collection(collection, split).get_corpus_iter(verbose=True)
+    dataset = open_collection(collection, split)
+    if lexical:
+        _index_words(dataset, target, mode)
+    corpus = dataset.get_corpus_iter(verbose=True)
     if mode == "resume":
         corpus = target.remaining(corpus)
     (model.doc_encoder() >> target.indexer(mode=mode)).index(corpus)  # type: ignore[attr-defined, arg-type]
+    if lexical:
+        check_lexical(target, LexicalIndex.beside(target.folder))
     typer.echo(f"{len(target)} documents in {index}")
 
 
@@ -120,21 +139,24 @@ def search(
     out: Annotated[
         Path | None, typer.Option(help="Write the ranking here, in TREC format, rather than print it.")
     ] = None,
+    hybrid: Annotated[
+        str | None, typer.Option(help="sum, rrf or zscore: search the words too (expandr index --lexical), and fuse.")
+    ] = None,
+    settings: Annotated[Path | None, typer.Option(help="JSON file that `expandr tune` wrote.")] = None,
     device: Device = None,
 ) -> None:
     """Search an index with queries, fused with their expansions where some are given."""
     import pyterrier as pt
 
-    from ..retrieval.faiss_index import FaissIndex
-
     if bool(queries) == bool(collection):
         raise ValueError('name either queries ("why is the sky blue") or a --collection')
+    if hybrid and settings:
+        raise ValueError("--settings say how lists are fused: leave --hybrid out")
     if expansions and llm:
         raise ValueError("--expansions and --llm exclude each other")
     topics = topics_of(open_collection(collection, split)) if collection else pt.new.queries(list(queries or []))
-    opened = FaissIndex(index)
-    pipeline = opened.query_encoder(device=device) >> opened.retriever(num_results=num_results)
-    ranking = (_expander(expansions, llm, device) >> pipeline)(topics)
+    system = _system(index, hybrid, settings, expansions, llm, device)
+    ranking: Any = system.pipeline(num_results).transform(topics)
     if out is not None:
         pt.io.write_results(ranking, str(out), format="trec", run_name="expandr")
         typer.echo(f"{len(ranking)} rows in {out}")
@@ -153,9 +175,44 @@ def models() -> None:
     typer.echo(models_table())
 
 
-def _expander(expansions: Path | None, llm: str | None, device: str | None) -> Any:
-    import pyterrier as pt
+def _index_words(dataset: Any, target: FaissIndex, mode: str) -> None:
+    """Build the lexical index beside `target`; before that, as it is quick, and sees what is wrong with documents."""
+    from ..retrieval.sparse import LexicalIndex
 
+    words = LexicalIndex.beside(target.folder)
+    if mode == "create" and words.built():
+        raise FileExistsError(
+            f"{str(words.folder)!r} holds a lexical index: use it with --mode resume, or overwrite it"
+        )
+    if mode == "create" and target.built():
+        raise FileExistsError(f"{str(target.folder)!r} holds an index: --mode resume adds the lexical one")
+    if mode == "overwrite" and words.built():
+        shutil.rmtree(words.folder)
+    words.index(dataset.get_corpus_iter(verbose=True))
+
+
+def _system(
+    index: Path,
+    hybrid: str | None,
+    settings: Path | None,
+    expansions: Path | None,
+    llm: str | None,
+    device: str | None,
+) -> ExpandR:
+    from ..retrieval.faiss_index import FaissIndex
+    from ..systems.expandr import ExpandR
+    from ..systems.settings import TunedSettings
+
+    opened = FaissIndex(index)
+    tuned = TunedSettings.load(settings) if settings else None
+    lexical = "pisa" if hybrid or (tuned and tuned.hybrid) else None
+    encoder = opened.query_encoder(device=device).bi_encoder_model
+    expander = _expander(expansions, llm, device)
+    system = ExpandR(expander, encoder, opened, lexical=lexical, hybrid=hybrid)  # type: ignore[arg-type]  # checked there
+    return system.with_settings(tuned) if tuned else system
+
+
+def _expander(expansions: Path | None, llm: str | None, device: str | None) -> pt.Transformer | None:
     if expansions is not None:
         from ..expansion.expander import RecordedExpander
 
@@ -165,4 +222,4 @@ def _expander(expansions: Path | None, llm: str | None, device: str | None) -> A
         from ..expansion.expander import LLMExpander
 
         return LLMExpander(open_backend(llm, device=device), verbose=True)
-    return pt.Transformer.identity()
+    return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -13,7 +15,12 @@ import pyterrier as pt
 from ..common.files import path_of
 from ..evaluation.provenance import describe_pipeline, digest
 from ..evaluation.self_match import SelfMatchFilter
+from ..expansion.lexical import LexicalExpander
+from ..retrieval.list_fusion import Method, hybrid
+from ..retrieval.sparse import LexicalIndex
 from . import store as store
+from .corpus_twice import read_once
+from .settings import HybridSettings, TunedSettings
 
 if TYPE_CHECKING:
     from ..encoding.encoder import ExpandREncoder
@@ -35,9 +42,13 @@ class ExpandR(pt.Artifact):
         encoder: an `ExpandREncoder`.
         index: a `FaissIndex` or its folder, built or to be built by `index`; None for a system that is yet to be put on
             a collection.
+        lexical: "pisa" for a lexical index beside `index`, in FOLDER.pisa, or a `LexicalIndex`. The system is a hybrid
+            then: each query and its passages go to both indexes, and the two lists are fused.
+        hybrid: how they are fused: a method, or all `HybridSettings`; "sum" if not given. It needs `lexical`.
 
     Raises:
-        ValueError: the index was made by another encoder; both are named. TypeError: a part is something else.
+        ValueError: the index was made by another encoder, or the two indexes hold other documents (both are named);
+            `hybrid` without `lexical`. TypeError: a part is something else.
 
     Example:
         >>> from pyterrier_expandr import ExpandREncoder, RecordedExpander
@@ -57,6 +68,9 @@ class ExpandR(pt.Artifact):
         expander: pt.Transformer | None,
         encoder: ExpandREncoder,
         index: FaissIndex | str | Path | None = None,
+        *,
+        lexical: LexicalIndex | str | None = None,
+        hybrid: HybridSettings | Method | None = None,
     ) -> None:
         from ..encoding.encoder import ExpandREncoder
         from ..retrieval.faiss_index import FaissIndex
@@ -73,21 +87,42 @@ class ExpandR(pt.Artifact):
         self.expander, self.encoder, self.faiss_index = expander, encoder, index
         if index is not None and index.built():
             store.check_index(encoder, index)
+        self.hybrid = _hybrid_settings(lexical, hybrid)
+        self.lexical_index = _lexical_index(lexical, index)
+        if index is not None and self.lexical_index is not None and index.built() and self.lexical_index.built():
+            store.check_lexical(index, self.lexical_index)
 
     def index(self, corpus: Iterable[dict[str, Any]]) -> ExpandR:
         """Encode and index `{"docno", "title", "text"}` records, and return this system.
 
-        A build that was interrupted goes on where it was; a finished index is left as it is.
+        A build that was interrupted goes on where it was; a finished index is left as it is. A lexical index is built
+        first, as it takes seconds and sees what is wrong with the corpus before anything is encoded; what was read for
+        it is kept on disk for the encoder, so that `corpus` may be a stream.
 
         Raises:
-            ValueError: the system has no index; and what `FaissIndexer.index` raises.
+            ValueError: the system has no index, or the corpus is not the one that a part was built from; what
+                `LexicalIndex.index` and `FaissIndexer.index` raise.
         """
-        index = self._index()
-        if not index.built():
-            pipeline: Any = self.encoder.doc_encoder() >> index.indexer("resume")
-            pipeline.index(index.remaining(corpus))
-            store.check_index(self.encoder, index)
+        index, lexical = self._index(), self.lexical_index
+        if lexical is None or lexical.built():
+            self._index_vectors(corpus)
+        elif index.built():
+            lexical.index(corpus)
+        else:
+            with read_once(corpus, index.folder.parent) as (first, again):
+                lexical.index(first)
+                self._index_vectors(again())
+        if lexical is not None:
+            store.check_lexical(index, lexical)
         return self
+
+    def _index_vectors(self, corpus: Iterable[dict[str, Any]]) -> None:
+        index = self._index()
+        if index.built():
+            return
+        pipeline: Any = self.encoder.doc_encoder() >> index.indexer("resume")
+        pipeline.index(index.remaining(corpus))
+        store.check_index(self.encoder, index)
 
     def pipeline(
         self, num_results: int = 1000, *, drop_self_matches: bool = False, verbose: bool = False
@@ -102,16 +137,49 @@ class ExpandR(pt.Artifact):
         Raises:
             ValueError: the system has no index, or `num_results` is below 1.
         """
-        encoder = self.encoder.query_encoder(verbose=verbose)
         searched = num_results + drop_self_matches
-        found = encoder >> self._index().retriever(num_results=searched, drop_query_vec=True, verbose=verbose)
+        depth = max(searched, self.hybrid.depth) if self.hybrid is not None else searched
+        encoder = self.encoder.query_encoder(verbose=verbose)
+        found = encoder >> self._index().retriever(num_results=depth, drop_query_vec=True, verbose=verbose)
+        if self.hybrid is not None:
+            assert self.lexical_index is not None
+            words = LexicalExpander(self.hybrid.repeats) >> self.lexical_index.retriever(depth)
+            found = hybrid(words, found, self.hybrid.method, weight=self.hybrid.weight, num_results=searched)
         if self.expander is not None:
             found = self.expander >> found
         return found >> SelfMatchFilter(num_results) if drop_self_matches else found
 
     def without_expansion(self) -> ExpandR:
-        """The same system without its expander: the baseline that shares encoder and index."""
-        return ExpandR(None, self.encoder, self.faiss_index)
+        """The same system without its expander: the baseline that shares encoder and indexes."""
+        return self._with(expander=None)
+
+    def with_settings(self, settings: TunedSettings | str | Path) -> ExpandR:
+        """The same system with what `expandr tune` has chosen: expansions, fusion, and both lists' part in a hybrid.
+
+        Args:
+            settings: or the file that they were written to.
+
+        Raises:
+            ValueError: they are of a hybrid and this system is none, or the other way round; they need an expander, or
+                one of which `n` can be chosen. What `TunedSettings.load` raises.
+        """
+        if not isinstance(settings, TunedSettings):
+            settings = TunedSettings.load(settings)
+        if (settings.hybrid is None) != (self.hybrid is None):
+            kinds = ("without", "with") if self.hybrid is None else ("with", "without")
+            raise ValueError(f"this system is one {kinds[0]} a lexical index, and these settings are of one {kinds[1]}")
+        expander = None if settings.n == 0 else with_n(self.expander, settings.n)
+        encoder = self.encoder.with_fusion(settings.fusion)
+        return self._with(expander=expander, encoder=encoder, hybrid=settings.hybrid)
+
+    def without_index(self) -> ExpandR:
+        """The same system, yet to be put on a collection."""
+        return self._with(index=None, lexical=None if self.hybrid is None else "pisa")
+
+    def _with(self, **parts: Any) -> ExpandR:
+        kept = {"expander": self.expander, "encoder": self.encoder, "index": self.faiss_index, "hybrid": self.hybrid}
+        lexical = self.lexical_index or ("pisa" if self.hybrid is not None else None)
+        return ExpandR(**{**kept, "lexical": lexical, **parts})
 
     def for_collection(self, collection: Collection, indexes: str | Path, *, verbose: bool = False) -> ExpandR:
         """This system with an index of a collection, built if it is not there.
@@ -125,12 +193,17 @@ class ExpandR(pt.Artifact):
         key = digest([documents, collection.corpus_fingerprint])[:12]
         folder = path_of(indexes) / f"{quote(collection.name, safe=' ')}.{key}.faiss"
         folder.parent.mkdir(parents=True, exist_ok=True)
-        return ExpandR(self.expander, self.encoder, folder).index(collection.get_corpus_iter(verbose=verbose))
+        lexical = None if self.hybrid is None else LexicalIndex(lexical_folder(collection, indexes))
+        return self._with(index=folder, lexical=lexical).index(collection.get_corpus_iter(verbose=verbose))
 
     def describe(self) -> dict[str, Any]:
         """What decides the rankings, as JSON values: prompt, sampling, cleaning, encoder and index fingerprints."""
-        index = self.faiss_index
+        index, lexical = self.faiss_index, self.lexical_index
+        known = {} if self.hybrid is None else {"hybrid": asdict(self.hybrid)}
+        if lexical is not None and lexical.built():
+            known["lexical"] = lexical.describe()
         return {
+            **known,
             "expander": None if self.expander is None else describe_pipeline(self.expander),
             "encoder": self.encoder.describe(),
             "index": index.describe() if index is not None and index.built() else None,
@@ -181,7 +254,8 @@ class ExpandR(pt.Artifact):
             )
         record = store.read_record(folder)
         expander = store.load_expander(folder, record, backend, cache, device) if expansion else None
-        system = cls(expander, store.load_encoder(folder, record, device), store.load_index(folder, record))
+        encoder, index = store.load_encoder(folder, record, device), store.load_index(folder, record)
+        system = cls(expander, encoder, index, **store.load_hybrid(folder, record))
         system.path = folder
         return system
 
@@ -200,7 +274,7 @@ class ExpandR(pt.Artifact):
         return self.faiss_index
 
     def _key(self) -> tuple[Any, ...]:
-        return (self.expander, self.encoder, self.faiss_index)
+        return (self.expander, self.encoder, self.faiss_index, self.lexical_index, self.hybrid)
 
     def __eq__(self, other: object) -> bool:
         return self._key() == other._key() if isinstance(other, ExpandR) else NotImplemented
@@ -209,4 +283,37 @@ class ExpandR(pt.Artifact):
         return hash(self._key())
 
     def __repr__(self) -> str:
-        return f"ExpandR({self.expander!r}, {self.encoder!r}, {self.faiss_index!r})"
+        hybrid = "" if self.hybrid is None else f", hybrid={self.hybrid!r}"
+        return f"ExpandR({self.expander!r}, {self.encoder!r}, {self.faiss_index!r}{hybrid})"
+
+
+def lexical_folder(collection: Collection, indexes: str | Path) -> Path:
+    """The lexical index of a collection in a folder of indexes."""
+    return Path(indexes) / f"{quote(collection.name, safe=' ')}.{digest(collection.corpus_fingerprint)[:12]}.pisa"
+
+
+def _hybrid_settings(lexical: Any, hybrid: HybridSettings | Method | None) -> HybridSettings | None:
+    if lexical is None and hybrid is not None:
+        raise ValueError('a hybrid needs a lexical index: give lexical="pisa" too')
+    if isinstance(hybrid, str):
+        return HybridSettings(hybrid)
+    if not isinstance(hybrid, HybridSettings | None):
+        raise TypeError(f"hybrid must be a method or HybridSettings, got {hybrid!r:.80}")
+    return hybrid if hybrid is not None or lexical is None else HybridSettings()
+
+
+def _lexical_index(lexical: LexicalIndex | str | None, index: FaissIndex | None) -> LexicalIndex | None:
+    if isinstance(lexical, LexicalIndex | None):
+        return lexical
+    if lexical != "pisa":
+        raise TypeError(f'lexical must be "pisa" or a LexicalIndex, got {lexical!r:.80}')
+    return None if index is None else LexicalIndex.beside(index.folder)
+
+
+def with_n(expander: pt.Transformer | None, n: int) -> pt.Transformer:
+    """The expander with `n` expansions for each query; texts that it has in memory are shared."""
+    if expander is None or not hasattr(expander, "n"):
+        raise ValueError(f"these settings take {n} expansions of each query: give an expander, not {expander!r:.80}")
+    changed = copy.copy(expander)
+    changed.n = n
+    return changed

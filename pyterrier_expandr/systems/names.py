@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyterrier as pt
 
 from ..common.files import path_of, with_home
-from ..evaluation.provenance import digest
-from .expandr import ExpandR
+from ..expansion.lexical import LexicalExpander
+from .expandr import ExpandR, lexical_folder
 from .store import RECORD
 
 if TYPE_CHECKING:
@@ -20,15 +19,53 @@ if TYPE_CHECKING:
     from ..evaluation.beir import System
     from ..evaluation.beir_collections import Collection
 
+BM25, COLLECTION = "bm25", "{collection}"
+
 GRAMMAR = """A system is named
   bm25                        BM25 of PISA
+  bm25+EXPANSIONS             the same, over the query five times and its passages (query2doc)
   ENCODER                     dense retrieval with the query alone: a name of `expandr models`, a hub name, a folder
-  ENCODER+FILE.jsonl          the same, fused with recorded expansions; {collection} in FILE stands for BEIR's folder
-  ENCODER+LLM                 the same, with expansions that an LLM writes now
+  ENCODER+EXPANSIONS          the same, fused with passages (ExpandR)
+  ENCODER+bm25                a hybrid: both searches, and their lists added up
+  ENCODER+bm25+EXPANSIONS     the same, with passages in both searches
+  ...+SETTINGS.json           the same, with what `expandr tune` has chosen
   FOLDER, expandr:OWNER/NAME  a saved ExpandR system, from a folder or the hub
   FOLDER+LLM                  the same, its LLM running on another backend
   FOLDER+none                 the same without its expansions
-where an LLM is a hub name or folder, vllm:NAME or openai:MODEL@URL"""
+where EXPANSIONS are
+  FILE.jsonl                  recorded ones; {collection} in FILE stands for BEIR's folder
+  LLM                         written now: a hub name or folder, vllm:NAME or openai:MODEL@URL"""
+
+
+class _Spec(NamedTuple):
+    """The parts of a name, "" for those that it lacks."""
+
+    base: str
+    lexical: bool
+    expansions: str
+    settings: str
+
+
+def parse(name: str) -> _Spec:
+    """The parts of a system's name.
+
+    Raises:
+        ValueError: a part between two signs is empty.
+
+    Example:
+        >>> tuple(parse("contriever+bm25+scifact.jsonl+tuned.json"))
+        ('contriever', True, 'scifact.jsonl', 'tuned.json')
+        >>> tuple(parse("contriever+hf:owner/llm"))
+        ('contriever', False, 'hf:owner/llm', '')
+    """
+    if Path(name).is_dir():
+        return _Spec(name, False, "", "")
+    base, *parts = name.split("+")
+    if not base or not all(parts):
+        raise ValueError(f"{name!r} names no system.\n{GRAMMAR}")
+    settings = parts.pop() if parts and parts[-1].endswith(".json") else ""
+    lexical = bool(parts) and parts[0].lower() == BM25
+    return _Spec(base, lexical, "+".join(parts[lexical:]), settings)
 
 
 class SystemOpener:
@@ -72,39 +109,54 @@ class SystemOpener:
                 saved system that is not the one that was saved. FileNotFoundError: there is no such file or folder.
         """
         name = with_home(name)
-        if name.lower() == "bm25":
-            return self._bm25
-        base, sign, expansions = (name, "", "") if Path(name).is_dir() else name.partition("+")
-        if not base or bool(sign) != bool(expansions):
-            raise ValueError(f"{name!r} names no system.\n{GRAMMAR}")
-        if base.startswith("expandr:") or (Path(base) / RECORD).is_file():
-            saved = self._saved(base.removeprefix("expandr:"), expansions)
-            return saved if collections == 1 else ExpandR(saved.expander, saved.encoder)
-        encoder = self._encoder(base)
-        if expansions in ("", "none"):
-            return ExpandR(None, encoder)
-        if Path(expansions).suffix != ".jsonl":
-            return ExpandR(self._llm(expansions), encoder)
-        return self._recorded(encoder, expansions)
+        spec = parse(name)
+        if spec.base.lower() == BM25:
+            if spec.lexical or spec.settings:
+                raise ValueError(f"{name!r} names no system: only an encoder has a second search.\n{GRAMMAR}")
+            return self._for_each(self._bm25, spec.expansions)
+        if spec.base.startswith("expandr:") or (Path(spec.base) / RECORD).is_file():
+            if spec.lexical:
+                raise ValueError(f"{name!r} names no system: a saved one says itself if it is a hybrid.\n{GRAMMAR}")
+            saved = _tuned(self._saved(spec.base.removeprefix("expandr:"), spec.expansions), spec.settings)
+            return saved if collections == 1 else saved.without_index()
+        encoder, lexical = self._encoder(spec.base), "pisa" if spec.lexical else None
 
-    def _bm25(self, collection: Collection) -> pt.Transformer:
+        def made(expander: pt.Transformer | None) -> ExpandR:
+            return _tuned(ExpandR(expander, encoder, lexical=lexical), spec.settings)
+
+        if COLLECTION not in spec.expansions:
+            return made(self._expander(spec.expansions))
+        return self._for_each(
+            lambda expander, collection: (
+                made(expander).for_collection(collection, self.indexes).pipeline(collection.num_results)
+            ),
+            spec.expansions,
+        )
+
+    def _for_each(
+        self, make: Callable[[pt.Transformer | None, Collection], pt.Transformer], expansions: str
+    ) -> Callable[[Collection], pt.Transformer]:
+        """A system that is a function of the collection, whose expander may be too."""
+        if COLLECTION in expansions:
+            return lambda collection: make(
+                self._expander(expansions.replace(COLLECTION, collection.folder_name)), collection
+            )
+        expander = self._expander(expansions)
+        return lambda collection: make(expander, collection)
+
+    def _bm25(self, expander: pt.Transformer | None, collection: Collection) -> pt.Transformer:
         from ..retrieval.sparse import bm25
 
-        key = digest(collection.corpus_fingerprint)[:12]
-        folder = self.indexes / f"{quote(collection.name, safe=' ')}.{key}.pisa"
-        return bm25(collection.get_corpus_iter(), folder, num_results=collection.num_results)
+        folder = lexical_folder(collection, self.indexes)
+        found = bm25(collection.get_corpus_iter(), folder, num_results=collection.num_results)
+        return found if expander is None else expander >> LexicalExpander() >> found
 
-    def _recorded(self, encoder: ExpandREncoder, file: str) -> System:
+    def _expander(self, expansions: str) -> pt.Transformer | None:
         from ..expansion.expander import RecordedExpander
 
-        if "{collection}" not in file:
-            return ExpandR(RecordedExpander(file), encoder)
-
-        def system(collection: Collection) -> pt.Transformer:
-            expander = RecordedExpander(file.replace("{collection}", collection.folder_name))
-            return ExpandR(expander, encoder).for_collection(collection, self.indexes).pipeline(collection.num_results)
-
-        return system
+        if expansions in ("", "none"):
+            return None
+        return RecordedExpander(expansions) if Path(expansions).suffix == ".jsonl" else self._llm(expansions)
 
     def _saved(self, place: str, llm: str) -> ExpandR:
         from ..expansion.backends.opening import open_backend
@@ -123,3 +175,7 @@ class SystemOpener:
 
         backend = open_backend(name, device=self.device)
         return LLMExpander(backend, cache=self.generations, verbose=True, **self._llm_options)
+
+
+def _tuned(system: ExpandR, settings: str) -> ExpandR:
+    return system.with_settings(settings) if settings else system

@@ -3,6 +3,7 @@
 FOLDER/pt_meta.json             PyTerrier's record of the artefact
 FOLDER/expandr_system.json      expander, encoder and index with their fingerprints, versions
 FOLDER/index/                   the FaissIndex
+FOLDER/lexical/                 the LexicalIndex, where the system is a hybrid
 FOLDER/encoder/                 the encoder's files, unless it comes from the hub
 FOLDER/expansions.jsonl         recorded expansions, where the expander replays some
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,8 @@ from ..common.files import path_of, write_json
 from ..encoding.vectors import describe_source
 from ..evaluation.provenance import describe_pipeline
 from ..evaluation.result_store import versions
+from ..retrieval.sparse import LexicalIndex
+from .settings import HybridSettings
 
 if TYPE_CHECKING:
     import pyterrier as pt
@@ -28,9 +32,10 @@ if TYPE_CHECKING:
     from ..retrieval.faiss_index import FaissIndex
     from .expandr import ExpandR
 
-FORMAT_VERSION = 1
+#: 2 has a lexical index; a system without one is written as 1, which older releases read
+FORMAT_VERSION = 2
 RECORD, PT_METADATA = "expandr_system.json", "pt_meta.json"
-INDEX, ENCODER, EXPANSIONS = "index", "encoder", "expansions.jsonl"
+INDEX, LEXICAL, ENCODER, EXPANSIONS = "index", "lexical", "encoder", "expansions.jsonl"
 ARTEFACT = {"type": "retrieval_system", "format": "expandr", "package_hint": "pyterrier_expandr"}
 
 
@@ -57,12 +62,25 @@ def _write_parts(system: ExpandR, folder: Path) -> dict[str, Any]:
     check_index(system.encoder, index, pooling=encoder["pooling"], normalize=encoder["normalize"])
     shutil.copytree(index.folder, folder / INDEX, copy_function=_link_or_copy)
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": 1 if system.hybrid is None else FORMAT_VERSION,
         "encoder": encoder,
         "expander": _save_expander(system.expander, folder),
         "index": {**index.describe(), "encoder": index.encoder},
+        **_save_hybrid(system, folder),
         "versions": versions(),
     }
+
+
+def _save_hybrid(system: ExpandR, folder: Path) -> dict[str, Any]:
+    lexical, index = system.lexical_index, system.faiss_index
+    if system.hybrid is None:
+        return {}
+    assert lexical is not None and index is not None
+    if not lexical.built():
+        raise ValueError(f"there is no lexical index at {str(lexical.folder)!r}: index documents first")
+    check_lexical(index, lexical)
+    shutil.copytree(lexical.folder, folder / LEXICAL, copy_function=_link_or_copy)
+    return {"lexical": lexical.describe(), "hybrid": asdict(system.hybrid)}
 
 
 def _link_or_copy(source: str, target: str) -> None:
@@ -156,6 +174,21 @@ def load_index(folder: Path, record: dict[str, Any]) -> FaissIndex:
     return index
 
 
+def load_hybrid(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """The lexical index inside a system and how it is used, as arguments of `ExpandR`; none where it has none.
+
+    Raises:
+        ValueError: the index is not the one that was saved. TypeError: a setting of a newer release.
+    """
+    if "lexical" not in record:
+        return {}
+    lexical = LexicalIndex(folder / LEXICAL)
+    if not lexical.built():
+        raise ValueError(f"the lexical index in {str(folder)!r} is missing: copy the system again")
+    _check_equal("lexical index", record["lexical"], lexical.describe())
+    return {"lexical": lexical, "hybrid": HybridSettings(**record["hybrid"])}
+
+
 def _hashes(index: dict[str, Any]) -> list[str]:
     return [file["sha256"][:12] for file in index["files"].values()]
 
@@ -175,12 +208,12 @@ def load_expander(
         return None
     clean = saved["cleaning"] is not None
     if saved["kind"] == "recorded":
-        replayed = RecordedExpander(folder / EXPANSIONS, on_missing=saved["on_missing"], clean=clean)
+        replayed = RecordedExpander(folder / EXPANSIONS, on_missing=saved["on_missing"], n=saved.get("n"), clean=clean)
         _check_equal("recorded expansions", saved["records_sha256"], replayed.describe()["records_sha256"])
         return replayed
-    names = ("prompt", "n", "temperature", "top_p", "max_new_tokens", "seed")
+    names = ("prompt", "n", "context_documents", "temperature", "top_p", "max_new_tokens", "seed")
     backend = backend if backend is not None else _open_backend(saved, device)
-    expander = LLMExpander(backend, cache=cache, clean=clean, **{name: saved[name] for name in names})
+    expander = LLMExpander(backend, cache=cache, clean=clean, **{name: saved[name] for name in names if name in saved})
     if not _same_model(backend.fingerprint(), saved["model"]):
         _check_equal("LLM", saved["model"], backend.fingerprint())
     return expander
@@ -223,6 +256,18 @@ def check_index(
         raise ValueError(
             f"these parts do not belong together: the index {str(index.path)!r} was made by {made['model']!r} "
             f"({_told(made, differ)}), the encoder is {encoder.model_name!r} ({_told(ours, differ)})"
+        )
+
+
+def check_lexical(index: FaissIndex, lexical: LexicalIndex) -> None:
+    """Raise ValueError where the two indexes of a system hold other documents."""
+    ours, theirs = set(lexical.docnos), set(index.docnos.to_pylist())
+    if ours != theirs:
+        example = min(ours ^ theirs)
+        raise ValueError(
+            f"these parts do not belong together: the lexical index {str(lexical.folder)!r} has {len(ours)} documents, "
+            f"the index {str(index.path)!r} has {len(theirs)}, and only one of them has {example!r}: remove the one "
+            "that is not of this corpus, and index again"
         )
 
 

@@ -230,8 +230,8 @@ def test_folders_that_hold_no_system(tmp_path, bert):
     (tmp_path / RECORD).write_text("{")
     with pytest.raises(ValueError, match="is damaged"):
         ExpandR.load(tmp_path)
-    (tmp_path / RECORD).write_text('{"format_version": 2}')
-    with pytest.raises(ValueError, match="format 2, this release reads up to 1: upgrade"):
+    (tmp_path / RECORD).write_text('{"format_version": 3}')
+    with pytest.raises(ValueError, match="format 3, this release reads up to 2: upgrade"):
         ExpandR.load(tmp_path)
 
 

@@ -1,0 +1,91 @@
+"""The numbers of a system that can be tuned, as one value that is written to a file and read from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..common.files import write_json
+from ..encoding.fusion import Fusion, check_fusion
+from ..expansion.lexical import LexicalExpander, Repeats
+from ..retrieval.list_fusion import ListFusion, Method
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class HybridSettings:
+    """How a system searches with words and vectors, and fuses both lists.
+
+    Args:
+        method: "sum", "rrf" or "zscore", see `ListFusion`.
+        weight: of the lexical list, in [0, 1].
+        repeats: how often the query stands before its passages for the lexical engine, see `LexicalExpander`.
+        depth: documents of each list at least, however few are asked for.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    method: Method = "sum"
+    weight: float = 0.5
+    repeats: Repeats = 5
+    depth: int = 1000
+
+    def __post_init__(self) -> None:
+        ListFusion(self.method, weight=self.weight, num_results=self.depth)
+        LexicalExpander(self.repeats)
+
+
+@dataclass(frozen=True)
+class TunedSettings:
+    """What `tune` chooses, and `ExpandR.with_settings` applies.
+
+    Args:
+        n: expansions for each query; 0 for none at all.
+        fusion: of the query encoder, a weight of the query or a name.
+        hybrid: None for a system without a lexical index.
+        source: what they were tuned on, for the reader.
+
+    Raises:
+        ValueError: a value is out of range. TypeError: a fusion that is a function.
+
+    Example:
+        >>> TunedSettings(n=2, fusion=0.7).hybrid is None
+        True
+    """
+
+    n: int
+    fusion: Fusion = "average"
+    hybrid: HybridSettings | None = None
+    source: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 0:
+            raise ValueError(f"n must be a whole number of 0 or more, got {self.n!r}")
+        if callable(check_fusion(self.fusion)):
+            raise TypeError("a fusion that is a function cannot be written down: give a name or a weight")
+
+    def save(self, path: str | Path) -> None:
+        """Write them to a JSON file, which appears when it is complete."""
+        write_json(Path(path), {"format_version": FORMAT_VERSION, **asdict(self)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> TunedSettings:
+        """The settings in a file.
+
+        Raises:
+            FileNotFoundError: there is no such file. ValueError: it holds something else, or is of a newer release.
+        """
+        text = Path(path).read_text(encoding="utf-8")
+        try:
+            values = json.loads(text)
+            version = values.pop("format_version")
+            if version > FORMAT_VERSION:
+                raise ValueError(f"format {version}, this release reads up to {FORMAT_VERSION}: upgrade")
+            hybrid = values.pop("hybrid")
+            return cls(**values, hybrid=None if hybrid is None else HybridSettings(**hybrid))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{str(path)!r} holds no settings that `expandr tune` wrote: {error}") from error
