@@ -9,7 +9,7 @@ from pyterrier_expandr.collections import pocket
 from tests.command import expandr
 
 
-@pytest.mark.parametrize("command", ["demo", "expand", "index", "search", "models"])
+@pytest.mark.parametrize("command", ["demo", "expand", "index", "search", "models", "tune"])
 def test_help_shows_an_example(command):
     assert f"Example: expandr {command}" in expandr(command, "--help")
 
@@ -25,7 +25,7 @@ def test_every_command_with_a_backend_says_how_it_is_named():
             yield " ".join([*path, name]), {parameter.name: parameter for parameter in command.params}
 
     found = {path: options["llm"].help for path, options in commands(typer.main.get_command(app)) if "llm" in options}
-    assert sorted(found) == ["demo", "expand", "search", "train pairs"]
+    assert sorted(found) == ["demo", "expand", "search", "train pairs", "tune"]
     for said in found.values():
         for part in ("hf:NAME_OR_FOLDER", "vllm:NAME_OR_FOLDER", "openai:MODEL@URL", "?OPTION=VALUE"):
             assert part in said
@@ -42,6 +42,9 @@ def test_demo(tmp_path, minilm):
     assert "recorded with the collection" in out and str(tmp_path / "demo") in out
     rows = {cells[0]: cells for line in out.splitlines() if len(cells := line.split()) == 9}
     assert float(rows["dense"][2]) < float(rows["ExpandR"][2])
+    for name, other in (("BM25 + passages", "BM25"), ("ExpandR hybrid", "dense")):
+        (row,) = (line.replace(name, "x").split() for line in out.splitlines() if name in line)
+        assert float(row[2]) > float(rows[other][2])
     assert "wins" in out and "losses" in out
     assert "info]" not in out  # PISA's own chatter
     assert "skipped by --llm none" in out and "One query whole" in out and "passage: " in out
@@ -83,6 +86,8 @@ def test_expand_index_search(tmp_path, minilm, tiny_llama):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["search", "x", "--hybrid", "sum", "--settings", "s.json"], "leave --hybrid out"),
+        (["search", "x", "--settings", "nowhere.json"], "nowhere.json"),
         (["search", "--index", "i"], "name either queries"),
         (["search", "x", "--index", "nowhere"], "there is no index"),
         (["index", "--collection", "nowhere", "--encoder", "o/e", "--index", "i"], "no folder in BEIR format"),

@@ -5,6 +5,7 @@ import threading
 import time
 
 import pandas as pd
+import pyterrier as pt
 import pytest
 from typer.testing import CliRunner
 
@@ -16,6 +17,7 @@ from pyterrier_expandr.evaluation.result_store import CELL
 from pyterrier_expandr.evaluation.results import Results
 from pyterrier_expandr.systems.expandr import ExpandR
 from pyterrier_expandr.systems.names import SystemOpener
+from pyterrier_expandr.systems.settings import HybridSettings, TunedSettings
 from tests.tiny import build_tiny_llama
 from tests.tiny_encoder import build_tiny_bert, open_tiny
 
@@ -73,6 +75,27 @@ def test_what_is_finished_is_not_computed_again(finished, bert):
     assert "## RR" in again and "nDCG" not in again and "BM25" not in again
 
 
+def test_hybrids_and_bm25_with_passages_by_name(bert, tmp_path):
+    TunedSettings(n=1, fusion=1.0, hybrid=HybridSettings(weight=1.0)).save(tmp_path / "s.json")
+    systems = {
+        "BM25": "bm25",
+        "BM25 + passages": f"bm25+{RECORDED}",
+        "hybrid, query alone": f"{bert}+bm25",
+        "hybrid": f"{bert}+bm25+{RECORDED}",
+        "tuned": f"{bert}+BM25+{RECORDED}+{tmp_path / 's.json'}",
+    }
+    printed = experiment(tmp_path / "out", systems, "--baseline", "BM25").stdout
+    assert all(name in printed for name in systems)
+    results = Results.load(tmp_path / "out")
+    value = results.means().query("measure == 'nDCG@10'").set_index("system")["value"]
+    assert value["BM25"] + 0.02 < value["BM25 + passages"] == pytest.approx(value["tuned"], abs=1e-12)
+    theirs = ExpandR(RecordedExpander(RECORDED), ExpandREncoder(bert, device="cpu"), lexical="pisa")
+    expected = beir.experiment({"h": theirs, "q": theirs.without_expansion()}, "pocket", tmp_path / "r", verbose=False)
+    assert value[["hybrid", "hybrid, query alone"]].tolist() == expected.means()["value"].tolist()[::2]
+    assert len(list((tmp_path / "out" / ".indexes").iterdir())) == 2  # one of words and one of vectors for all five
+    assert "hybrid, query alone" in invoke("report", tmp_path / "out", "--layout", "systems", "--format", "html").stdout
+
+
 def test_report_and_analyse_read_the_folder(finished):
     folder, _ = finished
     assert "<table" in invoke("report", folder, "--baseline", "BM25", "--format", "html").stdout
@@ -85,6 +108,8 @@ def test_report_and_analyse_read_the_folder(finished):
 def test_a_saved_system_with_and_without_its_expansions(bert, tmp_path):
     system = ExpandR(RecordedExpander(RECORDED), ExpandREncoder(bert, device="cpu"), tmp_path / "index")
     system.index(pocket().get_corpus_iter()).save(tmp_path / "saved")
+    with pytest.raises(ValueError, match="a saved one says itself if it is a hybrid"):
+        SystemOpener(tmp_path)(f"{tmp_path / 'saved'}+bm25")
     systems = {"saved": tmp_path / "saved", "plain": f"{tmp_path / 'saved'}+none", "named": f"expandr:{tmp_path}/saved"}
     experiment(tmp_path / "one", systems)
     assert not (tmp_path / "one" / ".indexes").exists()  # its own index was searched
@@ -180,6 +205,10 @@ def test_ctrl_c_keeps_what_is_finished(bert, tiny_llama, tmp_path):
         ({"s": "contriever+nowhere.jsonl"}, [], "nowhere.jsonl"),
         ({"s": "contriever+vlm:m"}, [], "there is no backend 'vlm'"),
         ({"s": "contriever+"}, [], "names no system"),
+        ({"s": "bm25+bm25"}, [], "only an encoder has a second search"),
+        ({"s": "bm25+nowhere.jsonl"}, [], "nowhere.jsonl"),
+        ({"s": "contriever+bm25+nowhere.json"}, [], "nowhere.json"),
+        ({"s": "contriever++bm25"}, [], "names no system"),
         ({"": "bm25"}, [], "write NAME=VALUE, not '=bm25'"),
         ({"s": "bm25"}, ["--system", "s=contriever"], "each name may stand there once"),
         ({"s": "bm25"}, ["--baseline", "t"], "there is no system 't': choose a baseline among"),
@@ -192,6 +221,67 @@ def test_what_can_be_mended_is_said_before_any_work(systems, options, said, tmp_
     with pytest.raises((ValueError, OSError), match=said):
         experiment(tmp_path / "out", systems, *options)
     assert not (tmp_path / "out").exists()
+
+
+def test_both_indexes_and_a_hybrid_search(bert, tmp_path):
+    index, words = tmp_path / "i", tmp_path / "i.pisa"
+    build = ("index", "--collection", "pocket", "--encoder", bert, "--index", index, "--lexical", "--device", "cpu")
+    assert "242 documents" in invoke(*build).stdout and words.is_dir()
+    with pytest.raises(FileExistsError, match="holds a lexical index"):
+        invoke(*build)
+    shutil.rmtree(words)
+    query = ("search", "the fruit that kept sailors healthy", "--index", index, "--num-results", 3, "--device", "cpu")
+    with pytest.raises(FileNotFoundError, match="there is no lexical index"):
+        invoke(*query, "--hybrid", "sum")
+    with pytest.raises(FileExistsError, match="--mode resume adds the lexical one"):
+        invoke(*build)
+    invoke(*build, "--mode", "resume")
+    assert len(invoke(*query, "--hybrid", "sum").stdout.splitlines()) == 4
+    made = words.stat().st_mtime_ns
+    assert "242 documents" in invoke(*build, "--mode", "overwrite").stdout and words.stat().st_mtime_ns > made
+    with pytest.raises(ValueError, match="leave --hybrid out"):
+        invoke(*query, "--hybrid", "sum", "--settings", "s.json")
+
+    hybrid, run = HybridSettings(weight=0.25), tmp_path / "run.trec"
+    TunedSettings(n=1, fusion=0.4, hybrid=hybrid).save(tmp_path / "s.json")
+    recorded = ("--collection", "pocket", "--expansions", RECORDED, "--index", index, "--settings", tmp_path / "s.json")
+    invoke("search", *recorded, "--num-results", 20, "--out", run, "--device", "cpu")
+    found = pt.io.read_results(str(run)).set_index(["qid", "docno"])["score"]
+    encoder = ExpandREncoder(bert, device="cpu", fusion=0.4)
+    system = ExpandR(RecordedExpander(RECORDED), encoder, index, lexical="pisa", hybrid=hybrid)
+    expected = system.pipeline(20)(pocket().get_topics()).set_index(["qid", "docno"])["score"]
+    pd.testing.assert_series_equal(found.sort_index(), expected.sort_index(), rtol=1e-5, check_index_type=False)
+
+
+def test_tune_writes_settings_that_an_experiment_opens(bert, tiny_llama, tmp_path):
+    index, out = tmp_path / "i", tmp_path / "tuned.json"
+    build = ("index", "--collection", "pocket", "--encoder", bert, "--index", index, "--lexical", "--device", "cpu")
+    invoke(*build)
+    options = ("--index", index, "--hybrid", "sum", "--device", "cpu", "--out", out)
+    grid = ("--fusion", 0.5, "--fusion", 0.8, "--repeats", 5, "--repeats", "mugi", "--weight", 0.5, "--weight", 1)
+    done = invoke("tune", "--collection", "pocket", "--expansions", RECORDED, *options, *grid)
+    assert "passages are used: on held-out queries they bring +" in done.stdout and f"settings in {out}" in done.stdout
+    settings = TunedSettings.load(out)
+    assert settings.n == 1 and settings.source["split"] == "train" and settings.source["queries"] == 31
+    rows = [line.rsplit(maxsplit=6) for line in done.stdout.splitlines() if line.split()[0] in ("hybrid,", "chosen")]
+    assert [row[0].strip() for row in rows] == ["hybrid, query alone", "hybrid, passages", "chosen"]
+    systems = {"tuned": f"{bert}+bm25+{RECORDED}+{out}", "untuned": f"{bert}+bm25+{RECORDED}"}
+    experiment(tmp_path / "r", systems)
+    mean = Results.load(tmp_path / "r").means().set_index(["system", "measure"])["value"]
+    assert mean["tuned", "nDCG@10"] > mean["untuned", "nDCG@10"]
+
+    live = ("tune", "--collection", "irds:expandr-pocket/train", "--llm", tiny_llama, "--queries", 4, "--folds", 2)
+    with pytest.warns(UserWarning, match="truncated at 4"):
+        written = invoke(*live, *options, "--n", 1, "--n", 2, "--fusion", 0.9, "--max-new-tokens", 4)
+    assert "settings in" in written.stdout and out.with_suffix(".sqlite").is_file()
+    for wrong, said in (
+        (("--collection", "pocket", "--split", "test", "--expansions", RECORDED), "name a training split"),
+        (("--collection", "irds:expandr-pocket/test", "--expansions", RECORDED), "name a training split"),
+        (("--collection", "pocket"), "give either --expansions or --llm"),
+        (("--collection", "pocket", "--expansions", RECORDED, "--repeats", "five"), "repeats must be"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            invoke("tune", *wrong, *options)
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path):
@@ -209,4 +299,4 @@ def test_names_that_share_a_model_share_it():
 
 def test_help_shows_an_example_and_the_grammar():
     shown = invoke("experiment", "--help").stdout
-    assert "Example: expandr experiment" in shown and "  ENCODER+LLM  " in shown
+    assert "Example: expandr experiment" in shown and "  ENCODER+bm25+EXPANSIONS  " in shown
