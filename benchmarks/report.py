@@ -13,10 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks import hybrid
 from pyterrier_expandr.reports.page import BETTER, LEVEL, WORSE
 
 ROOT = Path(__file__).parent.parent
 RESULTS, README, ENGINES = ROOT / "docs" / "results", ROOT / "README.md", ROOT / "docs" / "backends.md"
+HYBRID = ROOT / "docs" / "hybrid.md"
 BEGIN, END = "<!-- results: written by benchmarks.report -->", "<!-- end of results -->"
 
 
@@ -79,7 +81,11 @@ def filled(path: Path, *tables: str) -> str:
 
 def pages() -> dict[Path, str]:
     """Each page with results, as the files say it."""
-    return {README: filled(README, scifact_table(), speed_table()), ENGINES: filled(ENGINES, generation_tables())}
+    return {
+        README: filled(README, scifact_table(), speed_table()),
+        ENGINES: filled(ENGINES, generation_tables()),
+        HYBRID: filled(HYBRID, hybrid.markdown(json.loads((RESULTS / "hybrid.json").read_text())["rows"])),
+    }
 
 
 def main() -> int:
