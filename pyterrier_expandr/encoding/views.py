@@ -213,7 +213,8 @@ class TextScorer(_View, BiScorer):
         """`[qid, query, docno, text]` (or `query_vec`, `doc_vec` in their place) -> adds `score`, `rank`.
 
         Raises:
-            ValueError: a query, text, id or the column qid is missing, or vectors do not go together. TypeError: one is no string.
+            ValueError: a query, a text, an id or the column qid is missing, or the vectors do not fit together.
+            TypeError: a query, text or id is not a string.
         """
         text = self.text_field
         with pt.validate.any(inp, context=self) as v:
