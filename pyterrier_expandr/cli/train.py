@@ -65,7 +65,7 @@ def pairs(
         dataset,
         split,
         min_relevance=min_relevance,
-        ratios=_shares(ratio or []),
+        ratios=shares(ratio or [], "--ratio"),
         limit=limit,
         skip_bad=skip_bad,
         candidates=candidates,
@@ -86,9 +86,9 @@ def show_record(file: Path, names: Iterable[str]) -> None:
         typer.echo(f"{json.dumps({name: record[name] for name in names}, indent=1)}\nin {file.parent}")
 
 
-def _shares(given: list[str]) -> dict[str, float]:
-    """NAME=SHARE as a dictionary. Raises ValueError where it has another form."""
+def shares(given: list[str], option: str) -> dict[str, float]:
+    """NAME=NUMBER as a dictionary. Raises ValueError where it has another form."""
     try:
         return {name: float(share) for name, share in (one.rsplit("=", 1) for one in given)}
     except ValueError as error:
-        raise ValueError(f"--ratio must be NAME=SHARE, such as nq=0.1, got {given}") from error
+        raise ValueError(f"{option} must be NAME=NUMBER, such as nq=0.1, got {given}") from error

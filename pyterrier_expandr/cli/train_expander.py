@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .common import Device
-from .train import show_record, train
+from .train import shares, show_record, train
 
 
 @train.command(
@@ -22,6 +22,10 @@ def expander(
     out: Annotated[Path, typer.Option(help="Folder to make; OUT.work beside it holds an unfinished run.")],
     learning_rate: float = 2e-5,
     epochs: float = 2.0,
+    loss: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=WEIGHT: sigmoid (DPO) or sft (the chosen text); repeat it. sigmoid=1."),
+    ] = None,
     beta: Annotated[float, typer.Option(help="How dearly the model pays for leaving its reference.")] = 0.1,
     max_grad_norm: Annotated[float, typer.Option(help="Gradients are clipped to it.")] = 10.0,
     lora_r: int = 8,
@@ -49,12 +53,14 @@ def expander(
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the base model.")
     ] = False,
 ) -> None:
-    """Train a LoRA adapter by DPO; a rerun goes on where it was interrupted."""
+    """Train a LoRA adapter by DPO, or on the chosen texts alone; a rerun goes on where it was interrupted."""
     given = dict(locals())  # each option is a field of the configuration
-    from ..training.expander.train import RECORD, ExpanderTrainingConfig, train_expander
+    from ..training.expander.train import PAPER_LOSSES, RECORD, ExpanderTrainingConfig, train_expander
 
     modules = tuple(given.pop("target_module") or ExpanderTrainingConfig.target_modules)
-    config = ExpanderTrainingConfig(**given | {"pairs": str(pairs), "out": str(out), "target_modules": modules})
+    losses = shares(given.pop("loss") or [], "--loss") or PAPER_LOSSES
+    places = {"pairs": str(pairs), "out": str(out)}
+    config = ExpanderTrainingConfig(**given | places | {"target_modules": modules, "losses": losses})
     folder = train_expander(config, verbose=True)
     show_record(folder / RECORD, ("pairs", "kept_step", "before", "after", "generation_words"))
 

@@ -78,6 +78,8 @@ def _arguments(config: ExpanderTrainingConfig, pairs: int, held_out: int, folder
     on_gpu, evaluated = torch.cuda.is_available(), held_out > 0
     arguments = DPOConfig(
         output_dir=str(folder),
+        loss_type=list(config.losses),
+        loss_weights=list(config.losses.values()),
         beta=config.beta,
         learning_rate=config.learning_rate,
         lr_scheduler_type="linear",

@@ -9,15 +9,13 @@ from typing import Any
 def adapter_card(record: dict[str, Any]) -> str:
     """The README.md of an adapter, from its record (`expander.json`)."""
     settings, pairs = record["settings"], record["pairs"]
-    rows = [f"| {name} | {settings[name]} |" for name in sorted(settings) if not isinstance(settings[name], dict)]
+    rows = [f"| {name} | {settings[name]} |" for name in sorted(settings) if name != "base_fingerprint"]
     return "\n".join(
         [
             _front_matter(record["base"], "peft"),
             "# Query expander, a LoRA adapter",
             "",
-            "Trained by direct preference optimisation (DPO) to write passages that its dense retriever prefers, as in",
-            "ExpandR (Yao et al., EMNLP 2025, Eq. 10-17). The prompt for expansions is one user message; see",
-            "`pyterrier_expandr`.",
+            *_method(settings.get("losses")),
             "",
             f"Base model: `{_shown(record['base'])}`. Pairs: {pairs['training']} for training,",
             f"{pairs['held out']} held out, {sum(pairs['dropped'].values())} dropped of {pairs['read']}.",
@@ -34,13 +32,28 @@ def adapter_card(record: dict[str, Any]) -> str:
     )
 
 
+def _method(losses: dict[str, float] | None) -> list[str]:
+    """What the adapter was trained for; `losses` is None where they are the paper's."""
+    if losses is None:
+        method = "Trained by direct preference optimisation (DPO)"
+    elif "sigmoid" in losses:
+        method = "Trained by direct preference optimisation (DPO) with a supervised loss on the chosen passages"
+    else:
+        method = "Fine-tuned on the chosen passages of preference pairs"
+    return [
+        f"{method} to write passages that its dense retriever prefers, after",
+        "ExpandR (Yao et al., EMNLP 2025, Eq. 10-17). The prompt for expansions is one user message; see",
+        "`pyterrier_expandr`.",
+    ]
+
+
 def _held_out(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[str]:
     if not (before and after):
         return []
     return [
         "| on held-out pairs | before | after |",
         "|---|---|---|",
-        f"| DPO loss | {before['loss']:.4f} | {after['loss']:.4f} |",
+        f"| loss | {before['loss']:.4f} | {after['loss']:.4f} |",
         f"| reward accuracy | - | {after['reward_accuracy']:.4f} |",
         f"| reward margin | {before['reward_margin']:.4f} | {after['reward_margin']:.4f} |",
         "",

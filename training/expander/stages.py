@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..stage import Stage
 from .merge import RECORD as MERGE_RECORD
 from .merge import merge_adapter
-from .train import OTHER_SETTINGS, ExpanderTrainingConfig, train_expander
 from .train import RECORD as ADAPTER_RECORD
+from .train import ExpanderTrainingConfig, train_expander
 
 
 def dpo_stage(
@@ -38,9 +37,7 @@ def dpo_stage(
         record = json.loads((train_expander(config, verbose=verbose) / ADAPTER_RECORD).read_text("utf-8"))
         return {"pairs": record["pairs"]["training"], "steps": record["steps"], **_rounded(record["after"] or {})}
 
-    config = asdict(configure("base", "pairs", "out"))
-    settings = {name: value for name, value in config.items() if name not in OTHER_SETTINGS}
-    return Stage("dpo", settings | llm, inputs, run)
+    return Stage("dpo", configure("base", "pairs", "out").recorded() | llm, inputs, run)
 
 
 def merge_stage(

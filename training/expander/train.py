@@ -9,7 +9,8 @@ import json
 import logging
 import shutil
 import warnings
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -28,6 +29,11 @@ logger = logging.getLogger(__name__)
 #: settings that do not decide the weights: names of things and places, and what only the report depends on
 OTHER_SETTINGS = ("base", "out", "pairs", "report_prompts", "report_tokens")
 
+#: the paper's loss, that of DPO (Eq. 17)
+PAPER_LOSSES = {"sigmoid": 1.0}
+#: the losses that may be combined, by TRL's names
+LOSSES = ("sigmoid", "sft")
+
 #: the file in the adapter's folder that says what made it
 RECORD = "expander.json"
 
@@ -40,6 +46,9 @@ class ExpanderTrainingConfig:
         base: hub name or folder of the instruct model.
         pairs: JSONL or Parquet file of preference pairs, as `pair_files.read_pairs` reads it.
         out: folder to make, with the adapter.
+        losses: the weight of each loss: "sigmoid" is DPO's, "sft" the mean negative log-likelihood of the chosen
+            text's tokens. {"sft": 1} alone is supervised fine-tuning on the best candidates (rejection sampling); both
+            together keep DPO from making the chosen text less likely as well (RPO).
         beta: how dearly the model pays for leaving its reference.
         lora_r, lora_alpha, lora_dropout, target_modules: the adapter.
         learning_rate: of AdamW, falling linearly to 0.
@@ -72,6 +81,7 @@ class ExpanderTrainingConfig:
     base: str
     pairs: str
     out: str
+    losses: Mapping[str, float] = field(default_factory=lambda: dict(PAPER_LOSSES))
     beta: float = 0.1
     lora_r: int = 8
     lora_alpha: int = 32
@@ -101,6 +111,7 @@ class ExpanderTrainingConfig:
         if isinstance(self.target_modules, str) or not self.target_modules:
             raise ValueError(f"target_modules must be a list of module names, got {self.target_modules!r}")
         object.__setattr__(self, "target_modules", tuple(self.target_modules))
+        self._check_losses()
         for name in ("beta", "learning_rate", "epochs", "max_grad_norm", "lora_alpha"):
             check_number(name, getattr(self, name), above=0)
         for name in ("lora_dropout", "eval_fraction"):
@@ -122,6 +133,25 @@ class ExpanderTrainingConfig:
             raise ValueError(f'overlong must be "drop" or "cut", got {self.overlong!r}')
         if self.dtype not in (None, "float32", "bfloat16", "float16"):
             raise ValueError(f'dtype must be "float32", "bfloat16" or "float16", got {self.dtype!r}')
+
+    def _check_losses(self) -> None:
+        if not isinstance(self.losses, Mapping) or not self.losses or set(self.losses) - set(LOSSES):
+            raise ValueError(f"losses must map one or both of {LOSSES} to weights, got {self.losses!r}")
+        for name, weight in self.losses.items():
+            check_number(f"the weight of loss {name}", weight, above=0)
+        object.__setattr__(self, "losses", {name: float(self.losses[name]) for name in LOSSES if name in self.losses})
+
+    def recorded(self) -> dict[str, Any]:
+        """What decides the weights, as records keep it: `losses` only where they are not the paper's.
+
+        Records made before there was this setting do not mention it.
+
+        Example:
+            >>> "losses" in ExpanderTrainingConfig("base", "pairs.jsonl", "adapter").recorded()
+            False
+        """
+        values = {name: value for name, value in asdict(self).items() if name not in OTHER_SETTINGS}
+        return {name: value for name, value in values.items() if (name, value) != ("losses", PAPER_LOSSES)}
 
     def compute_dtype(self) -> str:
         """The type of the base model's weights on this machine."""
@@ -269,12 +299,11 @@ def _finish(settings: dict[str, Any], results: dict[str, Any], work: Path, out: 
 def _settings(
     config: ExpanderTrainingConfig, backend: HuggingFaceBackend, pairs: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """What determines the adapter: the configuration except `OTHER_SETTINGS`, and hashes of base model and pairs."""
+    """What determines the adapter: `config.recorded()` and hashes of base model and pairs."""
     _ = backend.context_length  # fetches the configuration of a hub model, which tells its commit
-    settings = {name: value for name, value in asdict(config).items() if name not in OTHER_SETTINGS}
     content = [[row["prompt"], row["chosen"], row["rejected"]] for row in pairs]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return settings | {"base_fingerprint": backend.fingerprint(), "pairs_sha256": digest}
+    return config.recorded() | {"base_fingerprint": backend.fingerprint(), "pairs_sha256": digest}
 
 
 def check_requirements(config: ExpanderTrainingConfig) -> None:

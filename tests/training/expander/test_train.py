@@ -276,6 +276,36 @@ def test_lengths_of_generations_are_reported(trained, config):
     assert "| generations for 2 held-out prompts, at most 8 tokens |" in (folder / "README.md").read_text()
 
 
+def log_ps(backend, row, side):
+    """(tokens of the completion,) log-probabilities, one sequence by itself."""
+    ids = torch.tensor([row["prompt_ids"] + row[side]])
+    with torch.no_grad():
+        found = backend.load()(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+    return found[len(row["prompt_ids"]) - 1 :]
+
+
+@pytest.mark.parametrize(
+    ("losses", "dpo", "card"),
+    [({"sft": 0.5}, 0, "Fine-tuned on the chosen passages"), ({"sft": 0.5, "sigmoid": 2}, 2, "with a supervised loss")],
+)
+def test_the_supervised_loss_is_that_of_the_chosen_texts(config, tmp_path, losses, dpo, card):
+    config = replace(config, losses=losses, eval_fraction=0.15, report_prompts=0, epochs=2, out=str(tmp_path / "out"))
+    folder = train_expander(config)
+    record = json.loads((folder / "expander.json").read_text())
+    base, adapted = (HuggingFaceBackend(config.base, adapter=adapter, device="cpu") for adapter in (None, folder))
+    rows = held_out(tokenize_pairs(PAIRS, base, max_length=200), 0.15, config.seed)[1].rows
+    before, after = (
+        torch.stack([-log_ps(model, row, "chosen_ids").mean() for row in rows]).mean() for model in (base, adapted)
+    )
+    assert record["before"]["loss"] == pytest.approx(float(0.5 * before) + dpo * math.log(2), abs=1e-4)
+    assert after < before - 0.05, "the chosen texts are likelier"
+    if not dpo:
+        assert record["after"]["loss"] == pytest.approx(float(0.5 * after), abs=1e-4)
+    assert all(weight.abs().max() > 0 for weight in weights(folder).values()), "LoRA's B begins at 0"
+    assert record["settings"]["losses"] == {name: float(weight) for name, weight in losses.items()}
+    assert card in (folder / "README.md").read_text()
+
+
 def test_held_out_figures_are_means_over_pairs(config, tmp_path):
     """3 pairs, of which a device holds 2: the margin by hand, and a beta of its own in it."""
     config = replace(config, eval_fraction=0.15, lora_dropout=0.0, beta=0.4, report_prompts=0, epochs=1)
@@ -287,17 +317,11 @@ def test_held_out_figures_are_means_over_pairs(config, tmp_path):
     rows = held_out(tokenize_pairs(PAIRS, base, max_length=200), 0.15, config.seed)[1].rows
     assert len(rows) == record["pairs"]["held out"] == 3
 
-    def log_p(model, row, side):
-        ids = torch.tensor([row["prompt_ids"] + row[side]])
-        with torch.no_grad():
-            log_ps = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])
-        return log_ps[len(row["prompt_ids"]) - 1 :].sum()
-
     margins = torch.stack(
         [
             0.4
             * sum(
-                sign * (log_p(adapted.load(), row, side) - log_p(base.load(), row, side))
+                sign * (log_ps(adapted, row, side).sum() - log_ps(base, row, side).sum())
                 for side, sign in (("chosen_ids", 1), ("rejected_ids", -1))
             )
             for row in rows
@@ -539,6 +563,9 @@ def test_the_papers_values_are_the_defaults():
         ({"target_modules": []}, ValueError, "must be a list of module names"),
         ({"device_batch_size": 5}, ValueError, "must be a multiple of device_batch_size 5"),
         ({"overlong": "keep"}, ValueError, '"drop" or "cut"'),
+        ({"losses": {"hinge": 1}}, ValueError, "one or both of .*sigmoid"),
+        ({"losses": {}}, ValueError, "one or both of .*sigmoid"),
+        ({"losses": {"sft": 0}}, ValueError, "weight of loss sft must be above 0"),
         ({"dtype": "int8"}, ValueError, "dtype must be"),
     ],
 )

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pyterrier_expandr import FaissIndex, HuggingFaceBackend
-from pyterrier_expandr.cli.train import _shares
+from pyterrier_expandr.cli.train import shares
 from pyterrier_expandr.collections import pocket
 from pyterrier_expandr.training.preferences.candidates import CandidateSet, CandidateSettings, write_candidates
 from pyterrier_expandr.training.preferences.choice import Decision, PreferenceSettings
@@ -200,10 +200,10 @@ def test_settings_that_make_nothing_are_refused(values, message):
 
 
 def test_shares_of_files_on_the_command_line():
-    assert _shares(["nq=0.1", "a=b=1"]) == {"nq": 0.1, "a=b": 1.0}
+    assert shares(["nq=0.1", "a=b=1"], "--ratio") == {"nq": 0.1, "a=b": 1.0}
     for wrong in ("nq", "nq=", "nq=much"):
-        with pytest.raises(ValueError, match="must be NAME=SHARE"):
-            _shares([wrong])
+        with pytest.raises(ValueError, match="--ratio must be NAME=NUMBER"):
+            shares([wrong], "--ratio")
 
 
 def test_the_report_counts_what_it_is_given(tmp_path):
