@@ -35,9 +35,10 @@ _HOME = {
     "RecordedExpander": "expansion.expander",
     "VLLMBackend": "expansion.backends.vllm",
     "beir": "evaluation.beir",
+    "clean_passage": "expansion.cleaning.passage",
     "load_encoder": "encoding.registry",
     "open_backend": "expansion.backends.opening",
-    "strip_preamble": "expansion.cleaning",
+    "strip_preamble": "expansion.cleaning.preambles",
 }
 
 __all__ = sorted(_HOME)
@@ -51,7 +52,8 @@ if TYPE_CHECKING:
     from .expansion.backends.opening import open_backend as open_backend
     from .expansion.backends.vllm import VLLMBackend as VLLMBackend
     from .expansion.cache import GenerationCache as GenerationCache
-    from .expansion.cleaning import strip_preamble as strip_preamble
+    from .expansion.cleaning.passage import clean_passage as clean_passage
+    from .expansion.cleaning.preambles import strip_preamble as strip_preamble
     from .expansion.expander import LLMExpander as LLMExpander
     from .expansion.expander import RecordedExpander as RecordedExpander
     from .retrieval.faiss_index import FaissIndex as FaissIndex

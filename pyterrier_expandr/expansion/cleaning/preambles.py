@@ -1,4 +1,4 @@
-"""Removes the introduction that a chat model puts before the passage it was asked for (paper, appendix A.2)."""
+"""Takes off the introduction that a chat model puts before the passage it was asked for (paper, appendix A.2)."""
 # ruff: noqa: RUF001  typographic quotes, dashes and full-width colons are what models write
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ LONGEST = 400
 _NOUN = (
     r"(?:passages?|paragraphs?|answers?|responses?|repl(?:y|ies)|texts?|explanations?|summar(?:y|ies)|overviews?"
     r"|descriptions?|documents?|articles?|excerpts?|snippets?|sentences|rewrites?|rewritten\s+(?:question|query)"
-    r"|(?:list\s+of\s+)?(?:key\s?words?|key\s+terms)|information|reasoning"
-    r"|r[ée]ponse|paragraphe|pasaje|p[áa]rrafo|respuesta|texto|antwort|abschnitt|passus|risposta|passaggio|brano)"
+    r"|(?:list\s+of\s+)?(?:key\s?words?|key\s+terms)|information|reasoning|json(?:\s+(?:object|output))?"
+    r"|r[ée]ponse|paragraphe|texte|explication|r[ée]sum[ée]|pasaje|p[áa]rrafo|respuesta|texto|explicaci[óo]n|resumen"
+    r"|antwort|abschnitt|passus|absatz|erkl[äa]rung|zusammenfassung|risposta|passaggio|brano"
+    r"|passagem|par[áa]grafo|resposta|trecho|explica[çc][ãa]o|resumo)"
 )
 # As a bare label ("Answer:") only what names the thing that was asked for: "Texts:" opens prose as well.
 _LABEL = (
-    r"(?:passage|paragraph|answer|response|reply|explanation|summary|key\s?words|rewritten\s+(?:question|query)"
+    r"(?:passage|paragraph|answer|response|reply|explanation|summary"
     r"|r[ée]ponse|paragraphe|pasaje|p[áa]rrafo|respuesta|antwort|abschnitt|risposta|passaggio|brano"
-    r"|段落|回答|答案|解答|답변|ответ|отрывок)"
+    r"|passagem|par[áa]grafo|resposta|trecho|段落|回答|答案|解答|答え|文章|답변|ответ|отрывок)"
 )
+_LIST_LABEL = r"(?:key\s?words|rewritten\s+(?:question|query))"
 _ADJECTIVE = r"(?:(?:the|my|a|an|generated|relevant|sample|final|hypothetical|possible|suggested|short|brief)\s+)*"
 _TASK = r"(?:questions?|quer(?:y|ies)|request|prompt|claim|topic)"
 _QUOTED = r"(?:\"[^\"\n]*\"|“[^”\n]*”|(?<!\w)'[^'\n]*'(?!\w)|«[^»\n]*»)"
@@ -28,14 +31,18 @@ _QUOTED = r"(?:\"[^\"\n]*\"|“[^”\n]*”|(?<!\w)'[^'\n]*'(?!\w)|«[^»\n]*»)
 _REST = rf"(?:{_QUOTED}|[^\n:：.!?]|[.?!](?=[\w\"”»]))*?"
 _CLOSE = r"[*_\"”»」』`']*"
 _COLON = rf"\s*{_CLOSE}\s*[:：]"
+# What goes on in a small letter after a bare label is a title and what it means ("Answer: a film of 1994").
+_NO_GLOSS = r"(?![ \t]*(?-i:[a-zà-ÿ]))"
 # "... the question: why is the sky blue?" on the same line repeats the task and belongs to the introduction.
 _ASKED = rf"(?:(?:(?<=question:)|(?<=query:))[ \t]*[*_\"“«]*[^\n]{{1,250}}\?{_CLOSE}[ \t]*(?=\n))?"
 _LINE_END = rf"{_CLOSE}[ \t]*\n"
 
 _POLITE = (
-    r"(?:sure(?:\s+thing)?|certainly|of\s+course|absolutely|definitely|okay|ok|alright|all\s+right|great(?:\s+question)?"
-    r"|good\s+question|got\s+it|no\s+problem|understood|thank(?:s|\s+you)(?:\s+for\s+(?:your|the)\s+\w+)?"
-    r"|i\s+hope\s+this\s+helps|bien\s+s[ûu]r|claro|nat[üu]rlich|gerne)"
+    r"(?:sure(?:\s+thing)?|certainly|of\s+course|absolutely|definitely|okay|ok|alright|all\s+right"
+    r"|great(?:\s+question|(?=\s*!))|good\s+question|got\s+it|no\s+problem|understood|thank(?:s|\s+you)(?:\s+for\s+(?:your|the)\s+\w+)?"
+    r"|i\s+hope\s+this\s+helps|bien\s+s[ûu]r|d['’]accord|nat[üu]rlich|selbstverst[äa]ndlich|gerne|claro|por\s+supuesto"
+    r"|com\s+certeza|certamente|ciertamente|好的|当然(?:可以)?|没问题"
+    r"|はい|もちろん(?:です)?|承知(?:いた)?しました|かしこまりました|わかりました)"
 )
 _HELP = (
     r"(?:(?:i(?:['’]d|\s+would)\s+be\s+(?:happy|glad)\s+to|i(?:\s+can|['’]ll|\s+will))\s+"
@@ -45,26 +52,53 @@ _PURPOSE = (
     rf"(?:(?:as\s+(?:you\s+)?requested|(?:based\s+on|in\s+(?:response|answer|reply)\s+to|to\s+answer|regarding|for)\s+"
     rf"(?:the|your|this)\s+(?:given\s+|above\s+)?{_TASK}(?:\s+{_QUOTED})?)\s*,\s*)"
 )
-_LEAD = rf"(?:{_POLITE}\s*[!.,:;–—-]+\s*|{_HELP}|{_PURPOSE})*"
+_LEAD = rf"(?:{_POLITE}\s*[!.,:;–—！。，、-]+\s*|{_HELP}|{_PURPOSE})*"
 
 _OPENER = (
     r"(?:here(?:\s+is|\s+are|['’]s)|here\s+you\s+go\s*[,:;–—-]|below(?:\s+is|\s+are|,?\s+you(?:\s+will|['’]ll)\s+find)"
     r"|(?:the\s+)?following\s+(?:is|are)|i(?:['’]ve|\s+have)?\s+(?:written|wrote|prepared)"
     r"|(?:let\s+me|allow\s+me\s+to|i(?:['’]ll|\s+will))\s+(?:write|provide|give)"
-    r"|voici|voil[àa]|aqu[íi]\s+(?:est[áa]|hay|tienes?)|hier\s+ist|ecco)"
+    r"|voici|voil[àa]|aqu[íi]\s+(?:est[áa]|hay|tienes?)|hier\s+(?:ist|sind)|ecco|eis|segue(?:\s+abaixo)?"
+    r"|aqui\s+(?:est[áa]|vai|tem)|(?:a\s+seguir|abaixo)\s+(?:est[áa]|apresento)|ci-dessous,?\s+(?:vous\s+trouverez|voici)"
+    r"|a\s+continuaci[óo]n,?\s+(?:(?:se|te|le)\s+(?:presenta|presento|muestra|muestro|ofrece|ofrezco)"
+    r"|hay|tienes?|est[áa])"
+    r"|(?:nachfolgend|im\s+folgenden|unten)\s+(?:ist|steht|finde(?:st\s+du|n\s+sie)))"
 )
 _WORDS = r"(?:\s+[\w'’-]+,?){0,6}?\s+"
+# A text "der Hymne:" or "que firmó Bolívar:" may follow on the same line; one that answers the question is our passage.
+_LEADS_TO_A_PASSAGE = rf"(?=[^\n:：]*(?:[:：]{_CLOSE}[ \t]*\n|\b(?:frage|question|pregunta|pergunta|domanda)\b))"
 # How a sentence about "a passage" goes on when it introduces one, and not when it is prose ("the answer he gave").
 _TAIL = (
     r"(?:\s+(?:of\s+text|below))?"
-    r"(?:,?\s+(?:to|for|from|about|on|regarding|concerning|based|written|responding|related|covering|as\s+requested"
-    r"|in\s+(?:response|reply)|you\s+(?:asked|requested|can)|(?:that|which)\s+(?:\w+ly\s+)?(?:answers?|address(?:es)?"
-    r"|explains?|discuss(?:es)?|describes?|provides?|responds?|could|would|might|should|may|can|will|covers?)"
-    r"|(?:answer|address|explain|discuss|describ|provid)ing|r[ée]pondant|respondiendo"
-    rf"|qui|que|die|der|das|che|à|a\s+la|auf|zu|zur|sur|sobre|su)\b{_REST})?"
+    r"(?:,?\s+(?:to|for|from|about|on|with|regarding|concerning|based|written|rewritten|responding|related|covering"
+    r"|as\s+requested|in\s+(?:response|reply)|you\s+(?:asked|requested|can)"
+    r"|(?:that|which)\s+(?:\w+ly\s+)?(?:answers?|address(?:es)?|explains?|discuss(?:es)?|describes?|provides?|highlights?"
+    r"|summari[sz]es?|aims|offers?|responds?|could|would|might|should|may|can|will|covers?)"
+    r"|(?:answer|address|explain|discuss|describ|provid|highlight|summari[sz]|offer)ing"
+    r"|r[ée]pondant|expliquant|d[ée]crivant|respondi?endo|describiendo|explicando|descrevendo"
+    rf"|(?:qui|que|die|der|das|che|à|a\s+la|auf|zur?|über|sur|sobre|su){_LEADS_TO_A_PASSAGE})\b{_REST})?"
 )
 _OF = rf"(?:\s+of\b{_REST})?"
 _VERB = r"(?:answers?|address(?:es)?|explains?|discuss(?:es)?|describes?|provides?|responds?|summari[sz]es?)"
+
+# Chinese and Japanese put the noun last. A colon on the same line may lead to what the noun is about.
+_CHINESE = r"""
+      (?:以下|下面|这里?)(?:就?是|为)[^\n。！？:：]{0,60}?
+      (?:段落|回答|答案|答复|解答|文章|文字|文本|短文|内容|介绍|说明|解释|段话)[^\n。！？:：]{0,20}(?:[:：]|。)(?=\s*\n)
+    | (?:以下|下面)是[^\n。！？:：]{0,60}?(?:问题|提问|查询|您|你)[^\n。！？:：]{0,20}(?:段落|回答|答案|文章|短文)[:：]
+    | (?:以下|下面)是(?:一[个段篇])?(?:段落|回答|答案|短文)[:：]
+"""
+_JAPANESE = r"""
+      (?:以下|次|こちら)(?:は|が|に|、)[^\n。:：]{0,60}?(?:文章|回答|段落|答え|解答|説明|テキスト)[^\n。:：]{0,20}[:：。](?=\s*\n)
+    | ご?(?:質問|問い)(?:への|に対する)(?:回答|答え|解答)[^\n。:：]{0,20}[:：。](?=\s*\n)
+    | [^\n。:：]{1,40}について(?:の)?(?:文章|段落|説明)(?:を[^\n。:：]{0,12}(?:します|しました)|です)[:：。](?=\s*\n)
+"""
+# "Title: ... Passage:", where the latter is no part of a name.
+_NO_NAME = r"(?<!west)(?<!east)" + "".join(
+    rf"(?<!\b{word})" for word in "the a of drake mona middle inside safe".split()
+)
+_PASSAGE_LABEL = rf"[*_#>\s]*{_ADJECTIVE}{_LABEL}{_COLON}{_NO_GLOSS}"
+_TITLE = r"(?:title|t[íi]tulo|titre|titel|标题|タイトル)"
 
 _INTRODUCTION = re.compile(
     rf"""
@@ -82,23 +116,30 @@ _INTRODUCTION = re.compile(
         | the\s+(?:passage|answer|response)(?:\s+to\s+(?:the|your|this)\s+{_TASK})?\s+is(?:\s+as\s+follows)
           {_COLON}
         | the\s+(?:answer|response)\s+to\s+(?:the|your|this)\s+{_TASK}\s+is{_COLON}
-        | {_ADJECTIVE}{_LABEL}(?:\s+\d{{1,2}})?(?:\s+to\s+(?:the|your|this)\s+{_TASK})?{_COLON}
-        | 以下是[^\n:：]{{0,80}}(?:段落|回答|答案|文章|内容)[^\n:：]{{0,20}}[:：]
-        | (?:question|query){_COLON}[^\n]*\n\s*(?=[*_\#>\s]*{_ADJECTIVE}{_LABEL}{_COLON})    # the prompt said again
+        | {_ADJECTIVE}{_LABEL}(?:\s+\d{{1,2}})?{_COLON}{_NO_GLOSS}
+        | {_ADJECTIVE}{_LABEL}\s+to\s+(?:the|your|this)\s+{_TASK}{_COLON}
+        | {_ADJECTIVE}{_LIST_LABEL}{_COLON}
+        | {_CHINESE}
+        | {_JAPANESE}
+        | (?:question|query){_COLON}[^\n]*\n\s*(?={_PASSAGE_LABEL})                 # the prompt said again
+        | {_TITLE}{_COLON}[^\n]*\n\s*(?={_PASSAGE_LABEL})
+        | {_TITLE}{_COLON}[^\n]{{1,150}}?{_NO_NAME}[ \t]+(?=[*_]*passage{_COLON}{_NO_GLOSS}[^\n]*[.!?])
       )
     """,
     re.IGNORECASE | re.VERBOSE,
 )
 # A label that stands alone on its line needs no colon: a heading, bold, or a line before an empty one.
 _LINE = re.compile(
-    rf"(?:[ \t]*[>#*_]+[ \t>#*_]*{_ADJECTIVE}{_LABEL}[ \t]*[*_]*[ \t]*\n|{_LABEL}[ \t]*\n[ \t]*(?=\n))", re.IGNORECASE
+    rf"(?:[ \t]*+[>#*_]++[ \t>#*_]*+{_ADJECTIVE}(?:{_LABEL}|{_LIST_LABEL})[ \t]*[*_]*[ \t]*\n"
+    rf"|(?:{_LABEL}|{_LIST_LABEL})[ \t]*\n[ \t]*(?=\n))",
+    re.IGNORECASE,
 )
 # An interjection that is a sentence of its own; before a small letter it is a name ("Certainly! is an album").
 _INTERJECTION = re.compile(
-    rf"(?:{_POLITE}\s*(?:[!.]+|[,:]?(?=[ \t]*\n))(?:\s*\n\s*|\s+(?-i:(?![a-zà-ÿ])))|{_HELP})+", re.IGNORECASE
+    rf"(?:{_POLITE}\s*(?:[!.！。]+|[,:，：](?=[ \t]*\n))(?:\s*\n\s*|\s+(?-i:(?![a-zà-ÿ])))|{_HELP})+", re.IGNORECASE
 )
 # Marks that may stand before an introduction, and rules that may stand after it.
-_MARKS = re.compile(r"[\s>#*_`~\"“”„«「『'‘]*")
+_MARKS = re.compile(r"[\s>#*_`~\"“”„«「『'‘¡]*")
 _AFTER = re.compile(r"(?:\s*(?:-{3,}|\*{3,}|_{3,}|={3,})[ \t]*(?=\n))*\s*")
 _CLOSING = {"“": "”", "„": "“", "«": "»", "‘": "’", "「": "」", "『": "』"}
 
@@ -130,7 +171,7 @@ def _strip_once(text: str) -> str | None:
     if not found:
         return None
     rest = text[found.end() :]
-    if not label:
+    if not label and not found[0].rstrip(" \t").endswith("\n"):
         rest = _without_closing(rest, text[:start].strip(" \t\r\n>#"))
     return rest[_AFTER.match(rest).end() :]  # type: ignore[union-attr]
 
