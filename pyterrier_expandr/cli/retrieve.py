@@ -51,6 +51,7 @@ def expand(
         Path | None, typer.Option(help="Cache of generations; OUT with the suffix .sqlite if not given.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first queries.", min=1)] = None,
+    keep_refusals: Annotated[bool, typer.Option(help="Keep texts that only refuse to answer.")] = False,
     device: Device = None,
 ) -> None:
     """Write an LLM's expansions of a collection's queries; a rerun goes on where it was interrupted."""
@@ -71,6 +72,7 @@ def expand(
             max_new_tokens=max_new_tokens,
             seed=seed,
             cache=cache or out.with_suffix(".sqlite"),
+            keep_refusals=keep_refusals,
             verbose=True,
         )
         expanded = expander.transform(topics)

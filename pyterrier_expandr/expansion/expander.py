@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from importlib.metadata import version
@@ -16,67 +15,18 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
-from ..common.frames import check_single, query_texts, records_frame
 from .backends.base import Backend, Generation, Request, Sampling
+from .base import LEFT_OUT, BaseExpander, warn_of
 from .cache import GenerationCache
-from .cleaning import strip_preamble
+from .cleaning.passage import cleaning_name, cleaning_record
 from .context import with_context
 from .prompts import requests_for, resolve_prompts
 from .recorded import Record, read_expansions
 
 logger = logging.getLogger(__name__)
 
-HELP_URL = "https://pyterrier.readthedocs.io/en/latest/"
 
-
-class _Expander(pt.Transformer):
-    """What both expanders share: checks, cleaning, the new column, drawing and equality by settings."""
-
-    LABEL: str
-    clean: bool
-
-    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """`[qid, query]` -> the same rows with `query_expansions`, a list of str in each (empty if there is none).
-
-        Raises:
-            ValueError: a query is missing or empty, or a qid is missing. TypeError: a query or qid is no string.
-        """
-        pt.validate.query_frame(inp, ["query"], context=self)
-        if inp.empty:
-            return inp.assign(query_expansions=pd.Series(dtype=object))
-        check_single(inp, "query_expansions")
-        contexts = list(inp["query_context"]) if "query_context" in inp else [""] * len(inp)
-        raw = self._raw_expansions([str(qid) for qid in inp["qid"]], query_texts(inp), contexts)
-        tidy: Callable[[str], str] = strip_preamble if self.clean else str
-        lists = [[text for text in map(tidy, texts) if text.strip()] for texts in raw]
-        return inp.assign(query_expansions=pd.Series(lists, index=inp.index, dtype=object))
-
-    def transform_iter(self, inp: Iterable[dict[str, Any]]) -> list[dict[Any, Any]]:
-        """`transform` on records."""
-        return self.transform(records_frame(inp)).to_dict(orient="records")
-
-    def _raw_expansions(self, qids: list[str], queries: list[str], contexts: list[str]) -> list[list[str]]:
-        raise NotImplementedError(f"{type(self).__name__} must give the raw texts of each row")
-
-    def _key(self) -> tuple[Any, ...]:
-        raise NotImplementedError(f"{type(self).__name__} must say what decides its texts")
-
-    def __eq__(self, other: object) -> bool:
-        return self._key() == other._key() if isinstance(other, type(self)) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self._key())
-
-    def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
-        """The node that PyTerrier draws."""
-        return {"label": self.LABEL, "help_url": HELP_URL}
-
-    def subtransformers(self) -> dict[str, pt.Transformer]:
-        """None: an expander contains a backend, no transformer."""
-        return {}
-
-
-class LLMExpander(_Expander):
+class LLMExpander(BaseExpander):
     """Adds `query_expansions`: passages that an LLM writes for each query (Eq. 3).
 
     Columns: `[qid, query]` -> adds `query_expansions` (list of str, cleaned, empty ones removed); `query` is unchanged.
@@ -94,7 +44,8 @@ class LLMExpander(_Expander):
         context_documents: documents that `{context}` stands for.
         temperature, top_p, max_new_tokens, seed: see `Sampling`; the defaults are the paper's evaluation setting.
         cache: a path or a `GenerationCache`; None keeps generations in memory as long as this object lives.
-        clean: remove introductory phrases with `strip_preamble`.
+        clean: take off what is no part of a passage with `clean_passage`, and leave refusals out; see `cleaning_name`.
+        keep_refusals: keep texts that only refuse ("I'm sorry, but I can't ...").
         verbose: show a progress bar.
 
     Raises:
@@ -121,7 +72,8 @@ class LLMExpander(_Expander):
         max_new_tokens: int = 512,
         seed: int = 42,
         cache: str | Path | GenerationCache | None = None,
-        clean: bool = True,
+        clean: bool | str = True,
+        keep_refusals: bool = False,
         verbose: bool = False,
     ) -> None:
         if not isinstance(backend, Backend):
@@ -142,7 +94,7 @@ class LLMExpander(_Expander):
         if isinstance(cache, (str, Path)):
             cache = GenerationCache(cache)
         self.cache = GenerationCache() if cache is None else cache
-        self.clean, self.verbose = clean, verbose
+        self.cleaning, self.keep_refusals, self.verbose = cleaning_name(clean), keep_refusals, verbose
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """`[qid, query]` -> adds `query_expansions`; where a prompt shows search results, a ranking -> its queries."""
@@ -151,25 +103,23 @@ class LLMExpander(_Expander):
             return super().transform(with_context(inp, self.context_documents)).drop(columns="query_context")
         return super().transform(inp)
 
-    def _raw_expansions(self, qids: list[str], queries: list[str], contexts: list[str]) -> list[list[str]]:
+    def _expansions(self, qids: list[str], queries: list[str], contexts: list[str]) -> list[list[str]]:
         rows = list(zip(queries, contexts, strict=True))
         requests, cut = requests_for(self._templates, rows, self._sampling, self.n, self.backend)
         generations = generate_cached(self.backend, list(requests.values()), self.cache, verbose=self.verbose)
-        texts = dict(zip(requests, generations, strict=True))
-        self._warn(cut, [g for group in generations for g in group])
-        return [[g.text for template in self._templates for g in texts[template, *row]] for row in rows]
-
-    def _warn(self, cut: int, generations: list[Generation]) -> None:
-        empty = sum(not g.text.strip() for g in generations)
-        truncated = sum(g.truncated for g in generations)
-        counts = [
+        kept = {
+            asked: self._passages([g.text for g in group], request.messages[0]["content"])
+            for (asked, request), group in zip(requests.items(), generations, strict=True)
+        }
+        written = [g for group in generations for g in group]
+        warn_of(
+            f"of {len(written)} expansions",
             (cut, "queries were cut to fit the model's context"),
-            (empty, "expansions came back empty"),
-            (truncated, f"expansions were truncated at {self.max_new_tokens} tokens"),
-        ]
-        said = [f"{count} {what}" for count, what in counts if count]
-        if said:
-            warnings.warn(f"of {len(generations)} expansions: {'; '.join(said)}", stacklevel=4)
+            (sum(not g.text.strip() for g in written), "expansions came back empty"),
+            (sum(refused for _, refused in kept.values()), LEFT_OUT),
+            (sum(g.truncated for g in written), f"expansions were truncated at {self.max_new_tokens} tokens"),
+        )
+        return [[text for template in self._templates for text in kept[template, *row][0]] for row in rows]
 
     def describe(self) -> dict[str, Any]:
         """What decides the texts, as JSON values: model, prompt, sampling, cleaning, versions."""
@@ -183,12 +133,13 @@ class LLMExpander(_Expander):
             "top_p": self.top_p,
             "max_new_tokens": self.max_new_tokens,
             "seed": self.seed,
-            "cleaning": "strip_preamble" if self.clean else None,
+            **cleaning_record(self.cleaning, self.keep_refusals),
             "versions": {name: version(name) for name in ("pyterrier_expandr", "transformers", "torch")},
         }
 
     def _key(self) -> tuple[Any, ...]:
-        return (self.backend, self._templates, self.context_documents, self.n, self._sampling, self.clean)
+        sampled = (self.backend, self._templates, self.context_documents, self.n, self._sampling)
+        return (*sampled, self.cleaning, self.keep_refusals)
 
     def __repr__(self) -> str:
         return f"LLMExpander({self.backend!r}, prompt={self.prompt!r}, n={self.n}, seed={self.seed})"
@@ -228,7 +179,7 @@ def generate_cached(
     return [[known[i][sample] for sample in request.samples] for i, request in zip(first, requests, strict=True)]
 
 
-class RecordedExpander(_Expander):
+class RecordedExpander(BaseExpander):
     """Adds `query_expansions` that were recorded before, from a JSONL file.
 
     Columns: `[qid, query]` -> adds `query_expansions` (list of str). A line of the file has `query_id` and/or `query`,
@@ -240,7 +191,8 @@ class RecordedExpander(_Expander):
         records: the file, or dicts like its lines.
         on_missing: "error" refuses queries that the file lacks; "query-only" gives them an empty list.
         n: only the first expansions of each query; None for all.
-        clean: remove introductory phrases with `strip_preamble`.
+        clean: see `LLMExpander`; a warning counts the refusals that were left out.
+        keep_refusals: keep texts that only refuse.
 
     Raises:
         ValueError: a line is broken or lacks fields (file and line are named), a query is missing, or a qid is recorded
@@ -261,14 +213,16 @@ class RecordedExpander(_Expander):
         *,
         on_missing: str = "error",
         n: int | None = None,
-        clean: bool = True,
+        clean: bool | str = True,
+        keep_refusals: bool = False,
     ) -> None:
         if on_missing not in ("error", "query-only"):
             raise ValueError(f'on_missing must be "error" or "query-only", got {on_missing!r}')
-        self.records, self.on_missing, self.n, self.clean = records, on_missing, n, clean
+        self.records, self.on_missing, self.n = records, on_missing, n
+        self.cleaning, self.keep_refusals = cleaning_name(clean), keep_refusals
         self._by_qid, self._by_query = read_expansions(records)
 
-    def _raw_expansions(self, qids: list[str], queries: list[str], contexts: list[str]) -> list[list[str]]:
+    def _expansions(self, qids: list[str], queries: list[str], contexts: list[str]) -> list[list[str]]:
         found = [self._find(qid, query) for qid, query in zip(qids, queries, strict=True)]
         missing = [qid for qid, record in zip(qids, found, strict=True) if record is None]
         if missing and self.on_missing == "error":
@@ -276,7 +230,11 @@ class RecordedExpander(_Expander):
                 f"no expansions are recorded for {len(missing)} of {len(qids)} queries, e.g. qids {missing[:5]}: "
                 'record them, or allow it with on_missing="query-only"'
             )
-        return [record.passages[: self.n] if record is not None else [] for record in found]
+        texts = [record.passages[: self.n] if record is not None else [] for record in found]
+        kept = [self._passages(of_query) for of_query in texts]
+        of = f"of {sum(map(len, texts))} recorded expansions"
+        warn_of(of, (sum(refused for _, refused in kept), LEFT_OUT))
+        return [passages for passages, _ in kept]
 
     def _find(self, qid: str, query: str) -> Record | None:
         record = self._by_qid.get(qid)
@@ -293,14 +251,14 @@ class RecordedExpander(_Expander):
             "records_sha256": hashlib.sha256(self._content().encode()).hexdigest(),
             "on_missing": self.on_missing,
             **({} if self.n is None else {"n": self.n}),
-            "cleaning": "strip_preamble" if self.clean else None,
+            **cleaning_record(self.cleaning, self.keep_refusals),
         }
 
     def _content(self) -> str:
         return json.dumps([[r.qid, r.query, r.passages] for r in self._all()])
 
     def _key(self) -> tuple[Any, ...]:
-        return (self._content(), self.on_missing, self.n, self.clean)
+        return (self._content(), self.on_missing, self.n, self.cleaning, self.keep_refusals)
 
     def _all(self) -> list[Record]:
         return [*self._by_qid.values(), *(r for r in self._by_query.values() if r.qid is None)]

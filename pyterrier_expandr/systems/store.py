@@ -206,14 +206,15 @@ def load_expander(
     saved = record["expander"]
     if saved is None:
         return None
-    clean = saved["cleaning"] is not None
+    # A record that names an older cleaning says nothing of refusals, and is cleaned as it was.
+    cleaning = {"clean": saved["cleaning"] or False, "keep_refusals": saved.get("keep_refusals", False)}
     if saved["kind"] == "recorded":
-        replayed = RecordedExpander(folder / EXPANSIONS, on_missing=saved["on_missing"], n=saved.get("n"), clean=clean)
+        replayed = RecordedExpander(folder / EXPANSIONS, on_missing=saved["on_missing"], n=saved.get("n"), **cleaning)
         _check_equal("recorded expansions", saved["records_sha256"], replayed.describe()["records_sha256"])
         return replayed
     names = ("prompt", "n", "context_documents", "temperature", "top_p", "max_new_tokens", "seed")
     backend = backend if backend is not None else _open_backend(saved, device)
-    expander = LLMExpander(backend, cache=cache, clean=clean, **{name: saved[name] for name in names if name in saved})
+    expander = LLMExpander(backend, cache=cache, **cleaning, **{name: saved[name] for name in names if name in saved})
     if not _same_model(backend.fingerprint(), saved["model"]):
         _check_equal("LLM", saved["model"], backend.fingerprint())
     return expander

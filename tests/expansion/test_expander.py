@@ -108,6 +108,53 @@ def test_texts_are_cleaned_on_reading_and_stored_raw(backend):
     assert backend._asked == []
 
 
+REFUSED = ["I'm sorry, but I can't help with that.", "Salt water.\n\nLet me know if you have any questions!", " "]
+
+
+def test_refusals_are_left_out_and_counted(backend):
+    from pyterrier_expandr.expansion.backends.base import Generation, Request, Sampling
+    from pyterrier_expandr.expansion.prompts import PROMPTS, render
+
+    cache = GenerationCache()
+    asked = Request(render(PROMPTS["q2d"], query="sea"), Sampling(), (0, 1, 2))
+    cache.put(backend.fingerprint(), asked, {n: Generation(text) for n, text in enumerate(REFUSED)})
+    both = r"of 3 expansions: 1 expansions came back empty; 1 were refusals and were left out$"
+    with pytest.warns(UserWarning, match=both):
+        found = LLMExpander(backend, n=3, cache=cache).search("sea")
+    assert found["query_expansions"][0] == ["Salt water."]
+    with pytest.warns(UserWarning, match=r"of 3 expansions: 1 expansions came back empty$"):
+        found = LLMExpander(backend, n=3, cache=cache, keep_refusals=True).search("sea")
+    assert found["query_expansions"][0] == [REFUSED[0], "Salt water."]
+    assert backend._asked == []
+
+
+def test_recorded_refusals_are_left_out_and_counted():
+    records = [{"qid": "1", "query": "sea", "passages": REFUSED}]
+    sea = pd.DataFrame({"qid": ["1"], "query": ["sea"]})
+    with pytest.warns(UserWarning, match="of 3 recorded expansions: 1 were refusals and were left out$") as caught:
+        assert RecordedExpander(records).transform(sea)["query_expansions"][0] == ["Salt water."]
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kept = RecordedExpander(records, keep_refusals=True)
+        assert kept.transform(sea)["query_expansions"][0] == [REFUSED[0], "Salt water."]
+        older = RecordedExpander(records, clean="strip_preamble")
+        assert older.transform(sea)["query_expansions"][0] == REFUSED[:2]
+    assert kept != RecordedExpander(records) and kept.describe()["keep_refusals"] is True
+    assert "keep_refusals" not in older.describe()  # as it was recorded when refusals were not looked for
+
+
+def test_the_prompt_that_was_asked_is_taken_off(backend):
+    from pyterrier_expandr.expansion.backends.base import Generation, Request, Sampling
+    from pyterrier_expandr.expansion.prompts import render
+
+    template, cache = "Explain to a child:\n{query}?", GenerationCache()
+    asked = Request(render(template, query="sea"), Sampling(), (0,))
+    cache.put(backend.fingerprint(), asked, {0: Generation("Explain to a child:\nsea?\n\nSalt water.")})
+    found = LLMExpander(backend, prompt=template, cache=cache).search("sea")
+    assert found["query_expansions"][0] == ["Salt water."]
+
+
 def test_one_warning_counts_what_was_truncated(backend):
     with pytest.warns(UserWarning) as caught:
         LLMExpander(backend, n=3, max_new_tokens=4)(TOPICS)

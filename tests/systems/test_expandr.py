@@ -99,7 +99,7 @@ def test_saved_and_loaded(built, tmp_path):
     assert ours["index"] == theirs["index"] and ours["encoder"]["encoder"] == theirs["encoder"]["encoder"]
     assert ExpandR.load(tmp_path / "system", device="cpu", expansion=False) != loaded
     record = json.loads((tmp_path / "system" / RECORD).read_text())
-    assert record["expander"]["kind"] == "recorded" and record["expander"]["cleaning"] == "strip_preamble"
+    assert record["expander"]["kind"] == "recorded" and record["expander"]["cleaning"] == "clean_passage/1"
     assert len(record["encoder"]["fingerprint"]["sha256"]) == 64 and record["index"]["files"]
     assert json.loads((tmp_path / "system" / "pt_meta.json").read_text())["format"] == "expandr"
     with pytest.raises(FileExistsError, match="choose another folder"):
@@ -107,6 +107,18 @@ def test_saved_and_loaded(built, tmp_path):
     moved = tmp_path / "elsewhere"
     shutil.move(tmp_path / "system", moved)
     pd.testing.assert_frame_equal(ranking(ExpandR.load(moved, device="cpu")), ranking(built))
+
+
+@pytest.mark.parametrize("options", [{"keep_refusals": True}, {"clean": False}, {"clean": "strip_preamble"}])
+def test_the_cleaning_is_saved(options, built, tmp_path):
+    lines = [{"qid": "1", "query": "sky", "passages": ["Answer: Air scatters light.", "I can't help with that."]}]
+    system = ExpandR(RecordedExpander(lines, on_missing="query-only", **options), built.encoder, built.faiss_index)
+    system.save(tmp_path / "system")
+    loaded = ExpandR.load(tmp_path / "system", device="cpu").expander
+    assert loaded == system.expander and loaded.describe() == system.expander.describe()
+    sky = pd.DataFrame({"qid": ["1"], "query": ["sky"]})
+    first = "Answer: Air scatters light." if options == {"clean": False} else "Air scatters light."
+    assert loaded.transform(sky)["query_expansions"][0] == [first, "I can't help with that."]
 
 
 def test_pyterrier_opens_it_by_its_type(built, tmp_path):

@@ -12,7 +12,7 @@ import pyterrier as pt
 from ...common.jsonl import read_jsonl, write_jsonl
 from ...expansion.backends.base import Backend, Generation, Request, Sampling
 from ...expansion.cache import GenerationCache
-from ...expansion.cleaning import strip_preamble
+from ...expansion.cleaning.passage import passages_in
 from ...expansion.expander import generate_cached
 from ...expansion.prompts import cut_to_fit, fit, resolve_prompt
 from ..data.chunks import in_chunks
@@ -33,7 +33,7 @@ class CandidateSet:
 
     `temperatures` says at which temperature each candidate was drawn, and `truncated` whether it was cut at
     `max_new_tokens`, in the same order; both are empty where it is not known.
-    `answer` is "" where the model gave none, and so is a candidate.
+    `answer` is "" where the model gave none or refused, and so is a candidate.
 
     Example:
         >>> CandidateSet("1", "why is the sky blue", "d7", "Air.", "Scattering.", ("A.", "B."), (0.8, 1.0)).answer
@@ -119,7 +119,7 @@ def generate_candidates(
     """A `CandidateSet` for each example, in order, as a stream.
 
     The answer is written for the query and its first positive. A document that is too long for the model's context is
-    cut at its end, a query too; the prompt's own words never are. An answer that comes back empty is asked for once
+    cut at its end, a query too; the prompt's own words never are. An answer that is empty or refuses is asked for once
     more, with the next seed. What the cache holds is not generated again, and each batch is stored as it is finished: a
     run that was killed goes on there and ends in the same texts.
 
@@ -152,8 +152,9 @@ def _of_chunk(
 ) -> Iterator[CandidateSet]:
     asked = [_candidate_requests(example, backend, settings) for example in chunk]
     answers = [_answer_request(example, backend, settings) for example in chunk]
-    drawn = generate_cached(backend, [request for requests in asked for request in requests] + answers, store)
-    texts = [[_clean(generation) for generation in group] for group in drawn]
+    requests = [request for of_query in asked for request in of_query] + answers
+    drawn = generate_cached(backend, requests, store)
+    texts = [[_clean(g, request) for g in group] for request, group in zip(requests, drawn, strict=True)]
     per_query = len(settings.temperatures)
     written = _asked_again([group[0] for group in texts[len(chunk) * per_query :]], answers, backend, store)
     for place, example in enumerate(chunk):
@@ -178,7 +179,9 @@ def _asked_again(answers: list[str], requests: list[Request], backend: Backend, 
         for place in empty
     ]
     fresh = dict(zip(empty, generate_cached(backend, again, store), strict=True))
-    return [_clean(fresh[place][0]) if place in fresh else answer for place, answer in enumerate(answers)]
+    return [
+        _clean(fresh[place][0], requests[place]) if place in fresh else answer for place, answer in enumerate(answers)
+    ]
 
 
 def _candidate_requests(example: TrainingExample, backend: Backend, settings: CandidateSettings) -> list[Request]:
@@ -201,9 +204,10 @@ def _answer_request(example: TrainingExample, backend: Backend, settings: Candid
     return Request(messages, settings.sampling(settings.answer_temperature))
 
 
-def _clean(generation: Generation) -> str:
-    text = strip_preamble(generation.text)
-    return text if text.strip() else ""
+def _clean(generation: Generation, request: Request) -> str:
+    """The passage in a text, "" where there is none."""
+    passages, _ = passages_in([generation.text], request.messages[0]["content"])
+    return passages[0] if passages else ""
 
 
 def write_candidates(path: str | Path, sets: Iterable[CandidateSet]) -> int:

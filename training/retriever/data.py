@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...common.files import replacing
-from ...expansion.cleaning import strip_preamble
+from ...expansion.cleaning.passage import passages_in
 from ..data.examples import TrainingExample, open_examples, split_examples
 from .fused_batches import key_of
 
@@ -140,7 +140,7 @@ def _split(
 
 
 def _examples(config: RetrieverTrainingConfig, source: str, split: str) -> Iterator[TrainingExample]:
-    """The examples of a source with the stage's expansions, cleaned as in retrieval; empty ones are none."""
+    """The examples of a source with the stage's expansions, cleaned as in retrieval; no blank ones, no refusals."""
     recorded: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     if config.expansions is not None and config.stage == "expandr":
         from ...expansion.recorded import read_expansions
@@ -157,8 +157,7 @@ def _examples(config: RetrieverTrainingConfig, source: str, split: str) -> Itera
                     f"is {example.query!r}: {config.expansions!r} is of another collection"
                 )
             expansions = tuple(record.passages)
-        cleaned = (strip_preamble(text) for text in expansions)
-        yield replace(example, expansions=tuple(text for text in cleaned if text.strip()))
+        yield replace(example, expansions=tuple(passages_in(expansions)[0]))
 
 
 def _merged(examples: Iterator[TrainingExample]) -> list[TrainingExample]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ..prompts import PROMPTS
 
 #: prompts that are looked for where the real one is not known: those whose only unknown part is a query of one line
-_NAMED = tuple(prompt for prompt in PROMPTS.values() if "{document}" not in prompt)
+_NAMED = tuple(prompt for prompt in PROMPTS.values() if not re.search(r"\{(?!query\})", prompt))
 _QUERY = r"[^\n]{1,500}?"
 _ASKS = re.compile(r"\s*(?:question|query)\s*:", re.IGNORECASE)
 # A prompt of one line that is no sentence may be the title of the passage as well ("Tim Berners-Lee").

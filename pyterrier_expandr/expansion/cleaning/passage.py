@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from .echoes import without_echo
 from .endings import without_closing
@@ -64,6 +65,16 @@ def cleaning_name(clean: bool | str) -> str | None:
             "a cleaning with another name may come from a later release of pyterrier_expandr"
         )
     return clean
+
+
+def cleaning_record(cleaning: str | None, keep_refusals: bool) -> dict[str, Any]:
+    """What results record of a cleaning; only this one looks for refusals, and records of others stay as they were.
+
+    Example:
+        >>> cleaning_record("strip_preamble", False)
+        {'cleaning': 'strip_preamble'}
+    """
+    return {"cleaning": cleaning, **({"keep_refusals": keep_refusals} if cleaning == CLEANING else {})}
 
 
 def passages_in(

@@ -11,7 +11,6 @@ import pytest
 
 from pyterrier_expandr import GenerationCache, HuggingFaceBackend
 from pyterrier_expandr.expansion.backends.base import Backend, Generation
-from pyterrier_expandr.expansion.cleaning import strip_preamble
 from pyterrier_expandr.training.data.examples import TrainingExample, open_examples
 from pyterrier_expandr.training.preferences.candidates import (
     CandidateSet,
@@ -225,5 +224,11 @@ def test_an_example_without_a_positive():
         next(generate_candidates([TrainingExample("1", "q", (), ())], Scripted(lambda r: "x"), SMALL))
 
 
-def test_cleaning_is_the_expanders():
-    assert strip_preamble("Here is a passage that answers the question: Air scatters light.") == "Air scatters light."
+def test_refusals_count_as_empty():
+    def reply(request):
+        if request.messages[0]["content"].startswith("Please answer") and request.sampling.seed == 43:
+            return "Scattering."
+        return "I'm sorry, but I can't help with that."
+
+    found = next(generate_candidates([EXAMPLE], Scripted(reply), SMALL))
+    assert found.answer == "Scattering." and found.candidates == ("",) * 4

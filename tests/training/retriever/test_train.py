@@ -351,9 +351,12 @@ def test_spellings_of_a_query_are_held_out_together(tmp_path):
 
 
 def test_expansions_are_cleaned_as_in_retrieval(tmp_path):
-    spoken = "Here is a passage that answers the question:\n\nItem 1 is a thing."
+    spoken = "Here is a passage that answers the question:\n\nItem 1 is a thing.\n\nI hope this helps!"
     rows = [
-        TrainingExample(str(n), f"what is item {n}", (f"d{n}",), (f"text {n}",), expansions=(spoken,)) for n in range(4)
+        TrainingExample(
+            str(n), f"what is item {n}", (f"d{n}",), (f"text {n}",), expansions=(spoken, "I can't help with that.")
+        )
+        for n in range(4)
     ]
     write_examples(tmp_path / "rows.jsonl", rows)
     settings = RetrieverTrainingConfig("b", str(tmp_path / "rows.jsonl"), "o", dev_fraction=0)
