@@ -86,9 +86,9 @@ def pairs_of(options: list[str]) -> list[tuple[str, str]]:
     """
     pairs = [(name, value) for name, _, value in (option.partition("=") for option in options)]
     if wrong := [option for option, pair in zip(options, pairs, strict=True) if not all(pair)]:
-        raise ValueError(f"write NAME=VALUE, not {wrong[0]!r}")
+        raise ValueError(f"expected NAME=VALUE, got {wrong[0]!r}")
     if len(dict(pairs)) < len(pairs):
-        raise ValueError(f"each name may stand there once, got {[name for name, _ in pairs]}")
+        raise ValueError(f"each name may be given only once, got {[name for name, _ in pairs]}")
     return pairs
 
 

@@ -91,4 +91,4 @@ def shares(given: list[str], option: str) -> dict[str, float]:
     try:
         return {name: float(share) for name, share in (one.rsplit("=", 1) for one in given)}
     except ValueError as error:
-        raise ValueError(f"{option} must be NAME=NUMBER, such as nq=0.1, got {given}") from error
+        raise ValueError(f"{option} must have the form NAME=NUMBER, such as nq=0.1, got {given}") from error

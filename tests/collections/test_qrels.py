@@ -39,10 +39,10 @@ def test_trecs_format(tmp_path, text):
         ("q1", "one column"),
         ("q1\td1\t2.0", "3 columns between tabs"),
         *(
-            (f"q1\td1\t{grade}", "decimal digits")
+            (f"q1\td1\t{grade}", "a whole number")
             for grade in ("\uff11", "1_0", "+1", " 1", "\u0663", "\u00b2", "--1", "1 ")
         ),
-        *((f"q1 0 d1 {grade}", "decimal digits") for grade in ("\uff11", "1_0", "x")),
+        *((f"q1 0 d1 {grade}", "a whole number") for grade in ("\uff11", "1_0", "x")),
     ],
 )
 def test_other_formats_are_named(tmp_path, line, found):
@@ -56,7 +56,7 @@ def test_other_formats_are_named(tmp_path, line, found):
 def test_equal_lines_count_once(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="pyterrier_expandr"):
         assert read(tmp_path, "q\td\t1\nq\te\t0\nq\td\t1\nq\td\t1\n") == [["q", "d", 1], ["q", "e", 0]]
-    assert "2 judgments stand there twice" in caplog.text
+    assert "2 judgments are repeated" in caplog.text
 
 
 def test_lines_that_disagree_are_both_named(tmp_path):

@@ -107,7 +107,7 @@ def case(
     dataset = open_collection(collection, split)
     files = dict(pairs_of(expansions))
     if unknown := sorted(set(files) - set(opened.systems)):
-        raise ValueError(f"there are expansions of {unknown}, but the experiment's systems are {opened.systems}")
+        raise ValueError(f"--expansions names {unknown}, but the experiment's systems are {opened.systems}")
     systems = {}
     cells = opened.cells[opened.cells["collection"] == name].set_index("system")["state"]
     for system in opened.systems:
