@@ -189,7 +189,7 @@ def test_queries_without_a_reference_are_left_out_and_said(caplog):
     assert "1 queries have no reference" in caplog.text
     with pytest.raises(ValueError, match="no expanded query has a reference in 'gold'"):
         bleu_against(expansions, {"gold": gold.assign(qid="other")})
-    with pytest.raises(ValueError, match=r"lack \['text'\]"):
+    with pytest.raises(ValueError, match=r"lack the columns \['text'\]"):
         bleu_against(expansions, {"gold": gold[["qid"]]})
     with pytest.raises(ValueError, match="no references"):
         bleu_against(expansions, {})

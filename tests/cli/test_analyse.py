@@ -130,7 +130,7 @@ def test_case(experiment, tmp_path):
         (["lengths", "--expansions", "nameless.jsonl"], "expected NAME=VALUE, got 'nameless.jsonl'"),
         (["lengths", "--expansions", "a=x", "--expansions", "a=y"], "each name may be given only once"),
         (["lengths", "--expansions", "a=nowhere.jsonl", "--out", "x.doc"], "must end in"),
-        (["bleu", "--expansions", EXPANSIONS, "--collection", "nowhere"], "no folder in BEIR format"),
+        (["bleu", "--expansions", EXPANSIONS, "--collection", "nowhere"], "not a folder in BEIR format"),
     ],
 )
 def test_what_can_be_mended_is_said(arguments, said):

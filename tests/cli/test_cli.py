@@ -90,7 +90,7 @@ def test_expand_index_search(tmp_path, minilm, tiny_llama):
         (["search", "x", "--settings", "nowhere.json"], "nowhere.json"),
         (["search", "--index", "i"], "name either queries"),
         (["search", "x", "--index", "nowhere"], "there is no index"),
-        (["index", "--collection", "nowhere", "--encoder", "o/e", "--index", "i"], "no folder in BEIR format"),
+        (["index", "--collection", "nowhere", "--encoder", "o/e", "--index", "i"], "not a folder in BEIR format"),
         (["index", "--collection", "irds:nothing", "--encoder", "o/e", "--index", "i"], "ir-datasets has no dataset"),
         (
             ["expand", "--collection", "pocket", "--llm", "no/such-model", "--out", "o.jsonl"],

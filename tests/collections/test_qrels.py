@@ -60,7 +60,9 @@ def test_equal_lines_count_once(tmp_path, caplog):
 
 
 def test_lines_that_disagree_are_both_named(tmp_path):
-    with pytest.raises(ValueError, match=r"test.tsv:1 judges document 'd' for query 'q' with 1, .*test.tsv:3 with 0"):
+    with pytest.raises(
+        ValueError, match=r"test.tsv:1 judges document 'd' for query 'q' with grade 1, .*test.tsv:3 with 0"
+    ):
         read(tmp_path, "q\td\t1\nq\te\t0\nq\td\t0\n")
 
 

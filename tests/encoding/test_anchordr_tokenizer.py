@@ -235,7 +235,7 @@ def test_a_dictionary_of_another_model_is_refused(folder):
 def test_a_dictionary_cut_short_is_refused(folder, caplog):
     lines = (folder / "dict.txt").read_text(encoding="utf-8").split("\n")
     (folder / "dict.txt").write_text("\n".join(lines[:20]), encoding="utf-8")
-    with pytest.raises(ValueError, match="dict.txt lists 20 of 157 pieces"):
+    with pytest.raises(ValueError, match="dict.txt lists only 20 of 157 pieces"):
         AnchorDRTokenizer.from_pretrained(folder)
     (folder / "dict.txt").write_text("\n".join([*lines[:149], "madeupword0000 0"]), encoding="utf-8")
     with caplog.at_level(logging.WARNING):

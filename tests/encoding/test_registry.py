@@ -115,7 +115,7 @@ def test_dpr_encoders_that_are_none_or_swapped_are_refused(tmp_path):
         load_encoder("dpr", checkpoint=question)
     with pytest.raises(ValueError, match="one folder or hub id, got"):
         load_encoder("bert", checkpoint=(question, question))
-    with pytest.raises(ValueError, match=r"(?s)cannot open the encoder.*nowhere.*Name a folder"):
+    with pytest.raises(ValueError, match=r"(?s)cannot open the encoder.*nowhere.*Give a folder"):
         load_encoder("dpr", checkpoint=(tmp_path / "nowhere", question))
 
 
@@ -187,8 +187,8 @@ def test_what_was_never_downloaded(name):
         ("contreiver", {}, "did you mean 'contriever'"),
         ("BGE_large", {}, "did you mean 'bge-large'"),
         ("bge", {}, "did you mean 'bge-large' or 'bge-m3'"),
-        ("zzzzzz", {}, "unknown encoder 'zzzzzz': Names are contriever"),
-        ("", {}, "unknown encoder '': Names are contriever"),
+        ("zzzzzz", {}, "unknown encoder 'zzzzzz': The names are contriever"),
+        ("", {}, "unknown encoder '': The names are contriever"),
         ("llama3-8b", {}, "is a language model, not an encoder: HuggingFaceBackend"),
         ("colbert", {}, "PyTerrier plugin pyterrier_colbert"),
         ("genq", {}, "PyTerrier plugin pyterrier_doc2query"),

@@ -360,7 +360,7 @@ def test_a_failing_cell_is_reported_and_the_others_go_on(made, tmp_path):
     failures = results.failures.set_index(["system", "collection"])["error"]
     assert failures["broken", "made"] == "OSError: the index is gone"
     assert "scores are NaN" in failures["nan", "made"]
-    assert "no folder in BEIR format" in failures["good", "gone"]
+    assert "not a folder in BEIR format" in failures["good", "gone"]
     # Once mended, only what failed is computed.
     systems["broken"] = lambda c: Fixed({"q2": ["b"]})
     results = beir.experiment({"broken": systems["broken"]}, made, tmp_path / "r", verbose=False)

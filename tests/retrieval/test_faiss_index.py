@@ -268,7 +268,7 @@ def test_resume_refuses_another_corpus_or_encoder(tmp_path, monkeypatch):
     other = [d | {"doc_vec": with_source(np.asarray(d["doc_vec"]), SOURCE | {"pooling": "cls"})} for d in docs]
     with pytest.raises(ValueError, match="the same encoder"):
         index.indexer("resume").index(other)
-    with pytest.raises(ValueError, match=r"8 dimensions.*16 from 'tiny'"):
+    with pytest.raises(ValueError, match=r"8 dimensions.*16 and come from 'tiny'"):
         index.indexer("resume").index(list(corpus(50, dim=8))[20:])
     index.indexer("resume").index(docs)  # after all these refusals nothing is lost
     assert np.array_equal(index.open().reconstruct_n(0, 50), vectors(50))
@@ -419,7 +419,7 @@ def test_damaged_file_is_refused(tmp_path, name):
     path = tmp_path / "i" / name
     whole = path.read_bytes()
     path.write_bytes(whole[:-5])
-    with pytest.raises(ValueError, match=f"damaged: {name} has {len(whole) - 5} bytes, {len(whole)}"):
+    with pytest.raises(ValueError, match=f"damaged: {name} has {len(whole) - 5} bytes instead of {len(whole)}"):
         len(FaissIndex(tmp_path / "i"))
     path.write_bytes(b"\0" * 64 + whole[64:] if name == "index.faiss" else whole[:-64] + b"\0" * 64)
     index = FaissIndex(tmp_path / "i")
