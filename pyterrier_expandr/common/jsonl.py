@@ -22,7 +22,7 @@ def read_jsonl(
         skipped: given a counter, broken lines are counted there under "broken line" and passed over.
 
     Raises:
-        ValueError: a line is no JSON object or lacks one of `fields`; file, line and what was found are named.
+        ValueError: a line is not a JSON object or lacks one of `fields`; file, line and what was found are named.
         FileNotFoundError: there is no such file.
     """
     wanted = list(fields)

@@ -82,7 +82,7 @@ def test_an_experiment_refuses_them_too(caplog):
         assert collection.qrels.values.tolist() == [["q", "d", 1], ["q", "e", 0]]
     assert "twice: 1 judgments" in caplog.text
     with pytest.raises(
-        ValueError, match=r"row 1 of the qrels of odd judges .* with 1, row 2 of the qrels of odd with 2"
+        ValueError, match=r"row 1 of the qrels of odd judges .* with grade 1, but row 2 of the qrels of odd with 2"
     ):
         _ = Collection("odd", Judged([("q", "d", 1), ("q", "d", 2)])).qrels
 
