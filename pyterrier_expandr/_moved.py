@@ -68,7 +68,7 @@ class _Finder(MetaPathFinder):
         if new is None:
             return None
         if old in MOVED:
-            message = f"{fullname} is {PACKAGE}.{new} now; the old path goes with release 0.2"
+            message = f"{fullname} has moved to {PACKAGE}.{new}; the old path will be removed in release 0.2"
             warnings.warn(message, DeprecationWarning, stacklevel=2)
         return ModuleSpec(fullname, _Alias(f"{PACKAGE}.{new}"))
 

@@ -21,7 +21,7 @@ def is_finished(out: Path, record: str, settings: dict[str, Any]) -> bool:
     if not out.exists():
         return False
     if not (out / record).is_file():
-        raise ValueError(f"{out} exists, and is no finished run: it has no {record}; name another folder")
+        raise ValueError(f"{out} exists but is not a finished run (it has no {record}): choose another folder")
     _compare(json.loads((out / record).read_text(encoding="utf-8")).get("settings", {}), settings, out)
     if is_first_process():
         shutil.rmtree(_work(out), ignore_errors=True)  # its removal was interrupted
@@ -64,7 +64,7 @@ def _work(out: Path) -> Path:
 def _compare(found: dict[str, Any], settings: dict[str, Any], where: Path) -> None:
     if differ := list(_differences(found, json.loads(json.dumps(settings)))):
         raise ValueError(
-            f"{where} was made with other settings ({'; '.join(differ)}): name another folder or remove it"
+            f"{where} was made with different settings ({'; '.join(differ)}): choose another folder, or remove this one"
         )
 
 
@@ -76,6 +76,6 @@ def _differences(found: dict[str, Any], settings: dict[str, Any], of: str = "") 
         if isinstance(there, dict) and isinstance(here, dict):
             yield from _differences(there, here, f"{of}{name.removesuffix('_fingerprint')} ")
         elif name.endswith("sha256"):  # two hashes tell a reader no more than that
-            yield f"other {(of + name.removesuffix('sha256')).strip(' _')} ({of}{name})"
+            yield f"different {(of + name.removesuffix('sha256')).strip(' _')} ({of}{name})"
         else:
             yield f"{of}{name}: {there!r} there, {here!r} here"

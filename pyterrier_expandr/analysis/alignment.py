@@ -84,7 +84,7 @@ def alignment_plot(settings: Settings, *, seed: int = 42, path: str | Path | Non
         >>> alignment_plot({"query alone": (queries, documents)}, path="alignment.svg")  # doctest: +SKIP
     """
     if not settings:
-        raise ValueError("there is no setting to draw: give {name: (query vectors, document vectors)}")
+        raise ValueError("nothing to draw: give {name: (query vectors, document vectors)}")
     numbers = alignment_distances(settings).set_index("setting")
     columns = len(settings) if len(settings) <= 3 else 2
     rows = -(-len(settings) // columns)
@@ -140,10 +140,10 @@ def _units(name: str, queries: np.ndarray, documents: np.ndarray) -> tuple[np.nd
     arrays = [np.asarray(array, dtype=np.float64) for array in (queries, documents)]
     if arrays[0].ndim != 2 or arrays[0].shape != arrays[1].shape:
         shapes = [array.shape for array in arrays]
-        raise ValueError(f"{name!r}: query and document vectors must have one shape (n, d), got {shapes}")
+        raise ValueError(f"{name!r}: query and document vectors must have the same shape (n, d), got {shapes}")
     if len(arrays[0]) < 2:
         raise ValueError(f"{name!r}: at least two pairs are needed, got {len(arrays[0])}")
     lengths = [np.linalg.norm(array, axis=1, keepdims=True) for array in arrays]
     if not all(np.isfinite(length).all() and length.all() for length in lengths):
-        raise ValueError(f"{name!r}: a vector is zero, NaN or infinite, and has no direction")
+        raise ValueError(f"{name!r}: a vector is zero, NaN or infinite, so it has no direction")
     return arrays[0] / lengths[0], arrays[1] / lengths[1]

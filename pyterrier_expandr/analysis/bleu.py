@@ -44,7 +44,7 @@ def bleu_against(expansions: Mapping[str, pd.DataFrame], references: Mapping[str
         raise ImportError('BLEU needs sacrebleu: pip install "pyterrier_expandr[analysis]"') from error
     texts = expansion_texts(expansions)
     if not references:
-        raise ValueError("there are no references: give {kind: frame of [qid, text]}")
+        raise ValueError("no references were given: pass {kind: frame of [qid, text]}")
     rows = []
     for kind, frame in references.items():
         for system, own in with_reference(texts, frame, kind).groupby("system", sort=False):

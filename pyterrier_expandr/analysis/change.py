@@ -47,14 +47,16 @@ def per_query_change(
     for column, value in (("system", system), ("system", baseline), ("measure", measure)):
         known = list(dict.fromkeys(map(str, frame[column])))
         if value not in known:
-            raise ValueError(f"there is no {column} {value!r} in these scores: they have {known}")
+            raise ValueError(f"these scores have no {column} {value!r}: they have {known}")
     keys = ["collection", "qid"] if "collection" in frame else ["qid"]
     frame = frame[frame["measure"].astype(str) == measure]
     sides = [frame[frame["system"] == name].set_index(keys)["value"] for name in (baseline, system)]
     if unlike := len(sides[0].index.symmetric_difference(sides[1].index)):
-        raise ValueError(f"{baseline!r} and {system!r} differ in {unlike} of their queries: evaluate both on the same")
+        raise ValueError(
+            f"{baseline!r} and {system!r} do not share {unlike} of their queries: evaluate both on the same queries"
+        )
     if any(side.isna().any() for side in sides):
-        raise ValueError(f"a score of {baseline!r} or {system!r} is NaN: evaluate again, or drop the query")
+        raise ValueError(f"a score of {baseline!r} or {system!r} is NaN: evaluate it again, or drop the query")
     both = pd.concat(sides, axis=1, keys=["baseline", "system"])
     both = both.assign(change=both["system"] - both["baseline"]).reset_index()
     both = both.sort_values(["change", *keys], ascending=[False] + [True] * len(keys), ignore_index=True)

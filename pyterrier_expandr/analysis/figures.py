@@ -52,7 +52,7 @@ def drawing(path: str | Path | None, **options: Any) -> Iterator[tuple[Figure, A
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
-        raise ImportError('pictures need matplotlib: pip install "pyterrier_expandr[analysis]"') from error
+        raise ImportError('plotting needs matplotlib: pip install "pyterrier_expandr[analysis]"') from error
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(layout="constrained", **options)
         plt.close(figure)
@@ -67,7 +67,7 @@ def drawing(path: str | Path | None, **options: Any) -> Iterator[tuple[Figure, A
 def check_picture(path: str | Path | None) -> None:
     """Raise ValueError if a picture cannot be saved under this name; None saves nothing."""
     if path is not None and Path(path).suffix.lower() not in FORMATS:
-        raise ValueError(f"a picture's file must end in one of {FORMATS}, got {str(path)!r}")
+        raise ValueError(f"the file name of a picture must end in one of {FORMATS}, got {str(path)!r}")
 
 
 def look(number: int) -> dict[str, Any]:

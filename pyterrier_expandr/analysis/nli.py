@@ -73,5 +73,5 @@ def entailment_label(id2label: Mapping[int, str]) -> int:
     found = [int(number) for number, name in id2label.items() if str(name).lower() == "entailment"]
     if len(found) != 1:
         labels = dict(id2label)
-        raise ValueError(f"the model's labels are {labels}: one must be 'entailment'; take a model trained for NLI")
+        raise ValueError(f"the model's labels are {labels}: one must be 'entailment'; use a model trained for NLI")
     return found[0]

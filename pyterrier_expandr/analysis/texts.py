@@ -32,11 +32,11 @@ def expansion_texts(expansions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     rows = []
     for system, frame in expansions.items():
         if missing := sorted({"qid", "query_expansions"} - set(frame.columns)):
-            raise ValueError(f"the expansions of {system!r} lack {missing}: give what an expander's transform returns")
+            raise ValueError(f"the expansions of {system!r} lack the columns {missing}: pass what an expander returns")
         for qid, texts in zip(frame["qid"], expansion_lists(frame), strict=True):
             rows += [(system, str(qid), sample, text) for sample, text in enumerate(texts)]
     if not rows:
-        raise ValueError(f"there is no expansion to look at in {list(expansions)}")
+        raise ValueError(f"no query has an expansion in {list(expansions)}")
     return pd.DataFrame(rows, columns=["system", "qid", "sample", "text"])
 
 
@@ -84,11 +84,11 @@ def with_reference(texts: pd.DataFrame, references: pd.DataFrame, name: str) -> 
         ValueError: `references` lacks qid or text, or not one query has a reference.
     """
     if missing := sorted({"qid", "text"} - set(references.columns)):
-        raise ValueError(f"the references {name!r} lack {missing}: give [qid, text], one row for each reference")
+        raise ValueError(f"the references {name!r} lack the columns {missing}: give [qid, text], one row per reference")
     lists = references.assign(qid=references["qid"].astype(str)).groupby("qid")["text"].agg(list)
     joined = texts[texts["qid"].isin(lists.index)]
     if joined.empty:
-        raise ValueError(f"no expanded query has a reference among {name!r}: are the qids of one collection?")
+        raise ValueError(f"no expanded query has a reference in {name!r}: do both use the same collection's qids?")
     if left_out := texts["qid"].nunique() - joined["qid"].nunique():
-        LOG.warning("%d queries have no reference among %r and are left out", left_out, name)
+        LOG.warning("%d queries have no reference in %r and are left out", left_out, name)
     return joined.assign(references=joined["qid"].map(lists))

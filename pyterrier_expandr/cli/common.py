@@ -58,10 +58,10 @@ app = Commands(
 Collection = Annotated[str, typer.Option(help="pocket, irds:NAME, or a folder in BEIR format.")]
 Split = Annotated[str, typer.Option(help="Which queries of the collection.")]
 LLM_HELP = (
-    "Backend and instruct model: hf:NAME_OR_FOLDER or that bare, vllm:NAME_OR_FOLDER, or openai:MODEL@URL; "
+    "Backend and instruct model: NAME_OR_FOLDER (or hf:NAME_OR_FOLDER), vllm:NAME_OR_FOLDER, or openai:MODEL@URL; "
     "?OPTION=VALUE&OPTION=VALUE may follow."
 )
-Device = Annotated[str | None, typer.Option(help="cuda, cpu ...; the GPU where there is one if not given.")]
+Device = Annotated[str | None, typer.Option(help="cuda, cpu ...; default: the GPU if there is one.")]
 Results = Annotated[Path, typer.Argument(help="Folder of an experiment (expandr experiment).")]
 
 
@@ -78,7 +78,7 @@ def pairs_of(options: list[str]) -> list[tuple[str, str]]:
     """(NAME, VALUE) of options like NAME=VALUE.
 
     Raises:
-        ValueError: an option is not of this form, or a name stands there twice.
+        ValueError: an option does not have this form, or a name is repeated.
 
     Example:
         >>> pairs_of(["vanilla=a=b.jsonl"])
@@ -86,9 +86,9 @@ def pairs_of(options: list[str]) -> list[tuple[str, str]]:
     """
     pairs = [(name, value) for name, _, value in (option.partition("=") for option in options)]
     if wrong := [option for option, pair in zip(options, pairs, strict=True) if not all(pair)]:
-        raise ValueError(f"write NAME=VALUE, not {wrong[0]!r}")
+        raise ValueError(f"expected NAME=VALUE, got {wrong[0]!r}")
     if len(dict(pairs)) < len(pairs):
-        raise ValueError(f"each name may stand there once, got {[name for name, _ in pairs]}")
+        raise ValueError(f"each name may be given only once, got {[name for name, _ in pairs]}")
     return pairs
 
 

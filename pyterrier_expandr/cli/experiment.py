@@ -59,7 +59,7 @@ def experiment(
 
     named = dict(pairs_of(system))
     if baseline is not None and baseline not in named:
-        raise ValueError(f"there is no system {baseline!r}: choose a baseline among {list(named)}")
+        raise ValueError(f"there is no system {baseline!r}: choose the baseline from {list(named)}")
     chosen = beir.resolve(collection, data=data, split=split, num_results=num_results)
     measures = list(map(str, parse_measures(measure or beir.MEASURES)))
     indexes = indexes or out / ".indexes"

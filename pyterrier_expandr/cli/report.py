@@ -26,7 +26,7 @@ def report(
         "collections"
     ),
     title: str = "Results",
-    out: Annotated[Path | None, typer.Option(help="Write the report here rather than print it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the report to this file instead of printing it.")] = None,
 ) -> None:
     """Tables of an experiment in Markdown, LaTeX or HTML, with significance and the paper's values."""
     from ..evaluation.results import Results as ResultSet

@@ -28,18 +28,20 @@ def pairs(
     out: Annotated[Path, typer.Option(help="Folder to make; OUT.work beside it holds an unfinished run.")],
     split: Annotated[str, typer.Option(help="Which judgments of pocket or a BEIR folder.")] = "train",
     ratio: Annotated[
-        list[str] | None, typer.Option(help="NAME=SHARE: of NAME.jsonl only a share of the rows; repeat it.")
+        list[str] | None, typer.Option(help="NAME=SHARE: use only this share of NAME.jsonl's rows; repeat it.")
     ] = None,
     min_relevance: Annotated[int, typer.Option(help="The grade from which on a document is a positive.")] = 1,
-    limit: Annotated[int | None, typer.Option(help="Only the first queries, for a trial.", min=1)] = None,
-    temperature: Annotated[list[float] | None, typer.Option(help="Of candidates; repeat it. 0.8 0.9 1.0 1.1.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first queries, for a trial.", min=1)] = None,
+    temperature: Annotated[
+        list[float] | None, typer.Option(help="Temperature of candidates; repeat it. Default: 0.8 0.9 1.0 1.1.")
+    ] = None,
     samples: Annotated[int, typer.Option(help="Candidates at each temperature.")] = 8,
     max_new_tokens: int = 512,
     seed: int = 42,
     filter: Annotated[str, typer.Option(help="paper or reference.")] = "paper",
-    threshold: Annotated[float | None, typer.Option(help="Of the filter; its own if not given.")] = None,
-    reward: Annotated[list[str] | None, typer.Option(help="self, retriever ...; repeat it. Both.")] = None,
-    min_gap: Annotated[float, typer.Option(help="Least difference of reward in a pair.")] = 0.0,
+    threshold: Annotated[float | None, typer.Option(help="Threshold of the filter; default: the filter's own.")] = None,
+    reward: Annotated[list[str] | None, typer.Option(help="self, retriever ...; repeat it. Default: both.")] = None,
+    min_gap: Annotated[float, typer.Option(help="Minimum difference in reward within a pair.")] = 0.0,
     choose_truncated: Annotated[bool, typer.Option("--choose-truncated", help="Also texts that were cut.")] = False,
     format: Annotated[str, typer.Option(help="trl or released.")] = "trl",
     parquet: Annotated[bool, typer.Option("--parquet", help="Parquet rather than JSONL.")] = False,
@@ -91,4 +93,4 @@ def shares(given: list[str], option: str) -> dict[str, float]:
     try:
         return {name: float(share) for name, share in (one.rsplit("=", 1) for one in given)}
     except ValueError as error:
-        raise ValueError(f"{option} must be NAME=NUMBER, such as nq=0.1, got {given}") from error
+        raise ValueError(f"{option} must have the form NAME=NUMBER, such as nq=0.1, got {given}") from error

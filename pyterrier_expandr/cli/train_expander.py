@@ -41,11 +41,12 @@ def expander(
     eval_fraction: Annotated[float, typer.Option(help="Part of the queries that is held out.")] = 0.1,
     evaluations: Annotated[int, typer.Option(help="Measurements and checkpoints in a run.")] = 10,
     precompute_reference: Annotated[
-        bool, typer.Option("--precompute-reference", help="Compute the reference's log-probabilities once, before.")
+        bool,
+        typer.Option("--precompute-reference", help="Compute the reference's log-probabilities once, before training."),
     ] = False,
     load_in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Needs CUDA and bitsandbytes.")] = False,
     report_prompts: Annotated[int, typer.Option(help="Prompts whose generations are compared; 0: none.")] = 32,
-    report_tokens: Annotated[int, typer.Option(help="Most tokens of such a generation.")] = 512,
+    report_tokens: Annotated[int, typer.Option(help="Maximum tokens of such a generation.")] = 512,
     seed: int = 42,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     revision: Annotated[str | None, typer.Option(help="The base model's revision on the hub.")] = None,
@@ -69,12 +70,13 @@ def expander(
 def merge(
     adapter: Annotated[Path, typer.Option(help="Folder of the adapter.")],
     out: Annotated[Path, typer.Option(help="Folder to make.")],
-    base: Annotated[str | None, typer.Option(help="The base model; the one that the adapter names.")] = None,
+    base: Annotated[str | None, typer.Option(help="The base model; default: the one that the adapter names.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Largest relative difference of logits.")] = None,
     device: Device = None,
     revision: Annotated[
-        str | None, typer.Option(help="Of the base on the hub; the one that the adapter was trained on.")
+        str | None,
+        typer.Option(help="Revision of the base on the hub; default: the one that the adapter was trained on."),
     ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the base.")

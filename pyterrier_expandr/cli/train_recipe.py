@@ -12,8 +12,8 @@ from .common import Device
 from .train import train
 
 RecipeFile = Annotated[Path, typer.Argument(help="YAML file; recipes/ has some.")]
-Seed = Annotated[int | None, typer.Option(help="Takes the place of the recipe's seed, for another run of it.")]
-Runs = Annotated[Path | None, typer.Option(help="Folder of the stages; runs/NAME beside the recipe.")]
+Seed = Annotated[int | None, typer.Option(help="Overrides the recipe's seed, for another run of it.")]
+Runs = Annotated[Path | None, typer.Option(help="Folder of the stages; default: runs/NAME beside the recipe.")]
 
 
 @train.command(epilog="Example: expandr train run recipes/pocket.yaml --dry-run")

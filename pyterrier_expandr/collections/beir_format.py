@@ -32,7 +32,7 @@ class BeirFolder(pt.datasets.Dataset):
         self.path, self.split = path_of(path), split
         for name in ("corpus.jsonl", "queries.jsonl", "qrels"):
             if not (self.path / name).exists():
-                raise FileNotFoundError(f"{str(self.path)!r} is no folder in BEIR format: it has no {name}")
+                raise FileNotFoundError(f"{str(self.path)!r} is not a folder in BEIR format: it has no {name}")
         if not self._qrels_file.is_file():
             splits = sorted(file.stem for file in (self.path / "qrels").glob("*.tsv"))
             raise ValueError(f"{str(self.path)!r} has no split {split!r}: choose one of {splits}")
@@ -62,7 +62,7 @@ class BeirFolder(pt.datasets.Dataset):
         judged = set(self.get_qrels()["qid"])
         topics = pd.DataFrame([row for row in self.get_queries() if row[0] in judged], columns=["qid", "query"])
         if unknown := sorted(judged - set(topics["qid"])):
-            raise ValueError(f"{self._qrels_file} judges queries that queries.jsonl lacks: {unknown[:5]}")
+            raise ValueError(f"{self._qrels_file} judges queries that are not in queries.jsonl: {unknown[:5]}")
         return topics
 
     def get_qrels(self, variant: str | None = None) -> pd.DataFrame:

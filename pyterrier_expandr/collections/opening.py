@@ -28,7 +28,7 @@ def open_collection(name: str, split: str = "test") -> Any:
             return pt.get_dataset(name)
         except KeyError as error:
             raise ValueError(
-                f"ir-datasets knows no {name.removeprefix('irds:')!r}; its catalogue: ir-datasets.com"
+                f"ir-datasets has no dataset {name.removeprefix('irds:')!r}; its catalogue is at ir-datasets.com"
             ) from error
     return beir_folder(name, split)
 
@@ -46,4 +46,4 @@ def topics_of(collection: Any) -> pd.DataFrame:
     for field in ("text", "query", "title"):
         if field in topics:
             return pd.DataFrame({"qid": topics["qid"].astype(str), "query": topics[field]})
-    raise ValueError(f"the collection's topics have no query, text or title column, but {list(topics.columns)}")
+    raise ValueError(f"the collection's topics have no query, text or title column, only {list(topics.columns)}")

@@ -51,14 +51,15 @@ def distinct(judgments: Iterable[tuple[str, Judgment]], source: str) -> Iterator
         first, where = seen.setdefault((qid, docno), (label, place))
         if first != label:
             raise ValueError(
-                f"{where} judges document {docno!r} for query {qid!r} with {first}, {place} with {label}: keep one"
+                f"{where} judges document {docno!r} for query {qid!r} with grade {first}, but {place} with {label}: "
+                "keep one of them"
             )
         if where == place:
             yield qid, docno, label
         else:
             again += 1
     if again:
-        logger.warning("%s: %d judgments stand there twice and count once", source, again)
+        logger.warning("%s: %d judgments are repeated; each counts once", source, again)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Judgment]]:
@@ -71,8 +72,8 @@ def _rows(path: Path) -> Iterator[tuple[str, Judgment]]:
                 cells = [trec[0], *trec[2:]]
             if len(cells) != 3 or not re.fullmatch("-?[0-9]+", cells[2]):
                 raise ValueError(
-                    f"{path}:{number} must be query-id, corpus-id and a whole number (of decimal digits) between tabs, "
-                    f"or the four columns of TREC, got {_format(line)}: {line.strip()[:80]!r}"
+                    f"{path}:{number} must be query-id, corpus-id and a whole number, separated by tabs, "
+                    f"or TREC's four columns, but has {_format(line)}: {line.strip()[:80]!r}"
                 )
             yield f"{path}:{number}", (cells[0], cells[1], int(cells[2]))
 

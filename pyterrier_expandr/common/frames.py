@@ -37,7 +37,7 @@ def warn_mended(names: Iterable[str]) -> None:
     """Log, once for all of `names`, that these texts were mended."""
     if names := list(names):
         logger.warning(
-            "%d document(s) hold half a Unicode character (a lone surrogate) or NUL, which U+FFFD replaces: %s",
+            "%d document(s) contain a lone surrogate (half a Unicode character) or NUL, replaced by U+FFFD: %s",
             len(names),
             names[:5],
         )
@@ -64,7 +64,7 @@ def the_column(frame: pd.DataFrame, name: str) -> pd.Series:
     """The one column of that name. Raises ValueError where there are several."""
     values: Any = frame[name]
     if isinstance(values, pd.DataFrame):
-        raise ValueError(f"there are {values.shape[1]} columns named {name}: keep one")
+        raise ValueError(f"there are {values.shape[1]} columns named {name}: keep only one")
     return values
 
 
@@ -105,8 +105,8 @@ def _check_id_values(column: str, values: list[Any]) -> None:
         raise TypeError(f"{column} must be a string in every row, found {types}: convert them, e.g. with astype(str)")
     if broken := [value for value in values if without_surrogates(value) != value]:
         raise ValueError(
-            f"{column} holds half a Unicode character (a lone surrogate) in {len(broken)} row(s), e.g. "
-            f"{broken[0]!r}: mend it"
+            f"{column} contains a lone surrogate (half a Unicode character) in {len(broken)} row(s), e.g. "
+            f"{broken[0]!r}: remove or replace it"
         )
 
 
@@ -121,7 +121,7 @@ def check_numbers(frame: pd.DataFrame, *columns: str) -> None:
         if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
             raise TypeError(f"{column} must be a number in every row, the column has dtype {values.dtype}")
         if bad := int(values.isna().sum()):
-            raise ValueError(f"{column} is NaN in {bad} of {len(values)} rows: no order follows")
+            raise ValueError(f"{column} is NaN in {bad} of {len(values)} rows, so they cannot be ranked")
 
 
 def query_texts(frame: pd.DataFrame) -> list[str]:

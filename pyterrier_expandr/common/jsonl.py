@@ -22,7 +22,7 @@ def read_jsonl(
         skipped: given a counter, broken lines are counted there under "broken line" and passed over.
 
     Raises:
-        ValueError: a line is no JSON object or lacks one of `fields`; file, line and what was found are named.
+        ValueError: a line is not a JSON object or lacks one of `fields`; file, line and what was found are named.
         FileNotFoundError: there is no such file.
     """
     wanted = list(fields)
@@ -43,10 +43,10 @@ def _object(line: bytes, where: str, wanted: list[str]) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"{where} is no JSON in UTF-8: {error}; mend or remove the line") from error
+        raise ValueError(f"{where} is not valid JSON in UTF-8: {error}; fix or remove the line") from error
     if not isinstance(row, dict) or not row.keys() >= set(wanted):
         found = sorted(row) if isinstance(row, dict) else type(row).__name__
-        raise ValueError(f"{where} needs the fields {wanted}, found {found}")
+        raise ValueError(f"{where} must have the fields {wanted}, but has {found}")
     return row
 
 

@@ -182,8 +182,8 @@ class ExpandREncoder(BiEncoder):
         recorded = spec["fingerprint"]
         if "weights_sha256" in recorded:
             raise ValueError(
-                f"these vectors come from a model built in memory ({spec['model']}): build it again, or save it to a "
-                "folder before indexing (encoder.model.save_pretrained) and open that"
+                f"these vectors come from a model built in memory ({spec['model']}), which cannot be reopened: build "
+                "it again, or save it to a folder before indexing (encoder.model.save_pretrained) and open that"
             )
         if "commit" in recorded:  # a hub model: that commit, whatever the name points to by now
             settings["revision"] = recorded["commit"]
@@ -192,7 +192,7 @@ class ExpandREncoder(BiEncoder):
         if found != recorded:
             raise ValueError(
                 f"the model at {spec['model']!r} is no longer the one that made these vectors "
-                f"(recorded {recorded}, found {found}): restore it, or index again"
+                f"(recorded {recorded}, found {found}): restore that model, or index again"
             )
         return encoder
 

@@ -70,5 +70,5 @@ def check_fusion(fusion: Fusion) -> Fusion:
     if isinstance(fusion, bool) or not isinstance(fusion, (int, float)):
         raise TypeError(f"fusion must be one of {NAMED_FUSIONS}, a weight in [0, 1] or a callable, got {fusion!r}")
     if not 0 <= fusion <= 1:
-        raise ValueError(f"fusion as a weight of the query (alpha) must lie in [0, 1], got {fusion!r}")
+        raise ValueError(f"fusion as the query's weight (alpha) must be between 0 and 1, got {fusion!r}")
     return float(fusion)

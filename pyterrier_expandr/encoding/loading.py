@@ -47,7 +47,9 @@ def load_sentence_transformer(
         from .models.anchordr import open_anchordr
 
         if pooling not in (None, FIRST_DECODER_POSITION):
-            raise ValueError(f"{name!r} is AnchorDR, which embeds by its {FIRST_DECODER_POSITION}: leave pooling= out")
+            raise ValueError(
+                f"{name!r} is AnchorDR, which always pools by its {FIRST_DECODER_POSITION}: leave out pooling="
+            )
         model, pooling = open_anchordr(name, revision=revision, device=device), None
     elif has_modules(name, revision):
         trusted = trust_remote_code or has_own_modules(name, revision)
@@ -56,9 +58,11 @@ def load_sentence_transformer(
     else:
         model = _open_bare(name, revision, device, trust_remote_code)
         if pooling is None:
-            logger.warning("%s says nothing of its pooling: mean pooling is assumed (set pooling=)", name)
+            logger.warning("%s does not declare its pooling; assuming mean pooling (set pooling= to choose)", name)
         if normalize is None:
-            logger.warning("%s says nothing of normalisation: L2-normalised (set normalize=)", name)
+            logger.warning(
+                "%s does not declare whether it normalises; assuming L2 normalisation (set normalize= to choose)", name
+            )
         pooling, normalize = pooling or "mean", True if normalize is None else normalize
     apply_overrides(model, pooling=pooling, normalize=normalize, max_length=max_length, truncate_dim=truncate_dim)
     return model.eval()
@@ -82,9 +86,9 @@ def check_folder(name: str) -> None:
     folder = Path(name)
     if folder.is_dir():
         if not any((folder / file).is_file() for file in ("modules.json", "config.json")):
-            raise ValueError(f"{name!r} holds no model: it has neither modules.json nor config.json")
+            raise ValueError(f"{name!r} does not contain a model: it has neither modules.json nor config.json")
     elif folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise ValueError(f"there is no folder {name!r}: name an existing folder or a model of the hub")
+        raise ValueError(f"there is no folder {name!r}: give an existing folder or the name of a model on the hub")
 
 
 def has_modules(name: str, revision: str | None = None) -> bool:

@@ -69,9 +69,9 @@ def load_encoder(
     if entry is None:
         return _load_unlisted(name, checkpoint, fuse, options)
     if not _is_loadable(entry):
-        raise ValueError(f"{name!r} is not hosted here but by the PyTerrier plugin {entry.home}: {entry.note}")
+        raise ValueError(f"{name!r} is not part of this package but of the PyTerrier plugin {entry.home}: {entry.note}")
     if fuse is False and not _is_hosted_by_dr(entry):
-        raise ValueError(f"pyterrier_dr has no class for {name!r}: leave fuse out")
+        raise ValueError(f"pyterrier_dr has no class for {name!r}: leave out fuse=")
     if checkpoint is None and entry.model is None:
         raise ValueError(
             f"{name!r} has no checkpoint that can be opened by name: {entry.note}. Give one: "
@@ -98,7 +98,7 @@ def _check_checkpoint(name: str, entry: EncoderEntry, checkpoint: Any) -> None:
 
         if is_anchordr(str(checkpoint)):  # T5's classes would open it without an error and compute something else
             raise ValueError(
-                f"{str(checkpoint)!r} is an AnchorDR checkpoint, not one of {name!r}: "
+                f"{str(checkpoint)!r} is an AnchorDR checkpoint, not a checkpoint of {name!r}: use "
                 f"load_encoder('anchordr', checkpoint={str(checkpoint)!r})"
             )
 
@@ -121,19 +121,19 @@ def _load_pyterrier_dr(
     home = getattr(pyterrier_dr, entry.home.partition(".")[2])
     if unknown := sorted(options.keys() - inspect.signature(home.__init__).parameters.keys()):
         raise TypeError(
-            f"{entry.home} has no option {', '.join(unknown)}: fuse=True gives an ExpandREncoder of {name!r}"
+            f"{entry.home} has no option {', '.join(unknown)}: pass fuse=True for an ExpandREncoder of {name!r}"
         )
     if fuse is None:
         logger.warning(
-            "%r is %s, which ignores query_expansions: give fuse=True where expansions are to count (or fuse=False, "
-            "and this is not said)", name, entry.home,
+            "%r is %s, which ignores query_expansions: pass fuse=True to use expansions (or fuse=False "
+            "to silence this warning)", name, entry.home,
         )  # fmt: skip
     model = str(checkpoint or entry.model)
     try:
         with opening(model):
             return home(model_name=model, **options)
     except ImportError as error:
-        raise ImportError(f"{error} Or give fuse=True: an ExpandREncoder does not need it.") from error
+        raise ImportError(f"{error} Or pass fuse=True: an ExpandREncoder does not need it.") from error
 
 
 def _load_entry(entry: EncoderEntry, checkpoint: Any, options: dict[str, Any]) -> ExpandREncoder:
@@ -156,7 +156,7 @@ def _load_entry(entry: EncoderEntry, checkpoint: Any, options: dict[str, Any]) -
 def _load_unlisted(name: str, checkpoint: Any, fuse: bool | None, options: dict[str, Any]) -> ExpandREncoder:
     check_name(name)
     if checkpoint is not None or fuse is False:
-        raise ValueError(f"{name!r} is no name of the table: checkpoint= and fuse=False are for those")
+        raise ValueError(f"{name!r} is not in the table of models, and checkpoint= and fuse=False only work for those")
     from .encoder import ExpandREncoder
 
     return ExpandREncoder(name, **options)
@@ -182,7 +182,7 @@ def _unknown(name: str) -> str:
     close = close or difflib.get_close_matches(wanted, ENCODERS, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     return (
-        f"unknown encoder {name!r}: {hint}Names are {', '.join(ENCODERS)}; a hub id has the form owner/model, and "
+        f"unknown encoder {name!r}: {hint}The names are {', '.join(ENCODERS)}; a hub id has the form owner/model, and "
         "there is no folder of that name."
     )
 

@@ -58,8 +58,8 @@ def stack_vectors(column: pd.Series | Sequence[Any], ids: Sequence[str], *, name
             raise ValueError(f"{name} of {row_id!r} must be a one-dimensional array of numbers, got {vector!r:.80}")
         if rows and len(row) != len(rows[0]):
             raise ValueError(
-                f"{name} of {row_id!r} has {len(row)} dimensions, {ids[0]!r} has {len(rows[0])}: "
-                "all vectors must come from one encoder"
+                f"{name} of {row_id!r} has {len(row)} dimensions, but {ids[0]!r} has {len(rows[0])}: "
+                "all vectors must come from the same encoder"
             )
         rows.append(row)
     matrix = np.ascontiguousarray(np.stack(rows), dtype=np.float32) if rows else np.empty((0, 0), np.float32)

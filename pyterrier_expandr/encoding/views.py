@@ -221,7 +221,7 @@ class TextScorer(_View, BiScorer):
             for columns in (["query", text], ["query_vec", "doc_vec"], ["query", "doc_vec"], ["query_vec", text]):
                 v.columns(includes=columns)
         if self.sim_fn != SimFn.dot:
-            raise ValueError(f"{self.sim_fn} is not offered here: normalised vectors make the dot product the cosine")
+            raise ValueError(f"{self.sim_fn} is not supported: with normalised vectors the dot product is the cosine")
         if inp.empty:
             return inp.assign(score=pd.Series(dtype=float), rank=pd.Series(dtype=int))
         if "qid" not in inp:
@@ -236,7 +236,8 @@ class TextScorer(_View, BiScorer):
         right = stack_vectors(the_column(documents, "doc_vec"), rows, name="doc_vec")
         if left.shape != right.shape:
             raise ValueError(
-                f"query_vec has {left.shape[1]} dimensions, doc_vec {right.shape[1]}: both must come from one encoder"
+                f"query_vec has {left.shape[1]} dimensions, but doc_vec has {right.shape[1]}: both must come from the "
+                "same encoder"
             )
         scores = np.einsum("nd,nd->n", left, right).astype(float)
         return pt.model.add_ranks(inp.assign(score=scores))

@@ -129,12 +129,12 @@ def _named(systems: Mapping[str, System] | Iterable[tuple[str, System]]) -> dict
     if not pairs:
         raise ValueError("name at least one system")
     if repeated := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"there are two systems named {repeated[0]!r}: give each a name of its own")
+        raise ValueError(f"two systems are named {repeated[0]!r}: give each its own name")
     for name, system in pairs:
         if isinstance(system, pt.Transformer):
             raise TypeError(
-                f"system {name!r} is a pipeline, which searches one collection: give a function of the collection, "
-                "such as lambda collection: pipeline"
+                f"system {name!r} is a pipeline, which can search only one collection: pass a function of the "
+                "collection, such as lambda collection: pipeline"
             )
         if not callable(system) and not isinstance(system, IndexedSystem):
             raise TypeError(f"system {name!r} must be a function of a collection or an ExpandR, got {system!r:.80}")
@@ -153,8 +153,8 @@ def _maker(
         )
     if len(collections) > 1:
         raise ValueError(
-            f"{system!r} has the index of one corpus, and there are {len(collections)}: leave its index out, and every "
-            "collection gets one"
+            f"{system!r} has the index of one corpus, but there are {len(collections)} collections: leave out its "
+            "index, and every collection gets one"
         )
     return lambda collection: _own_index(system, collection)
 
@@ -165,8 +165,8 @@ def _own_index(system: IndexedSystem, collection: Collection) -> pt.Transformer:
     assert index is not None
     if not collection.qrels["docno"].isin(index.docnos.to_pylist()).any():
         raise ValueError(
-            f"the index {str(index.path)!r} holds none of the judged documents of {collection.name}: it is of another "
-            "corpus; give a system without an index, and every collection gets one"
+            f"the index {str(index.path)!r} contains none of the judged documents of {collection.name}: it was built "
+            "from another corpus; pass a system without an index, and every collection gets one"
         )
     return system.pipeline(collection.num_results)
 

@@ -124,7 +124,7 @@ class Collection:
             raise ValueError(f"{self.name}: queries and judgments have no query id in common")
         if topics["qid"].duplicated().any():
             repeated = topics.loc[topics["qid"].duplicated(), "qid"].tolist()
-            raise ValueError(f"{self.name}: query ids come twice: {repeated[:5]}")
+            raise ValueError(f"{self.name}: query ids are repeated: {repeated[:5]}")
         if without := sorted(judged - set(topics["qid"])):
             logger.warning("%s: %d judged queries have no text and score 0: %s", self.name, len(without), without[:5])
         return topics
@@ -156,9 +156,9 @@ class Collection:
 
     def _missing(self, error: OSError) -> OSError:
         return OSError(
-            f"{self.name} is not on this machine and cannot be downloaded: name a folder with data=FOLDER (--data) "
-            f"that holds it in BEIR format as {self.folder_name}/ (corpus.jsonl, queries.jsonl, qrels/), or run once "
-            f"with a network, and ir-datasets keeps it; {type(error).__name__}: {error!s:.200}"
+            f"{self.name} is not on this machine and cannot be downloaded: give a folder with data=FOLDER (--data) "
+            f"that contains it in BEIR format as {self.folder_name}/ (corpus.jsonl, queries.jsonl, qrels/), or run "
+            f"once with network access, so that ir-datasets downloads it; {type(error).__name__}: {error!s:.200}"
         )
 
     def __repr__(self) -> str:
@@ -201,7 +201,7 @@ def resolve(
     if not names:
         raise ValueError("name at least one collection")
     if repeated := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"there are two collections named {repeated[0]!r}: give each a name of its own")
+        raise ValueError(f"two collections are named {repeated[0]!r}: give each its own name")
     return found
 
 
@@ -228,8 +228,8 @@ def _named(name: str, data: str | Path | None, split: str, num_results: int) -> 
         where = str(Path(data) / name) if data is not None and (Path(data) / name).is_dir() else name
         if where == name and not name.startswith("irds:") and name != "pocket" and not Path(name).is_dir():
             raise ValueError(
-                f"unknown collection {name!r}: name one of {', '.join(COLLECTIONS)}, pocket, irds:NAME, or a folder in "
-                f"BEIR format{'' if data is None else f' (there is none of this name in {str(data)!r} either)'}"
+                f"unknown collection {name!r}: use one of {', '.join(COLLECTIONS)}, pocket, irds:NAME, or a folder in "
+                f"BEIR format{'' if data is None else f' (and {str(data)!r} has no folder of this name)'}"
             )
     return Collection(
         name,

@@ -40,7 +40,9 @@ def _parsed(name: str) -> list[Measure]:
     try:
         return list(ir_measures.parse_trec_measure(name))
     except ValueError as error:
-        raise ValueError(f"unknown measure {name!r}: name one of ir-measures, such as nDCG@10, R@100, RR@10") from error
+        raise ValueError(
+            f"unknown measure {name!r}: use a measure of ir-measures, such as nDCG@10, R@100 or RR@10"
+        ) from error
 
 
 def search(pipeline: pt.Transformer, collection: Collection) -> pd.DataFrame:
@@ -51,10 +53,12 @@ def search(pipeline: pt.Transformer, collection: Collection) -> pd.DataFrame:
         TypeError: the pipeline gives no ranking.
     """
     if not isinstance(pipeline, pt.Transformer):
-        raise TypeError(f"a system must give a PyTerrier transformer, got {type(pipeline).__name__}")
+        raise TypeError(f"a system must return a PyTerrier transformer, got {type(pipeline).__name__}")
     found = pipeline.transform(collection.topics)
     if missing := [name for name in ("qid", "docno", "score") if name not in found]:
-        raise TypeError(f"the pipeline gives no ranking: it lacks {missing} and has {list(found.columns)}")
+        raise TypeError(
+            f"the pipeline does not return a ranking: the columns {missing} are missing from {list(found.columns)}"
+        )
     if found.empty:
         raise ValueError(f"the pipeline found nothing for any of {len(collection.topics)} queries of {collection.name}")
     found = found.assign(qid=found["qid"].astype(str), docno=found["docno"].astype(str))
@@ -72,13 +76,17 @@ def search(pipeline: pt.Transformer, collection: Collection) -> pd.DataFrame:
 def check_run(run: pd.DataFrame) -> None:
     """Raise ValueError where `[qid, docno, score]` cannot be evaluated: NaN, repeated documents, broken ids."""
     if (bad := run["score"].isna()).any():
-        raise ValueError(f"{int(bad.sum())} scores are NaN, for qids {_some(run.loc[bad, 'qid'])}: no order follows")
+        raise ValueError(
+            f"{int(bad.sum())} scores are NaN, for qids {_some(run.loc[bad, 'qid'])}: they cannot be ranked"
+        )
     if (bad := run.duplicated(["qid", "docno"])).any():
         pairs = run.loc[bad, ["qid", "docno"]].head(3).values.tolist()
-        raise ValueError(f"{int(bad.sum())} documents come twice for their query, e.g. (qid, docno) {pairs}")
+        raise ValueError(f"{int(bad.sum())} documents are repeated for the same query, e.g. (qid, docno) {pairs}")
     for column in ("qid", "docno"):
         if (bad := run[column].str.contains(r"\s|^$")).any():
-            raise ValueError(f"{column} with white space cannot stand in a TREC run: {_some(run.loc[bad, column])}")
+            raise ValueError(
+                f"{column} must not contain white space, which a TREC run cannot hold: {_some(run.loc[bad, column])}"
+            )
 
 
 def _some(values: pd.Series) -> list[str]:

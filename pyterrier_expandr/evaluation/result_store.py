@@ -71,8 +71,8 @@ class ResultStore:
         before = read_experiment(self.folder) if held else {}
         if before.get("settings", settings) != dict(settings):
             raise ValueError(
-                f"{str(self.folder)!r} holds an experiment with {before['settings']}, not {dict(settings)}: "
-                "results of both cannot be compared; choose another folder"
+                f"{str(self.folder)!r} contains an experiment with {before['settings']}, not {dict(settings)}: "
+                "the results would not be comparable; choose another folder"
             )
         _check_names(_union(before.get("systems", []), systems))
         self._states = {(cell["system"], cell["collection"]): cell for cell in before.get("cells", [])}
@@ -151,7 +151,7 @@ def make_folder(folder: Path) -> None:
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        said = f"nothing can be written to the folder {str(folder)!r} ({error.strerror}): choose another, or mend this"
+        said = f"cannot write to the folder {str(folder)!r} ({error.strerror}): choose another, or make it writable"
         raise OSError(error.errno, said) from error
 
 
@@ -171,8 +171,8 @@ def _check_names(systems: Sequence[str]) -> None:
             raise ValueError(f"a system needs a name, got {name!r}")
         key = _folder_name(name).casefold()
         if key in folders:
-            both = "twice" if folders[key] == name else f"beside {folders[key]!r}"
-            raise ValueError(f"there is a system named {name!r} {both}: give each a name of its own")
+            clash = "is used twice" if folders[key] == name else f"is too similar to {folders[key]!r}"
+            raise ValueError(f"the system name {name!r} {clash}: give each system its own name")
         folders[key] = name
 
 
@@ -195,9 +195,9 @@ def read_experiment(folder: Path) -> dict[str, Any]:
     """
     path = folder / EXPERIMENT
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {str(folder)!r}: name one that an experiment has written")
+        raise FileNotFoundError(f"there is no folder {str(folder)!r}: give one that an experiment has written")
     if not path.is_file():
-        raise FileExistsError(f"{str(folder)!r} holds other files and no {EXPERIMENT}: choose another folder")
+        raise FileExistsError(f"{str(folder)!r} contains other files but no {EXPERIMENT}: choose another folder")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         found = content["format_version"]
@@ -205,7 +205,7 @@ def read_experiment(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{str(path)!r} is damaged ({error!r}): remove the folder or choose another") from error
     if found != FORMAT_VERSION:
         raise ValueError(
-            f"{str(folder)!r} was written in version {found} of the layout, this release has {FORMAT_VERSION}: "
+            f"{str(folder)!r} was written in version {found} of the layout, but this release uses {FORMAT_VERSION}: "
             "choose another folder, or use the release that wrote it"
         )
     return content

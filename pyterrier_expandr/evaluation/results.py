@@ -151,7 +151,7 @@ class Results:
             ValueError: an unknown baseline, or two systems that were evaluated on different queries.
         """
         if baseline not in self.systems:
-            raise ValueError(f"there is no system {baseline!r}: choose a baseline among {self.systems}")
+            raise ValueError(f"there is no system {baseline!r}: choose the baseline from {self.systems}")
         means = self.means()
         tested = set(
             means.loc[means["system"] == baseline, ["collection", "measure"]].itertuples(index=False, name=None)
@@ -194,7 +194,9 @@ def _test(collection: str, pair: pd.DataFrame, options: dict[str, Any]) -> tuple
     pair = pair[pair.index.get_level_values(0).isin(list(weights))]
     if unlike := int(pair.isna().any(axis=1).sum()):
         systems = " and ".join(repr(column[0]) for column in pair.columns)
-        raise ValueError(f"{systems} differ in {unlike} of the queries of {collection}: evaluate both on the same")
+        raise ValueError(
+            f"{systems} do not share {unlike} of the queries of {collection}: evaluate both on the same queries"
+        )
     left, right = pair.iloc[:, 0].to_numpy(float), pair.iloc[:, 1].to_numpy(float)
     collections = pair.index.get_level_values(0).to_series()
     share = (collections.map(weights) / collections.groupby(collections).transform("size")).to_numpy(float)

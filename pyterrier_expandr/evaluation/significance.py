@@ -55,15 +55,17 @@ def permutation_test(
         raise ValueError(f"permutations must be 1 or more, got {permutations}")
     left, right = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if left.ndim != 1 or left.shape != right.shape:
-        raise ValueError(f"a paired test needs two values for each query, got shapes {left.shape} and {right.shape}")
+        raise ValueError(f"a paired test needs two values per query, got shapes {left.shape} and {right.shape}")
     if len(left) < 2:
-        raise ValueError(f"a test is impossible with {len(left)} query: the sign of one difference proves nothing")
+        raise ValueError(f"a test needs at least 2 queries, got {len(left)}: a single difference proves nothing")
     share = np.full(len(left), 1 / len(left)) if weights is None else np.asarray(weights, dtype=float)
     if share.shape != left.shape:
-        raise ValueError(f"weights have shape {share.shape}, the values {left.shape}")
+        raise ValueError(f"weights have shape {share.shape}, but the values have {left.shape}")
     difference = (left - right) * share
     if not np.isfinite(difference).all():
-        raise ValueError(f"{int((~np.isfinite(difference)).sum())} values are NaN or infinite: evaluate again")
+        raise ValueError(
+            f"{int((~np.isfinite(difference)).sum())} values are NaN or infinite: evaluate those queries again"
+        )
     statistic = float(difference.sum())
     sizes = np.sort(np.abs(difference[difference != 0]))  # sorted: the order of the queries must not matter
     return PermutationTestResult(statistic, _pvalue(sizes, abs(statistic), permutations, seed))

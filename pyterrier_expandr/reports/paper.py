@@ -169,7 +169,10 @@ def paper_row(name: str, measure: str) -> PaperRow | None:
     found = scores[(scores["system"] == system) & ((scores["table"] == table) | (table is None))]
     if found.empty:
         known = ", ".join(dict.fromkeys(scores["system"]))
-        raise ValueError(f"the paper's tables have no row {name!r}; they have {known} (or '7:Contriever/ExpandR')")
+        raise ValueError(
+            f"the paper's tables have no row {name!r}; the rows are {known} (and, with a table's number, "
+            "'7:Contriever/ExpandR')"
+        )
     found = found[found["measure"] == measure]
     if found.empty:
         return None

@@ -72,7 +72,7 @@ def check_factory(factory: str, metric: str, dim: int | None = None) -> Any:
         if dim is None and "could not parse" not in reason:
             return None  # it may yet suit the vectors' own dimensions
         fits = f" for {dim} dimensions and metric {metric!r}" if dim else ""
-        raise ValueError(f"FAISS makes no index of factory {factory!r}{fits}: {reason}") from error
+        raise ValueError(f"FAISS cannot make an index from the factory string {factory!r}{fits}: {reason}") from error
 
 
 def last_sentence(error: RuntimeError) -> str:
@@ -89,21 +89,21 @@ def _fill(spool: Spool, docs: Iterable[dict[str, Any]], factory: str, metric: st
         warn_mended(ascii(doc["docno"]) for doc, docno in zip(chunk, docnos, strict=True) if doc["docno"] != docno)
         if (repeated := seen.add(docnos)) is not None:
             raise ValueError(
-                f"docno {repeated!r} occurs twice: every document needs an id of its own (after mode='resume': the "
+                f"docno {repeated!r} is repeated: every document needs its own id (with mode='resume' the "
                 "corpus must come in the same order as before)"
             )
         if any("doc_vec" not in doc for doc in chunk):
             raise ValueError(
-                f"documents need docno and doc_vec, found {sorted(chunk[0])}: put an encoder before the index, as in "
-                "(encoder.doc_encoder() >> index).index(corpus)"
+                f"documents need docno and doc_vec, but have {sorted(chunk[0])}: put an encoder before the index, as "
+                "in (encoder.doc_encoder() >> index).index(corpus)"
             )
         matrix = stack_vectors([doc["doc_vec"] for doc in chunk], docnos, name="doc_vec")
         state, encoder = spool.state(), source_of(chunk[0]["doc_vec"])
         if state["dim"] not in (None, matrix.shape[1]) or not same_vectors(state["encoder"], encoder):
             raise ValueError(
                 f"doc_vec of {docnos[0]!r} has {matrix.shape[1]} dimensions and comes from {describe_source(encoder)}, "
-                f"those before have {state['dim']} from {describe_source(state['encoder'])}: all must come from one "
-                "encoder"
+                f"but earlier ones have {state['dim']} and come from {describe_source(state['encoder'])}: all must "
+                "come from the same encoder"
             )
         if state["dim"] is None:  # before hours of encoding, not after
             check_factory(factory, metric, matrix.shape[1])
@@ -135,8 +135,8 @@ def skip_committed(docs: Iterable[dict[str, Any]], committed: Any) -> Iterator[d
             if doc is None or not _is_docno(doc.get("docno"), expected):
                 found = "the end of the corpus" if doc is None else repr(doc.get("docno"))
                 raise ValueError(
-                    f"document {number} is {found}, but the interrupted build has {expected!r} there: resume with the "
-                    "same corpus in the same order, or start anew with mode='overwrite'"
+                    f"document {number} is {found}, but was {expected!r} in the interrupted build: resume with the "
+                    "same corpus in the same order, or start over with mode='overwrite'"
                 )
             number += 1
     yield from docs
@@ -201,8 +201,8 @@ def _write_faiss(path: Path, matrix: np.ndarray, factory: str, metric: str) -> N
             index.train(sample)
         except RuntimeError as error:
             raise ValueError(
-                f"{len(sample)} vectors do not train {factory!r} ({last_sentence(error)}); nothing is lost: choose a "
-                "smaller one and go on, FaissIndex(path, factory=...).indexer(mode='resume').index([])"
+                f"{len(sample)} vectors are too few to train {factory!r} ({last_sentence(error)}); they are kept: "
+                "choose a smaller one and continue with FaissIndex(path, factory=...).indexer(mode='resume').index([])"
             ) from error
     for start in range(0, len(matrix), CHUNK):
         index.add(np.ascontiguousarray(matrix[start : start + CHUNK]))
@@ -239,7 +239,9 @@ def _stream_flat(path: Path, matrix: np.ndarray, empty: bytes) -> bool:
             return True
     except RuntimeError:
         pass
-    logger.warning("FAISS %s writes flat indexes in another layout; building in memory", faiss.__version__)
+    logger.warning(
+        "FAISS %s writes flat indexes in another layout; building the index in memory instead", faiss.__version__
+    )
     return False
 
 

@@ -91,7 +91,7 @@ class FaissIndex(pt.Artifact, pt.Indexer):
                 if wanted not in (None, metadata[name]):
                     raise ValueError(
                         f"the index at {str(self.path)!r} was built with {name}={metadata[name]!r}, not {wanted!r}: "
-                        f"leave {name} out to open it, or build anew with indexer(mode='overwrite')"
+                        f"leave out {name} to open it, or rebuild it with indexer(mode='overwrite')"
                     )
             self._metadata = metadata
         return self._metadata
@@ -177,7 +177,7 @@ class FaissIndex(pt.Artifact, pt.Indexer):
 
         if self.encoder is None:
             raise ValueError(
-                f"the vectors in {str(self.path)!r} did not say which encoder made them: build it yourself"
+                f"the vectors in {str(self.path)!r} do not record which encoder made them: create the encoder yourself"
             )
         return ExpandREncoder.from_spec(self.encoder, **options).query_encoder()
 
@@ -230,7 +230,9 @@ class FaissIndex(pt.Artifact, pt.Indexer):
         """
         for name, recorded in self.metadata["files"].items():
             if layout.describe_file(self.folder / name) != recorded:
-                raise ValueError(f"{str(self.folder / name)!r} is not what was written: index again, or download again")
+                raise ValueError(
+                    f"{str(self.folder / name)!r} has changed since it was written: index again, or download it again"
+                )
 
     def describe(self) -> dict[str, Any]:
         """What the index holds, as JSON values: kind, and size and SHA-256 of its files."""
@@ -272,13 +274,13 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{str(folder / layout.METADATA)!r} is damaged ({error!r}): index again") from error
     if newer:
         raise ValueError(
-            f"the index in {str(folder)!r} has format {metadata['format_version']}, this release reads up to "
+            f"the index in {str(folder)!r} has format {metadata['format_version']}, but this release reads only up to "
             f"{layout.FORMAT_VERSION}: upgrade pyterrier_expandr"
         )
     for name, size in sizes.items():
         found = (folder / name).stat().st_size if (folder / name).is_file() else None
         if found != size:
             raise ValueError(
-                f"the index in {str(folder)!r} is damaged: {name} has {found} bytes, {size} were written; index again"
+                f"the index in {str(folder)!r} is damaged: {name} has {found} bytes instead of {size}; index again"
             )
     return metadata

@@ -57,11 +57,13 @@ class FaissIndexer(pt.Indexer):
         if folder.exists() and (foreign := _foreign(folder)) is not None:
             raise FileExistsError(f"{str(folder)!r} {foreign}: choose another path")
         if self.mode == "create" and folder.exists():
-            raise FileExistsError(f"{str(folder)!r} holds an index: open it, or replace it with mode='overwrite'")
+            raise FileExistsError(
+                f"{str(folder)!r} already contains an index: open it, or replace it with mode='overwrite'"
+            )
         if self.mode == "create" and spool.exists():
             raise FileExistsError(
-                f"an interrupted build of {str(folder)!r} lies in {str(spool.folder)!r}: continue it with "
-                "mode='resume', or start anew with mode='overwrite'"
+                f"{str(spool.folder)!r} contains an interrupted build of {str(folder)!r}: continue it with "
+                "mode='resume', or start over with mode='overwrite'"
             )
 
     def _key(self) -> tuple[Any, ...]:
@@ -92,5 +94,5 @@ def _foreign(folder: Path) -> str | None:
     names = {path.name for path in folder.iterdir()}
     ours = {layout.METADATA, layout.PT_METADATA, layout.VECTORS, layout.DOCNOS}
     if layout.METADATA not in names:
-        return "exists and is no index of this package"
-    return f"holds more than an index ({sorted(names - ours)[:3]})" if names - ours else None
+        return "exists and is not an index of this package"
+    return f"contains other files than an index ({sorted(names - ours)[:3]})" if names - ours else None

@@ -94,9 +94,9 @@ class FaissRetriever(pt.Transformer):
         if not same_vectors(index.encoder, source) and not self._warned:
             self._warned = True
             warnings.warn(
-                f"the query vectors come from {describe_source(source)}, the index {str(index.path)!r} from "
-                f"{describe_source(index.encoder)} (other weights, pooling or normalisation, another size or document "
-                "prompt): scores may mean nothing",
+                f"the query vectors come from {describe_source(source)}, but the index {str(index.path)!r} from "
+                f"{describe_source(index.encoder)} (different weights, pooling, normalisation, size or document "
+                "prompt): the scores may be meaningless",
                 stacklevel=3,
             )
 

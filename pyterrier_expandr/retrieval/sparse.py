@@ -126,7 +126,9 @@ def _pisa() -> Any:
 def _build(corpus: Iterable[dict[str, Any]], folder: Path) -> None:
     """Index the corpus beside `folder`, then rename."""
     if folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(f"{str(folder)!r} holds other files and no finished index: remove or choose another one")
+        raise FileExistsError(
+            f"{str(folder)!r} contains other files but no finished index: remove it, or choose another folder"
+        )
     errors: list[Exception] = []
     documents = _documents(corpus, errors)
     first = next(documents, None)

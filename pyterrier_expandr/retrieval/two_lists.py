@@ -68,7 +68,7 @@ class TwoLists(pt.Transformer):
             missing = pd.Series(dtype=np.float64)
             return inp.reset_index(drop=True).assign(docno=pd.Series(dtype=str), **dict.fromkeys(COLUMNS, missing))
         if inp["qid"].duplicated().any():
-            raise ValueError(f"qid {inp.loc[inp['qid'].duplicated(), 'qid'].iloc[0]!r} stands there twice")
+            raise ValueError(f"qid {inp.loc[inp['qid'].duplicated(), 'qid'].iloc[0]!r} is repeated")
         # Python's strings are shared by the rows of a ranking; Arrow's would be copied into each of them.
         texts = [name for name in inp.columns if name != "qid" and pd.api.types.is_string_dtype(inp[name])]
         inp = inp.astype(dict.fromkeys(texts, object))
@@ -147,7 +147,7 @@ def side_by_side(qids: list[Any], lexical: pd.DataFrame, dense: pd.DataFrame) ->
         own[mine] = found["score"].to_numpy()
         if np.isfinite(own).sum() < len(found):
             twice = found[["qid", "docno"]][found.duplicated(["qid", "docno"])].iloc[0].tolist()
-            raise ValueError(f"the {name} list has a document twice: qid {twice[0]!r}, docno {twice[1]!r}")
+            raise ValueError(f"the {name} list repeats a document: qid {twice[0]!r}, docno {twice[1]!r}")
     side = pd.DataFrame(scores.T, columns=COLUMNS)
     side.insert(0, "docno", docnos.take(keys % max(len(docnos), 1)))
     return keys // max(len(docnos), 1), side

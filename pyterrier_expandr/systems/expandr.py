@@ -262,11 +262,13 @@ class ExpandR(pt.Artifact):
     @classmethod
     def _from_hub(cls, name: str, options: dict[str, Any]) -> ExpandR:
         if name.count("/") != 1 or name.startswith((".", "/", "~")):
-            raise FileNotFoundError(f"there is no folder {name!r}: name one that ExpandR.save wrote, or owner/name")
+            raise FileNotFoundError(
+                f"there is no folder {name!r}: give one written by ExpandR.save, or owner/name on the hub"
+            )
         try:
             return cls.from_hf(name, **options)  # type: ignore[return-value]
         except OSError as error:
-            raise OSError(f"there is no folder {name!r}, and the hub does not give it: {error}") from error
+            raise OSError(f"there is no folder {name!r}, and it cannot be fetched from the hub: {error}") from error
 
     def _index(self) -> FaissIndex:
         if self.faiss_index is None:

@@ -88,4 +88,4 @@ class TunedSettings:
             hybrid = values.pop("hybrid")
             return cls(**values, hybrid=None if hybrid is None else HybridSettings(**hybrid))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{str(path)!r} holds no settings that `expandr tune` wrote: {error}") from error
+            raise ValueError(f"{str(path)!r} does not contain settings written by `expandr tune`: {error}") from error

@@ -80,7 +80,7 @@ def test_a_rotation_or_a_scale_changes_no_distance():
 @pytest.mark.parametrize(
     ("queries", "documents", "said"),
     [
-        (np.ones((3, 2)), np.ones((2, 2)), "one shape"),
+        (np.ones((3, 2)), np.ones((2, 2)), "same shape"),
         (np.ones((1, 2)), np.ones((1, 2)), "two pairs"),
         (np.zeros((2, 2)), np.ones((2, 2)), "zero, NaN"),
         (np.full((2, 2), np.nan), np.ones((2, 2)), "zero, NaN"),
@@ -112,7 +112,7 @@ def test_alignment_plot(settings, tmp_path):
 
 def test_two_pairs_are_enough():
     assert len(alignment_plot({"few": (np.eye(2), np.eye(2)[::-1])}).axes) == 1
-    with pytest.raises(ValueError, match="no setting"):
+    with pytest.raises(ValueError, match="nothing to draw"):
         alignment_plot({})
 
 
@@ -187,9 +187,9 @@ def test_queries_without_a_reference_are_left_out_and_said(caplog):
     row = bleu_against(expansions, {"gold": gold}).iloc[0]
     assert row["queries"] == 1 and row["corpus_bleu"] == pytest.approx(100)
     assert "1 queries have no reference" in caplog.text
-    with pytest.raises(ValueError, match="no expanded query has a reference among 'gold'"):
+    with pytest.raises(ValueError, match="no expanded query has a reference in 'gold'"):
         bleu_against(expansions, {"gold": gold.assign(qid="other")})
-    with pytest.raises(ValueError, match=r"lack \['text'\]"):
+    with pytest.raises(ValueError, match=r"lack the columns \['text'\]"):
         bleu_against(expansions, {"gold": gold[["qid"]]})
     with pytest.raises(ValueError, match="no references"):
         bleu_against(expansions, {})
@@ -254,7 +254,7 @@ def test_change_of_an_experiment():
     [
         ({"system": "neu"}, r"no system 'neu'.*\['base', 'new'\]"),
         ({"measure": "AP"}, r"no measure 'AP'.*\['nDCG@10'\]"),
-        ({"per_query": SCORES.iloc[:5]}, "differ in 1 of their queries"),
+        ({"per_query": SCORES.iloc[:5]}, "do not share 1 of their queries"),
         ({"per_query": SCORES.assign(value=float("nan"))}, "is NaN"),
     ],
 )

@@ -127,10 +127,10 @@ def test_case(experiment, tmp_path):
     ("arguments", "said"),
     [
         (["change", "nowhere", "--system", "a", "--baseline", "b"], "there is no folder 'nowhere'"),
-        (["lengths", "--expansions", "nameless.jsonl"], "write NAME=VALUE, not 'nameless.jsonl'"),
-        (["lengths", "--expansions", "a=x", "--expansions", "a=y"], "each name may stand there once"),
+        (["lengths", "--expansions", "nameless.jsonl"], "expected NAME=VALUE, got 'nameless.jsonl'"),
+        (["lengths", "--expansions", "a=x", "--expansions", "a=y"], "each name may be given only once"),
         (["lengths", "--expansions", "a=nowhere.jsonl", "--out", "x.doc"], "must end in"),
-        (["bleu", "--expansions", EXPANSIONS, "--collection", "nowhere"], "no folder in BEIR format"),
+        (["bleu", "--expansions", EXPANSIONS, "--collection", "nowhere"], "not a folder in BEIR format"),
     ],
 )
 def test_what_can_be_mended_is_said(arguments, said):

@@ -68,7 +68,7 @@ def test_expand_index_search(tmp_path, minilm, tiny_llama):
     lines = [json.loads(line) for line in expansions.read_text().splitlines()]
     assert [sorted(line) for line in lines] == [["passages", "query", "query_id"]] * 3
     assert "242 documents" in expandr("index", "--collection", "pocket", "--encoder", minilm, "--index", index)
-    assert "holds an index" in expandr(
+    assert "already contains an index" in expandr(
         "index", "--collection", "pocket", "--encoder", minilm, "--index", index, status=2
     )
 
@@ -90,8 +90,8 @@ def test_expand_index_search(tmp_path, minilm, tiny_llama):
         (["search", "x", "--settings", "nowhere.json"], "nowhere.json"),
         (["search", "--index", "i"], "name either queries"),
         (["search", "x", "--index", "nowhere"], "there is no index"),
-        (["index", "--collection", "nowhere", "--encoder", "o/e", "--index", "i"], "no folder in BEIR format"),
-        (["index", "--collection", "irds:nothing", "--encoder", "o/e", "--index", "i"], "ir-datasets knows no"),
+        (["index", "--collection", "nowhere", "--encoder", "o/e", "--index", "i"], "not a folder in BEIR format"),
+        (["index", "--collection", "irds:nothing", "--encoder", "o/e", "--index", "i"], "ir-datasets has no dataset"),
         (
             ["expand", "--collection", "pocket", "--llm", "no/such-model", "--out", "o.jsonl"],
             "cannot open the language model",

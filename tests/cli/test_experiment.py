@@ -133,7 +133,7 @@ def test_the_index_of_another_corpus_is_noticed(bert, tmp_path):
     other.index([{"docno": "elsewhere", "text": "another corpus"}]).save(tmp_path / "saved")
     done = experiment(tmp_path / "out", {"s": tmp_path / "saved"}, status=1)
     assert "failed: s on pocket: ValueError: the index" in done.stderr
-    assert "holds none of the judged documents of pocket" in done.stderr
+    assert "contains none of the judged documents of pocket" in done.stderr
 
 
 def test_expansions_that_an_llm_writes_are_kept(bert, tiny_llama, tmp_path):
@@ -209,9 +209,9 @@ def test_ctrl_c_keeps_what_is_finished(bert, tiny_llama, tmp_path):
         ({"s": "bm25+nowhere.jsonl"}, [], "nowhere.jsonl"),
         ({"s": "contriever+bm25+nowhere.json"}, [], "nowhere.json"),
         ({"s": "contriever++bm25"}, [], "names no system"),
-        ({"": "bm25"}, [], "write NAME=VALUE, not '=bm25'"),
-        ({"s": "bm25"}, ["--system", "s=contriever"], "each name may stand there once"),
-        ({"s": "bm25"}, ["--baseline", "t"], "there is no system 't': choose a baseline among"),
+        ({"": "bm25"}, [], "expected NAME=VALUE, got '=bm25'"),
+        ({"s": "bm25"}, ["--system", "s=contriever"], "each name may be given only once"),
+        ({"s": "bm25"}, ["--baseline", "t"], "there is no system 't': choose the baseline from"),
         ({"s": "bm25"}, ["--measure", "nonsense"], "unknown measure 'nonsense'"),
         ({"s": "bm25"}, ["--collection", "scifct"], "unknown collection 'scifct'"),
     ],
@@ -286,7 +286,7 @@ def test_tune_writes_settings_that_an_experiment_opens(bert, tiny_llama, tmp_pat
 
 def test_a_folder_with_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match="holds other files"):
+    with pytest.raises(FileExistsError, match="contains other files"):
         experiment(tmp_path, {"s": "bm25"})
 
 

@@ -115,10 +115,12 @@ class TestBadInput:
 
     def test_broken_corpus(self, folder):
         (folder / "corpus.jsonl").write_text('{"_id": "1", "text": "a"}\n{broken\n')
-        with pytest.raises(ValueError, match=r"corpus.jsonl:2 is no JSON"):
+        with pytest.raises(ValueError, match=r"corpus.jsonl:2 is not valid JSON"):
             list(beir_folder(folder, "dev").get_corpus_iter())
         (folder / "corpus.jsonl").write_text('{"id": "1", "contents": "a"}\n')
-        with pytest.raises(ValueError, match=r":1 needs the fields \['_id', 'text'\], found \['contents', 'id'\]"):
+        with pytest.raises(
+            ValueError, match=r":1 must have the fields \['_id', 'text'\], but has \['contents', 'id'\]"
+        ):
             list(beir_folder(folder, "dev").get_corpus_iter())
 
     @pytest.mark.parametrize(

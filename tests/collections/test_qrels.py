@@ -39,10 +39,10 @@ def test_trecs_format(tmp_path, text):
         ("q1", "one column"),
         ("q1\td1\t2.0", "3 columns between tabs"),
         *(
-            (f"q1\td1\t{grade}", "decimal digits")
+            (f"q1\td1\t{grade}", "a whole number")
             for grade in ("\uff11", "1_0", "+1", " 1", "\u0663", "\u00b2", "--1", "1 ")
         ),
-        *((f"q1 0 d1 {grade}", "decimal digits") for grade in ("\uff11", "1_0", "x")),
+        *((f"q1 0 d1 {grade}", "a whole number") for grade in ("\uff11", "1_0", "x")),
     ],
 )
 def test_other_formats_are_named(tmp_path, line, found):
@@ -56,11 +56,13 @@ def test_other_formats_are_named(tmp_path, line, found):
 def test_equal_lines_count_once(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="pyterrier_expandr"):
         assert read(tmp_path, "q\td\t1\nq\te\t0\nq\td\t1\nq\td\t1\n") == [["q", "d", 1], ["q", "e", 0]]
-    assert "2 judgments stand there twice" in caplog.text
+    assert "2 judgments are repeated" in caplog.text
 
 
 def test_lines_that_disagree_are_both_named(tmp_path):
-    with pytest.raises(ValueError, match=r"test.tsv:1 judges document 'd' for query 'q' with 1, .*test.tsv:3 with 0"):
+    with pytest.raises(
+        ValueError, match=r"test.tsv:1 judges document 'd' for query 'q' with grade 1, .*test.tsv:3 with 0"
+    ):
         read(tmp_path, "q\td\t1\nq\te\t0\nq\td\t0\n")
 
 
@@ -80,7 +82,7 @@ def test_an_experiment_refuses_them_too(caplog):
         assert collection.qrels.values.tolist() == [["q", "d", 1], ["q", "e", 0]]
     assert "twice: 1 judgments" in caplog.text
     with pytest.raises(
-        ValueError, match=r"row 1 of the qrels of odd judges .* with 1, row 2 of the qrels of odd with 2"
+        ValueError, match=r"row 1 of the qrels of odd judges .* with grade 1, but row 2 of the qrels of odd with 2"
     ):
         _ = Collection("odd", Judged([("q", "d", 1), ("q", "d", 2)])).qrels
 

@@ -196,7 +196,7 @@ def test_the_longest_text_and_one_token_more():
     padded = np.concatenate([full[:1000], np.ones(24, int)])
     assert token_positions(torch.tensor(full[None]), 1)[0, -1] == MAX_POSITIONS + 1
     compare(model, [full.tolist(), padded.tolist()], [[1] * 1024, [1] * 1000 + [0] * 24])
-    with pytest.raises(ValueError, match="1025 tokens, the model has 1024"):
+    with pytest.raises(ValueError, match="1025 tokens, but the model has 1024"):
         model.embed(torch.full((1, 1025), 7))
     wide = torch.ones(1, 1030, dtype=torch.long)  # 1,024 tokens and 6 pads: pads take no position
     wide[:, :1024] = torch.tensor(full)
@@ -279,7 +279,7 @@ def test_dropout_acts_in_training_only():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pad_token_id": 0}, "pad_token_id must lie in 1..59, got 0"),
+        ({"pad_token_id": 0}, "pad_token_id must be between 1 and 59, got 0"),
         ({"pad_token_id": None}, "got None"),
         ({"pad_token_id": 60}, "got 60"),
         ({"feed_forward_proj": "gated-silu"}, "'relu' or 'gated-gelu'"),

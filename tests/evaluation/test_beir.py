@@ -95,7 +95,7 @@ def test_names_become_collections():
         resolve("scifct")
     with pytest.raises(ValueError, match="at least one"):
         resolve([])
-    with pytest.raises(ValueError, match="two collections named 'SciFact'"):
+    with pytest.raises(ValueError, match="two collections are named 'SciFact'"):
         resolve(["scifact", Collection("SciFact", pocket())])
 
 
@@ -106,7 +106,7 @@ def test_a_folder_of_collections_goes_before_ir_datasets(tmp_path, made):
     found = resolve(["SciFact", "CQADupStack/tex", "own"], data=data)
     assert [c.topics["query"].tolist() for c in found] == [["scifact"], ["cqadupstack/tex"], ["own"]]
     assert [c.self_matches for c in found] == [True, True, False]
-    with pytest.raises(ValueError, match="there is none of this name in"):
+    with pytest.raises(ValueError, match="has no folder of this name"):
         resolve("vaswani", data=data)
 
 
@@ -149,7 +149,7 @@ def test_a_collection_that_cannot_be_downloaded_says_what_to_do(tmp_path, monkey
         "NFCorpus is not on this machine",
         "data=FOLDER",
         "as nfcorpus/ (corpus.jsonl",
-        "ir-datasets keeps it",
+        "ir-datasets downloads it",
     ):
         assert done.stdout.count(said) == 2, done.stdout
 
@@ -171,7 +171,7 @@ def test_unusable_judgments(tmp_path):
     with pytest.raises(ValueError, match="no query id in common"):
         _ = Collection("odd", odd).topics
     odd.topics = pd.DataFrame({"qid": ["1", "1"], "query": ["x", "y"]})
-    with pytest.raises(ValueError, match=r"query ids come twice: \['1'\]"):
+    with pytest.raises(ValueError, match=r"query ids are repeated: \['1'\]"):
         _ = Collection("odd", odd).topics
 
 
@@ -267,10 +267,10 @@ def test_a_cell_equals_pt_experiment():
 @pytest.mark.parametrize(
     ("frame", "said"),
     [
-        ({"qid": ["q1", "q1"], "docno": ["a", "a"], "score": [1.0, 0.5]}, "come twice for their query"),
+        ({"qid": ["q1", "q1"], "docno": ["a", "a"], "score": [1.0, 0.5]}, "are repeated for the same query"),
         ({"qid": ["q1"], "docno": ["a"], "score": [float("nan")]}, "scores are NaN, for qids"),
-        ({"qid": ["q1"], "docno": ["a b"], "score": [1.0]}, "docno with white space"),
-        ({"qid": ["q1"], "docno": [""], "score": [1.0]}, "docno with white space"),
+        ({"qid": ["q1"], "docno": ["a b"], "score": [1.0]}, "docno must not contain white space"),
+        ({"qid": ["q1"], "docno": [""], "score": [1.0]}, "docno must not contain white space"),
         ({"qid": [], "docno": [], "score": []}, "found nothing for any of 3 queries"),
     ],
 )
@@ -290,7 +290,7 @@ def test_results_without_ranks_or_for_unjudged_queries(made):
 def test_what_is_no_ranking(made):
     with pytest.raises(TypeError, match=r"lacks \['docno', 'score'\]"):
         search(pt.Transformer.identity(), made)
-    with pytest.raises(TypeError, match="must give a PyTerrier transformer, got str"):
+    with pytest.raises(TypeError, match="must return a PyTerrier transformer, got str"):
         search("bm25", made)
 
 
@@ -360,7 +360,7 @@ def test_a_failing_cell_is_reported_and_the_others_go_on(made, tmp_path):
     failures = results.failures.set_index(["system", "collection"])["error"]
     assert failures["broken", "made"] == "OSError: the index is gone"
     assert "scores are NaN" in failures["nan", "made"]
-    assert "no folder in BEIR format" in failures["good", "gone"]
+    assert "not a folder in BEIR format" in failures["good", "gone"]
     # Once mended, only what failed is computed.
     systems["broken"] = lambda c: Fixed({"q2": ["b"]})
     results = beir.experiment({"broken": systems["broken"]}, made, tmp_path / "r", verbose=False)
@@ -427,9 +427,9 @@ def test_kill_9_and_again_gives_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("systems", "error", "said"),
     [
-        ([("a", lambda c: None), ("a", lambda c: None)], ValueError, "two systems named 'a'"),
+        ([("a", lambda c: None), ("a", lambda c: None)], ValueError, "two systems are named 'a'"),
         ({}, ValueError, "at least one system"),
-        ({"a": pt.RankCutoff(3)}, TypeError, "is a pipeline, which searches one collection"),
+        ({"a": pt.RankCutoff(3)}, TypeError, "is a pipeline, which can search only one collection"),
         ({"a": "bm25"}, TypeError, "must be a function of a collection or an ExpandR"),
     ],
 )

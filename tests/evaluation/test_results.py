@@ -95,7 +95,7 @@ def test_differences_are_tested(tmp_path):
     with pytest.raises(ValueError, match="no system 'z'"):
         Results.load(tmp_path).compare("z")
     fill(store, "x", "NQ", [0.5] * 49)
-    with pytest.raises(ValueError, match="differ in 1 of the queries of NQ"):
+    with pytest.raises(ValueError, match="do not share 1 of the queries of NQ"):
         Results.load(tmp_path).compare("b")
 
 
@@ -159,7 +159,7 @@ def test_folders_that_are_refused(tmp_path):
         Results.load(tmp_path / "nowhere")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match="holds other files"):
+    with pytest.raises(FileExistsError, match="contains other files"):
         ResultStore(tmp_path / "other", ["a"], ["SciFact"], ["nDCG@10"], SETTINGS)
     folder = tmp_path / "results"
     ResultStore(folder, ["a"], ["SciFact"], ["nDCG@10"], SETTINGS)
@@ -190,7 +190,7 @@ def test_an_unwritable_folder(tmp_path):
         os.seteuid(65534)
     try:
         for folder in (tmp_path, tmp_path / "results"):
-            with pytest.raises(PermissionError, match="nothing can be written to the folder .*choose another"):
+            with pytest.raises(PermissionError, match="cannot write to the folder .*choose another"):
                 ResultStore(folder, ["a"], ["SciFact"], ["nDCG@10"], SETTINGS)
     finally:
         os.seteuid(user)
@@ -198,7 +198,7 @@ def test_an_unwritable_folder(tmp_path):
 
 def test_a_file_where_the_folder_should_be(tmp_path):
     (tmp_path / "results").touch()
-    with pytest.raises(FileExistsError, match="nothing can be written to the folder .*File exists"):
+    with pytest.raises(FileExistsError, match="cannot write to the folder .*File exists"):
         ResultStore(tmp_path / "results", ["a"], ["SciFact"], ["nDCG@10"], SETTINGS)
 
 

@@ -81,9 +81,9 @@ def test_weights_make_the_mean():
 @pytest.mark.parametrize(
     ("a", "b", "options", "said"),
     [
-        ([1.0], [0.0], {}, "a test is impossible with 1 query"),
-        ([], [], {}, "impossible with 0"),
-        ([1.0, 2.0], [1.0], {}, "two values for each query"),
+        ([1.0], [0.0], {}, "a test needs at least 2 queries, got 1"),
+        ([], [], {}, "at least 2 queries, got 0"),
+        ([1.0, 2.0], [1.0], {}, "two values per query"),
         ([1.0, float("nan")], [0.0, 1.0], {}, "1 values are NaN"),
         ([1.0, 2.0], [0.0, 1.0], {"permutations": 0}, "permutations must be"),
         ([1.0, 2.0], [0.0, 1.0], {"weights": [1.0]}, "weights have shape"),

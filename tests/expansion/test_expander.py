@@ -390,8 +390,8 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("line", "said"),
         [
-            ("{broken", ":2 is no JSON"),
-            ('{"query": "caf\xe9", "passage": "x"}', ":2 is no JSON in UTF-8"),
+            ("{broken", ":2 is not valid JSON"),
+            ('{"query": "caf\xe9", "passage": "x"}', ":2 is not valid JSON in UTF-8"),
             ('{"query_id": null, "query": null, "passage": "x"}', ":2 needs"),
             ('{"query_id": "1"}', r":2 needs .* it has \['query_id'\]"),
             ('{"query": "x", "passage": 3}', ":2: passage must be"),

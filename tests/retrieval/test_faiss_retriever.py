@@ -173,7 +173,7 @@ def test_other_encoder_of_equal_size_warns_once(index):
     plain = np.stack(frame["query_vec"])
     search = index.retriever(num_results=3)
     frame["query_vec"] = list(with_source(plain, SOURCE | {"fingerprint": {"sha256": "b"}}))
-    with pytest.warns(UserWarning, match="other weights, pooling or normalisation"):
+    with pytest.warns(UserWarning, match="different weights, pooling, normalisation"):
         search(frame)
     assert len(search(frame)) == 6  # a second warning would be an error here
     frame["query_vec"] = list(with_source(plain, SOURCE | {"max_length": 7, "query_prompt": "q: "}))

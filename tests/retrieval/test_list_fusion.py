@@ -132,10 +132,10 @@ def test_scores_that_are_no_numbers(score):
 
 def test_frames_that_cannot_be_searched():
     one = Fixed({"1": {"a": 1.0}})
-    with pytest.raises(ValueError, match="qid '1' stands there twice"):
+    with pytest.raises(ValueError, match="qid '1' is repeated"):
         hybrid(one, one)(pd.concat([TOPICS, TOPICS]))
     doubled = pt.apply.generic(lambda found: pd.concat([found, found]))
-    with pytest.raises(ValueError, match="the lexical list has a document twice: qid '1', docno 'a'"):
+    with pytest.raises(ValueError, match="the lexical list repeats a document: qid '1', docno 'a'"):
         hybrid(one >> doubled, one)(TOPICS)
     renamed = pt.apply.generic(lambda found: found.assign(qid="9"))
     with pytest.raises(ValueError, match="the dense list has qid '9', which was not asked for"):

@@ -46,6 +46,6 @@ def test_what_a_killed_build_left_is_no_index(tmp_path):
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match="holds other files"):
+    with pytest.raises(FileExistsError, match="contains other files"):
         bm25(DOCS, tmp_path)
     assert (tmp_path / "thesis.tex").exists()

@@ -249,7 +249,7 @@ def test_folders_that_hold_no_system(tmp_path, bert):
 
 def test_an_unreachable_hub_is_said(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    with pytest.raises(OSError, match="there is no folder 'owner/name', and the hub does not give it"):
+    with pytest.raises(OSError, match="there is no folder 'owner/name', and it cannot be fetched from the hub"):
         ExpandR.load("owner/name")
 
 

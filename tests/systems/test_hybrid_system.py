@@ -268,8 +268,8 @@ def test_tuned_settings_are_opened(built, tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "holds no settings"),
-        ("[]", "holds no settings"),
+        ("{", "does not contain settings"),
+        ("[]", "does not contain settings"),
         ('{"format_version": 9}', "format 9, this release reads up to 1: upgrade"),
         ('{"format_version": 1, "n": -1, "hybrid": null}', "n must be a whole number of 0 or more"),
         ('{"format_version": 1, "n": 1, "hybrid": {"weight": 2}}', "weight"),

@@ -60,12 +60,13 @@ def open_examples(
     path = Path(name)
     if name == "pocket" or name.startswith("irds:") or (path / "corpus.jsonl").is_file():
         if ratios:
-            raise ValueError(f"ratios are shares of JSONL files, and {name} is a collection: leave them out")
+            raise ValueError(f"ratios apply to JSONL files, but {name} is a collection: leave them out")
         return examples_of_collection(name, split, min_relevance=min_relevance, skipped=skipped)
     if path.is_file() or path.is_dir():
         return examples_from_jsonl(path, ratios=ratios, seed=seed, skipped=skipped)
     raise ValueError(
-        f"no training data in {name!r}: name pocket, irds:NAME, a folder in BEIR format, or JSONL (a file or a folder)"
+        f"found no training data in {name!r}: give pocket, irds:NAME, a folder in BEIR format, or JSONL (file or "
+        "folder)"
     )
 
 
@@ -93,12 +94,12 @@ def examples_from_jsonl(
     path, ratios = Path(path_of(path)), dict(ratios or {})
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not files:
-        raise FileNotFoundError(f"{path} holds no *.jsonl")
+        raise FileNotFoundError(f"{path} contains no *.jsonl file")
     if strange := {name: share for name, share in ratios.items() if not 0 < share <= 1}:
-        raise ValueError(f"ratios must lie in (0, 1], got {strange}")
+        raise ValueError(f"ratios must be above 0 and at most 1, got {strange}")
     if unknown := ratios.keys() - {file.stem for file in files}:
         raise ValueError(
-            f"ratios name files that are not there: {sorted(unknown)}; there are {[file.stem for file in files]}"
+            f"ratios name files that do not exist: {sorted(unknown)}; the files are {[file.stem for file in files]}"
         )
     for file in files:
         share = ratios.get(file.stem, 1.0)
@@ -121,12 +122,12 @@ def _from_row(row: dict[str, Any], where: str, own_id: str) -> TrainingExample:
         raise ValueError(
             f"{where} needs a query and a positive (or pos, positives); its fields are {sorted(row)}"
             if query is None or values["positives"] is None
-            else f"{where}: query must be a string and positives one text at least"
+            else f"{where}: query must be a string, and positives at least one text"
         )
     query_id = own_id if values["query_id"] is None else str(values["query_id"])
     ids = _texts(values["positive_ids"], where) or [f"{query_id}+{n}" for n in range(len(positives))]
     if len(ids) != len(positives):
-        raise ValueError(f"{where} names {len(ids)} positive ids for {len(positives)} positives that are not blank")
+        raise ValueError(f"{where} has {len(ids)} positive ids but {len(positives)} positives that are not blank")
     negatives, expansions = _texts(values["negatives"], where), _texts(values["expansions"], where)
     return TrainingExample(
         query_id, without_surrogates(query), tuple(ids), tuple(positives), tuple(negatives), tuple(expansions)
@@ -211,7 +212,7 @@ def are_counts(sizes: Mapping[str, float]) -> bool:
     numbers = [size for size in sizes.values() if isinstance(size, (int, float))]
     counts = all(float(size).is_integer() for size in numbers) and sum(numbers) > 1
     if not numbers or len(numbers) < len(sizes) or min(numbers) < 0 or (not counts and sum(numbers) > 1 + 1e-9):
-        raise ValueError(f"sizes must be fractions up to 1 in sum, or whole numbers, got {dict(sizes)}")
+        raise ValueError(f"sizes must be whole numbers, or fractions that sum to at most 1, got {dict(sizes)}")
     return counts
 
 

@@ -63,7 +63,7 @@ def examples_of_collection(
     """
     if min_relevance < 1:
         raise ValueError(
-            f"min_relevance must be 1 or more, since grades below 1 are judged not relevant, got {min_relevance}"
+            f"min_relevance must be 1 or more, since grades below 1 mean not relevant, got {min_relevance}"
         )
     source = _open(name, split, skipped)
     judged: dict[str, list[tuple[int, str]]] = {}
@@ -71,9 +71,7 @@ def examples_of_collection(
         judged.setdefault(query_id, []).append((grade, doc_id))
     grades = Counter(grade for rows in judged.values() for grade, _ in rows)
     if not any(grade >= min_relevance for grade in grades):
-        raise ValueError(
-            f"{name} judges no document with grade {min_relevance} or more: its grades are {sorted(grades)}"
-        )
+        raise ValueError(f"{name} has no judgment of grade {min_relevance} or more: its grades are {sorted(grades)}")
     known = _known_queries(source, judged, name, skipped)
     for chunk in in_chunks(known, CHUNK):
         yield from _chunk(source, chunk, judged, min_relevance, name, skipped)
@@ -92,7 +90,7 @@ def _known_queries(
 ) -> Iterator[tuple[str, str]]:
     queries = {query_id: text for query_id, text in source.queries() if query_id in judged}
     unknown = [query_id for query_id in judged if query_id not in queries]
-    _leave_out(skipped, "unknown query", unknown, f"the judgments of {name} name {len(unknown)} queries that it lacks")
+    _leave_out(skipped, "unknown query", unknown, f"the judgments of {name} refer to {len(unknown)} unknown queries")
     yield from queries.items()
 
 
@@ -115,7 +113,7 @@ def _chunk(
             skipped,
             "unknown document",
             unknown,
-            f"the judgments of query {query_id!r} of {name} name unknown documents",
+            f"the judgments of query {query_id!r} of {name} refer to unknown documents",
         )
         empty = [
             doc_id for grade, doc_id in rows if grade >= min_relevance and doc_id in texts and not texts[doc_id].strip()
@@ -194,7 +192,7 @@ def _document(line: bytes, where: str, skipped: Counter[str] | None) -> dict[str
     except ValueError as error:
         problem = str(error)
     if skipped is None:
-        raise ValueError(f"{where} is no document, a JSON object with _id and text: {problem}")
+        raise ValueError(f"{where} must be a JSON object with _id and text: {problem}")
     skipped["broken line"] += 1
     return None
 
@@ -209,10 +207,10 @@ class _Irds:
         try:
             self._dataset: ir_datasets.Dataset = ir_datasets.load(name)
         except KeyError as error:
-            raise ValueError(f"ir-datasets knows no {name!r}; its catalogue: ir-datasets.com") from error
+            raise ValueError(f"ir-datasets has no dataset {name!r}; its catalogue is at ir-datasets.com") from error
         if not (self._dataset.has_qrels() and self._dataset.has_queries() and self._dataset.has_docs()):
             raise ValueError(
-                f"irds:{name} has no judgments, queries and documents: name a split of it, such as {name}/train"
+                f"irds:{name} lacks judgments, queries or documents: give one of its splits, such as {name}/train"
             )
 
     def judgments(self) -> Iterator[tuple[str, str, int]]:

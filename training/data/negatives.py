@@ -56,7 +56,7 @@ def mine_negatives(
         ranking = retriever.transform(queries)
         if lacking := [name for name in ("qid", "docno", "rank", "text") if name not in ranking]:
             raise ValueError(
-                f"the retriever gives {list(ranking.columns)}, and negatives need {lacking} too: texts come from "
+                f"the retriever returns {list(ranking.columns)}, but negatives also need {lacking}: add texts with "
                 '>> pt.text.get_text(dataset, ["title", "text"])'
             )
         documents = [" ".join(text.split()) for text in document_texts(ranking, "text")]

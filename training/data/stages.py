@@ -31,7 +31,7 @@ def examples_stage(
             chosen = (example for name, example in found if name == part)
             counts[part] = write_examples(folder / f"{part}.jsonl", chosen)
             if not counts[part]:
-                raise ValueError(f"the training data leaves no query for {part}: change parts {dict(parts)}")
+                raise ValueError(f"no training query is left for {part}: change parts {dict(parts)}")
         return counts
 
     return Stage("examples", settings, (), run)

@@ -135,7 +135,7 @@ def _check_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end: 
     if end not in ends:
         written, stops = tokenizer.convert_ids_to_tokens([end])[0], tokenizer.convert_ids_to_tokens(ends)
         raise ValueError(
-            f"the chat template of {base!r} ends an answer with {written!r}, and generation stops at {stops} only: add "
+            f"the chat template of {base!r} ends an answer with {written!r}, but generation stops only at {stops}: add "
             f"{end} to eos_token_id in its generation_config.json"
         )
 
@@ -166,5 +166,5 @@ def open_base(config: ExpanderTrainingConfig) -> PreTrainedModel:
     names = {name.split(".")[-1]: module for name, module in model.named_modules()}
     if unknown := sorted(set(config.target_modules) - names.keys()):
         linear = sorted(name for name, module in names.items() if isinstance(module, torch.nn.Linear))
-        raise ValueError(f"{config.base!r} has no modules named {unknown}: choose target_modules among {linear}")
+        raise ValueError(f"{config.base!r} has no modules named {unknown}: choose target_modules from {linear}")
     return model

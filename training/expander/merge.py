@@ -109,7 +109,7 @@ def merge_adapter(
 
 def _check(prompts: Sequence[Sequence[Message]], tolerance: float | None, dtype: str | None) -> None:
     if not prompts:
-        raise ValueError("prompts must be one conversation or more: the merged model is checked on them")
+        raise ValueError("prompts must contain at least one conversation: the merged model is checked on them")
     if tolerance is not None:
         check_number("tolerance", tolerance, least=0)
     if dtype is not None and dtype not in TOLERANCES:
@@ -131,10 +131,10 @@ def _work_folder(out: Path) -> Iterator[Path]:
 def _base_of(adapter: Path) -> str:
     file = adapter / "adapter_config.json"
     if not file.is_file():
-        raise ValueError(f"{str(adapter)!r} holds no adapter: it has no adapter_config.json")
+        raise ValueError(f"{str(adapter)!r} is not an adapter: it has no adapter_config.json")
     base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
-        raise ValueError(f"{file} does not name the base model: give it as base=...")
+        raise ValueError(f"{file} does not name the base model: pass it as base=...")
     return str(base)
 
 
@@ -150,8 +150,8 @@ def _check_base(adapter: Path, record: dict[str, Any], found: dict[str, Any]) ->
     for key in ("sha256", "gguf_sha256", "commit"):
         if trained_on.get(key, found.get(key)) != found.get(key, trained_on.get(key)):
             raise ValueError(
-                f"{adapter} was trained on another base model ({key} {trained_on[key]!r}, found {found[key]!r}): "
-                "name the right one as base=..."
+                f"{adapter} was trained on another base model ({key} {trained_on[key]!r}, but found {found[key]!r}): "
+                "pass the right one as base=..."
             )
 
 
@@ -191,12 +191,12 @@ def _refusal(error: float, effect: float, tolerance: float) -> str | None:
     """Why a merged model with this error must be refused, or None."""
     if not error <= tolerance:
         return (
-            f"its logits differ from those of base and adapter by {error:.2g}, and {tolerance:.2g} is allowed (weights "
-            "that modules share cannot take an adapter of one of them)"
+            f"its logits differ from those of base and adapter by {error:.2g}, but only {tolerance:.2g} is allowed "
+            "(weights shared by several modules cannot take an adapter of only one of them)"
         )
     if error > effect / 2:  # where all that the adapter does is rounded away, the two are the same
         return (
-            f"rounding changes the logits by {error:.2g}, more than half of what the adapter does ({effect:.2g}): "
+            f"rounding changes the logits by {error:.2g}, more than half of the adapter's own effect ({effect:.2g}): "
             "merge and serve in float32, or serve base and adapter without merging"
         )
     return None

@@ -73,7 +73,7 @@ def tokenize_pairs(
         try:
             prompt_ids = backend.prompt_ids(prompt)
         except TemplateError as error:
-            raise ValueError(f"{where}: the chat template of {backend.model!r} refuses its prompt: {error}") from error
+            raise ValueError(f"{where}: the chat template of {backend.model!r} rejects the prompt: {error}") from error
         room = max_length - len(prompt_ids)
         sides = [[*backend.text_ids(text), end] for text in (chosen, rejected)]
         longest = max(map(len, sides))
@@ -115,9 +115,9 @@ def end_of_turn(backend: HuggingFaceBackend) -> int:
     header, _, behind = chat.partition(_MARK)
     if prompt == bare and header != bare and header.startswith(bare):
         raise ValueError(
-            f"the chat template of {backend.model!r} opens an answer with {header[len(bare) :]!r} but writes no "
-            "generation prompt, so the model would not know that it is to answer: add "
-            f"{{% if add_generation_prompt %}}{header[len(bare) :]!r}{{% endif %}} to its end"
+            f"the chat template of {backend.model!r} starts an answer with {header[len(bare) :]!r} but has no "
+            "generation prompt, so the model would not know that it should answer: append "
+            f"{{% if add_generation_prompt %}}{header[len(bare) :]!r}{{% endif %}} to it"
         )
     special = {place for place, token in tokenizer.added_tokens_decoder.items() if token.special}
     special |= set(tokenizer.all_special_ids)
@@ -144,13 +144,13 @@ def _checked(pair: dict[str, Any], where: str) -> tuple[tuple[Message, ...], str
     messages = prompt if isinstance(prompt, list) and all(map(_is_message, prompt)) else []
     if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
         raise ValueError(
-            f"{where}: prompt must be a list of chat messages, each with role and content, that ends with the user's"
+            f"{where}: prompt must be a list of chat messages with role and content, the last one by the user"
         )
     texts = []
     for side in ("chosen", "rejected"):
         answer = pair.get(side)
         if not isinstance(answer, list) or len(answer) != 1 or not _is_answer(answer[0]):
-            raise ValueError(f"{where}: {side} must be a list with one message of the assistant, with a text")
+            raise ValueError(f"{where}: {side} must be a list with one assistant message that contains text")
         texts.append(answer[0]["content"])
     return tuple(Message(role=m["role"], content=m["content"]) for m in messages), texts[0], texts[1]
 

@@ -68,7 +68,7 @@ def generation_lengths(
     if not config.report_prompts:
         return None
     if config.load_in_4bit:
-        logger.warning("lengths of generations are not reported: that would load the base model in 16 bits")
+        logger.warning("the lengths of generations are not reported, since that would load the base model in 16 bits")
         return None
     distinct = [tuple(json.loads(prompt)) for prompt in dict.fromkeys(map(json.dumps, prompts))][
         : config.report_prompts

@@ -124,7 +124,7 @@ class ExpanderTrainingConfig:
         for name in ("precompute_reference", "load_in_4bit", "trust_remote_code"):
             check_flag(name, getattr(self, name))
         if self.revision is not None and not isinstance(self.revision, str):
-            raise TypeError(f"revision must be a text (quote it in YAML), got {self.revision!r}")
+            raise TypeError(f"revision must be a string (quote it in YAML), got {self.revision!r}")
         if self.batch_size % self.device_batch_size:
             raise ValueError(
                 f"batch_size {self.batch_size} must be a multiple of device_batch_size {self.device_batch_size}"
@@ -201,7 +201,7 @@ def train_expander(config: ExpanderTrainingConfig, *, verbose: bool = False) -> 
     if not train.rows:
         dropped = ", ".join(f"{count} {reason}" for reason, count in tokens.dropped.items())
         raise ValueError(
-            f"no pair of {config.pairs} is left to train on: {len(pairs)} read, dropped {dropped}, "
+            f"no pairs of {config.pairs} are left to train on: {len(pairs)} read, {dropped} dropped, "
             f"{len(evaluation.rows)} held out by eval_fraction={config.eval_fraction}"
         )
     work = claim(out, settings)
@@ -224,7 +224,7 @@ def _warn_of_no_gain(metrics: dict[str, Any]) -> None:
     if before and after and not after["loss"] < before["loss"]:
         logger.warning(
             "the adapter is no better than the untrained model: at its best checkpoint, step %d of %d, the loss on "
-            "held-out pairs is %.4f, and was %.4f before training",
+            "held-out pairs is %.4f; before training it was %.4f",
             *(metrics["kept_step"], metrics["steps"], after["loss"], before["loss"]),
         )
 
@@ -269,7 +269,9 @@ def _fitting(
             f"max_length {config.max_length} exceeds the context of {config.base!r}, {backend.context_length} tokens"
         )
     if backend.tokenizer.pad_token is None:
-        logger.warning("%s has no padding token: its end-of-sequence token is used, without loss", config.base)
+        logger.warning(
+            "%s has no padding token: padding with its end-of-sequence token, which the loss ignores", config.base
+        )
     tokens = tokenize_pairs(pairs, backend, max_length=config.max_length, overlong=config.overlong, source=config.pairs)
     counts = [
         (tokens.dropped["too long"], f"exceed max_length={config.max_length} and were dropped"),
@@ -316,6 +318,6 @@ def check_requirements(config: ExpanderTrainingConfig) -> None:
     import torch
 
     if not torch.cuda.is_available():
-        raise ValueError("load_in_4bit needs a CUDA device, and there is none: leave it out, or train on a GPU")
+        raise ValueError("load_in_4bit needs a CUDA device, but there is none: leave it out, or train on a GPU")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ImportError("load_in_4bit needs bitsandbytes: pip install bitsandbytes")

@@ -92,7 +92,7 @@ class CandidateSettings:
         for name in ("samples", "max_new_tokens"):
             check_whole(name, getattr(self, name))
         if not self.temperatures or len(set(self.temperatures)) < len(self.temperatures):
-            raise ValueError(f"temperatures must be one or more different values, got {self.temperatures}")
+            raise ValueError(f"temperatures must be one or more distinct values, got {self.temperatures}")
         for temperature in (*self.temperatures, self.answer_temperature):
             self.sampling(temperature)
         resolve_prompt(self.prompt)
@@ -195,7 +195,7 @@ def _candidate_requests(example: TrainingExample, backend: Backend, settings: Ca
 
 def _answer_request(example: TrainingExample, backend: Backend, settings: CandidateSettings) -> Request:
     if not example.positives:
-        raise ValueError(f"example {example.query_id!r} has no positive to answer from")
+        raise ValueError(f"example {example.query_id!r} has no positive document to base an answer on")
     template = resolve_prompt(settings.answer_prompt, fields=("document", "query"))
     room: dict[str, Any] = {"backend": backend, "max_new_tokens": settings.max_new_tokens}
     fields = {"query": example.query, "document": example.positives[0][:LEAST_DOCUMENT]}
@@ -231,12 +231,13 @@ def _from_row(row: dict[str, Any], where: str) -> CandidateSet:
     names = list(CandidateSet.__dataclass_fields__)
     if missing := [name for name in names if row.get(name) is None]:
         found = sorted(name for name in row if row[name] is not None)
-        raise ValueError(f"{where} lacks {missing}; its fields are {found}")
+        raise ValueError(f"{where} lacks the fields {missing}; it has {found}")
     candidates, marks = row["candidates"], {name: row[name] for name in ("temperatures", "truncated")}
     texts = isinstance(candidates, list) and all(isinstance(text, str) for text in candidates)
     if not texts or not all(isinstance(m, (list, tuple)) and len(m) in (0, len(candidates)) for m in marks.values()):
         raise ValueError(
-            f"{where}: candidates must be a list of strings, with no temperatures (and no truncated) or one for each"
+            f"{where}: candidates must be a list of strings; temperatures and truncated, if given, must have one value "
+            "for each"
         )
     values = {name: str(row[name]) for name in names if name not in ("candidates", *marks)}
     temperatures, truncated = (tuple(mark) for mark in marks.values())

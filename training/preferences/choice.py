@@ -78,7 +78,7 @@ class PreferenceSettings:
         if self.filter not in FILTERS:
             raise ValueError(f"filter {self.filter!r} is unknown: use one of {sorted(FILTERS)}")
         if not self.rewards or isinstance(self.rewards, str):
-            raise ValueError(f"rewards must be a list with one name or callable at least, got {self.rewards!r}")
+            raise ValueError(f"rewards must be a list of at least one name or callable, got {self.rewards!r}")
         for reward in self.rewards:
             if isinstance(reward, str) and reward not in REWARDS:
                 raise ValueError(f"reward {reward!r} is unknown: use one of {sorted(REWARDS)}, or a callable")
@@ -88,10 +88,10 @@ class PreferenceSettings:
             for weight in self.weights:
                 check_number("each of weights", weight)
         if self.weights is not None and len(self.weights) != len(self.rewards):
-            raise ValueError(f"give one weight for each of {len(self.rewards)} rewards, got {len(self.weights)}")
+            raise ValueError(f"give one weight for each of the {len(self.rewards)} rewards, got {len(self.weights)}")
         check_whole("candidates", self.candidates, least=0)
         if self.candidates < 2:
-            raise ValueError(f"a pair needs 2 candidates at least, got candidates={self.candidates}")
+            raise ValueError(f"a pair needs at least 2 candidates, got candidates={self.candidates}")
         if self.threshold is not None and (isinstance(self.threshold, (bool, str)) or self.threshold != self.threshold):
             raise ValueError(f"threshold must be a number or None, got {self.threshold!r}")
         check_number("min_gap", self.min_gap, least=0)
@@ -249,8 +249,8 @@ def _check_finite(candidates: Candidates) -> None:
         if not finite.all():
             broken = [candidates.query_ids[row] for row in np.flatnonzero(~finite)[:5]]
             raise ValueError(
-                f"similarities to the {anchor} are NaN or infinite for queries {broken}: the encoder's embeddings of "
-                "their texts are broken"
+                f"similarities to the {anchor} are NaN or infinite for the queries {broken}: the encoder's embeddings "
+                "of their texts are broken"
             )
 
 
@@ -258,7 +258,7 @@ def _computed(reward: str | Reward, candidates: Candidates) -> np.ndarray:
     values = np.asarray((REWARDS[reward] if isinstance(reward, str) else reward)(candidates), dtype=np.float64)
     if values.shape != candidates.to_gold.shape or np.isnan(values).any():
         raise ValueError(
-            f"reward {reward!r} must give numbers of shape {candidates.to_gold.shape} (n_queries, n_candidates), "
+            f"reward {reward!r} must return numbers of shape {candidates.to_gold.shape} (n_queries, n_candidates), "
             f"got shape {values.shape}{' with NaN' if np.isnan(values).any() else ''}"
         )
     return values

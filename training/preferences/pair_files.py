@@ -64,8 +64,8 @@ def _from_released(row: dict[str, Any], where: str) -> dict[str, Any]:
         }
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError(
-            f"{where} has conversations, and is no row of the released data: it needs a first turn, chosen and "
-            f"rejected with a value each, and has {sorted(row)}"
+            f"{where} has conversations but is not a row of the released data, which needs a first turn, and chosen "
+            f"and rejected with a value each; it has {sorted(row)}"
         ) from error
 
 
@@ -118,8 +118,8 @@ def read_pairs(path: str | Path) -> Iterator[dict[str, Any]]:
             yield row
         else:
             raise ValueError(
-                f"{where} is no preference pair: it needs prompt, chosen and rejected (or conversations), "
-                f"and has {sorted(row)}"
+                f"{where} is not a preference pair: it needs prompt, chosen and rejected (or conversations), "
+                f"but has {sorted(row)}"
             )
 
 

@@ -82,7 +82,7 @@ class PairsConfig:
             raise ValueError(f'suffix must be ".jsonl" or ".parquet", got {self.suffix!r}')
         if self.preferences.candidates != self.candidates.count:
             raise ValueError(
-                f"{self.candidates.count} candidates are drawn for each query, but preferences ask for "
+                f"{self.candidates.count} candidates are sampled for each query, but preferences expect "
                 f"{self.preferences.candidates}: make them equal"
             )
 
@@ -161,7 +161,7 @@ def _write_examples(config: PairsConfig, work: Path) -> Counter[str]:
         )
         try:
             if not write_examples(path.with_suffix(".all"), islice(examples, config.limit)):
-                raise ValueError(f"{config.source} gives no training example: {dict(skipped) or 'it is empty'}")
+                raise ValueError(f"{config.source} yields no training example: {dict(skipped) or 'it is empty'}")
         except ValueError:  # nothing has been computed: a corrected command must not meet the settings of this one
             shutil.rmtree(work)
             raise

@@ -57,7 +57,7 @@ def ranks(similarity: np.ndarray) -> np.ndarray:
         raise ValueError(f"similarity must have the shape (n_queries, n_candidates), got {similarity.shape}")
     if np.isnan(similarity).any():
         rows = np.flatnonzero(np.isnan(similarity).any(axis=1))[:5].tolist()
-        raise ValueError(f"similarity has NaN in rows {rows}: an embedding of theirs is broken")
+        raise ValueError(f"similarity has NaN in rows {rows}: an embedding in each of them is broken")
     order = np.argsort(-similarity, axis=1, kind="stable")
     places = np.empty_like(order)
     np.put_along_axis(places, order, np.arange(1, similarity.shape[1] + 1)[None, :].repeat(len(order), 0), axis=1)
@@ -88,7 +88,8 @@ def combined_reward(rewards: Sequence[np.ndarray], weights: Sequence[float] | No
     shapes = {np.shape(reward) for reward in rewards}
     if len(shapes) != 1 or len(weights) != len(rewards):
         raise ValueError(
-            f"combine rewards of one shape with one weight each, got shapes {sorted(shapes)} and {len(weights)} weights"
+            f"rewards must all have the same shape, with one weight each; got shapes {sorted(shapes)} and "
+            f"{len(weights)} weights"
         )
     return np.sum([weight * reward for weight, reward in zip(weights, rewards, strict=True)], axis=0)
 
@@ -176,7 +177,7 @@ class MeasureGain:
 
         ids = [str(query_id) for query_id in candidates.query_ids]
         if len(set(ids)) < len(ids):
-            raise ValueError("two queries have one id, so that their judgments cannot be told apart")
+            raise ValueError("two queries have the same id, so their judgments cannot be told apart")
         queries = pd.DataFrame({"qid": ids, "query": list(candidates.queries), "query_vec": list(vectors)})
         found = self.retriever.transform(queries)
         judged = self.qrels[self.qrels["qid"].isin(ids)]

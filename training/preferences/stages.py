@@ -99,7 +99,7 @@ def pairs_stage(
         if not rows:
             reasons = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items())
             raise ValueError(
-                f"no pair is left of {report.queries} queries ({reasons}); filtered are those below "
+                f"none of the {report.queries} queries gave a pair ({reasons}); those filtered are below "
                 f"preferences: threshold {preferences.threshold_or_default}"
             )
         if max_pairs is not None and len(rows) > max_pairs:

@@ -23,7 +23,7 @@ def check_texts(owner: Any, *names: str) -> None:
     for name in names:
         value = getattr(owner, name)
         if not isinstance(value, str) or not value.strip():
-            raise TypeError(f"{name} must be a text, got {value!r}")
+            raise TypeError(f"{name} must be a non-empty string, got {value!r}")
 
 
 def check_data(data: str, split: str, ratios: Mapping[str, Any]) -> None:
@@ -31,16 +31,16 @@ def check_data(data: str, split: str, ratios: Mapping[str, Any]) -> None:
     for name, share in ratios.items():
         check_number(f"ratios: {name}", share, above=0)
         if share > 1:
-            raise ValueError(f"ratios: {name} must be 1 at most, got {share}")
+            raise ValueError(f"ratios: {name} must be at most 1, got {share}")
     path = Path(data)
     if data == "pocket" or data.startswith("irds:") or (path / "corpus.jsonl").is_file():
         if ratios:
-            raise ValueError(f"ratios are shares of JSONL files, and {data} is a collection: leave them out")
+            raise ValueError(f"ratios apply to JSONL files, but {data} is a collection: leave them out")
         open_collection(data, split)
     elif path.exists():
         files = sorted(file.stem for file in path.glob("*.jsonl")) if path.is_dir() else [path.stem]
         if unknown := sorted(ratios.keys() - set(files)):
-            raise ValueError(f"ratios name files that are not there: {unknown}; there are {files}")
+            raise ValueError(f"ratios name files that do not exist: {unknown}; the files are {files}")
 
 
 def check_collections(given: Evaluation) -> None:
@@ -66,7 +66,7 @@ def check_room(recipe: Recipe) -> None:
         asked["expansion: max_new_tokens"] = recipe.expansion_settings()["max_new_tokens"], PROMPT
     for name, (tokens, prompt) in asked.items():
         if context is not None and tokens + prompt > context:
-            beside = f" beside {prompt} tokens of prompt" if prompt else ""
+            beside = f" plus {prompt} tokens of prompt" if prompt else ""
             mend = "lower it, or raise small_lm: context" if recipe.llm == SMALL else "lower it"
             raise ValueError(
                 f"{name} {tokens}{beside} exceeds the context of llm {recipe.llm!r}, {context} tokens: {mend}"
@@ -106,11 +106,11 @@ def load_yaml(text: str) -> Any:
             seen = set()
             for key, _ in node.value:
                 if key.value in seen:
-                    raise ValueError(f"line {key.start_mark.line + 1}: {key.value!r} comes twice")
+                    raise ValueError(f"line {key.start_mark.line + 1}: the key {key.value!r} is repeated")
                 seen.add(key.value)
             return super().construct_mapping(node, deep)
 
     try:
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:
-        raise ValueError(f"no YAML: {error}") from error
+        raise ValueError(f"not valid YAML: {error}") from error

@@ -41,7 +41,7 @@ class Evaluation:
         for name in ("collections", "measures"):
             value = getattr(self, name)
             if isinstance(value, str) or not value:
-                raise ValueError(f"{name} must be a list with one name at least, got {value!r}")
+                raise ValueError(f"{name} must be a list of at least one name, got {value!r}")
             object.__setattr__(self, name, tuple(value))
         check_texts(self, "split")
         parse_measures(self.measures)
@@ -145,12 +145,12 @@ class Recipe:
 
     def _check_systems(self) -> None:
         if isinstance(self.systems, str) or not self.systems:
-            raise ValueError(f"systems must be a list with one name at least, got {self.systems!r}")
+            raise ValueError(f"systems must be a list of at least one name, got {self.systems!r}")
         object.__setattr__(self, "systems", tuple(self.systems))
         if unknown := [name for name in self.systems if name not in SYSTEMS]:
-            raise ValueError(f"systems {unknown} are unknown: choose among {list(SYSTEMS)}")
+            raise ValueError(f"unknown systems {unknown}: choose from {list(SYSTEMS)}")
         if repeated := sorted({name for name in self.systems if self.systems.count(name) > 1}):
-            raise ValueError(f"systems {repeated} come twice")
+            raise ValueError(f"systems {repeated} are repeated")
 
     def _check_parts(self) -> None:
         if set(self.parts) != {"llm", "retriever"}:
@@ -159,7 +159,7 @@ class Recipe:
             check_number(f"parts: {name}", size)
         are_counts(self.parts)
         if not all(self.parts.values()):
-            raise ValueError(f"parts must leave queries to both, got {dict(self.parts)}")
+            raise ValueError(f"parts must leave queries for both, got {dict(self.parts)}")
 
     def _check_models(self) -> None:
         """Refuse names that cannot be models, before anything is computed."""
@@ -178,9 +178,9 @@ class Recipe:
         if self.llm == SMALL or not (trained := [name for name in self.systems if SYSTEMS[name].rewards]):
             return
         if backend_parts(self.llm)[0] == "openai":
-            raise ValueError(f"llm {self.llm!r} is on a server and cannot be trained, which {trained} need")
+            raise ValueError(f"llm {self.llm!r} is on a server, so it cannot be trained as {trained} require")
         if "adapter" in backend_parts(self.llm)[2]:
-            raise ValueError(f"llm {self.llm!r} has an adapter, and {trained} train another: merge it first")
+            raise ValueError(f"llm {self.llm!r} already has an adapter, but {trained} train another: merge it first")
 
     @property
     def model(self) -> str:
@@ -207,8 +207,8 @@ class Recipe:
         for name, value in origin.items():
             if self.dpo.get(name, value) != value:
                 raise ValueError(
-                    f"dpo: {name} {self.dpo[name]!r} is not what llm {self.llm!r} says, {value!r}: write it there, as "
-                    f"NAME?{name}=VALUE, so that the model that writes is the one that is trained"
+                    f"dpo: {name} {self.dpo[name]!r} contradicts llm {self.llm!r}, which has {value!r}: set it there, "
+                    f"as NAME?{name}=VALUE, so that the model that generates is the one that is trained"
                 )
         return section(ExpanderTrainingConfig, "dpo", self.dpo, places, {"seed": self.seed} | origin)
 
@@ -225,7 +225,7 @@ class Recipe:
         """Arguments of `LLMExpander`."""
         known = {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 512, "n": 1, "prompt": "q2d"}
         if unknown := sorted(self.expansion.keys() - known.keys()):
-            raise ValueError(f"expansion: unknown {unknown}, known are {sorted(known)}")
+            raise ValueError(f"expansion: unknown fields {unknown}, the fields are {sorted(known)}")
         values = known | dict(self.expansion) | {"seed": self.seed}
         try:
             Sampling(**{name: values[name] for name in ("temperature", "top_p", "max_new_tokens", "seed")})
@@ -249,7 +249,7 @@ def section(
     if not isinstance(values, Mapping):
         raise ValueError(f"{name} must be a mapping of names to values, got {values!r}")
     if unknown := sorted(values.keys() - known):
-        raise ValueError(f"{name}: unknown {unknown}, known are {sorted(known)}")
+        raise ValueError(f"{name}: unknown fields {unknown}, the fields are {sorted(known)}")
     try:
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
         return kind(**{**(defaults or {}), **given, **places})
@@ -281,12 +281,12 @@ def read_recipe(path: str | Path, *, seed: int | None = None) -> Recipe:
 
 def _recipe(values: Any, seed: int | None) -> Recipe:
     if not isinstance(values, dict):
-        raise ValueError("a recipe is a mapping of names to values")
+        raise ValueError("a recipe must be a mapping of names to values")
     values = {name: _expanded(value) for name, value in values.items() if value is not None}
     if seed is not None:
         values["seed"] = seed
     if missing := sorted({"data", "llm", "retriever"} - values.keys()):
-        raise ValueError(f"the recipe lacks {missing}")
+        raise ValueError(f"the recipe lacks the fields {missing}")
     return section(Recipe, "recipe", values, {})
 
 
@@ -302,7 +302,7 @@ def _expanded(value: Any) -> Any:
         return value
     expanded = os.path.expandvars(value)
     if "$" in expanded:
-        raise ValueError(f"{value!r} names a variable of the environment that is not set")
+        raise ValueError(f"{value!r} refers to an environment variable that is not set")
     return expanded
 
 

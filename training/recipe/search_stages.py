@@ -111,7 +111,7 @@ def experiment_stage(
         makers = {name: (lambda collection, name=name: pipeline(collection, name)) for name in parts}
         results = experiment(makers, collections, folder / "results", measures=measures, verbose=verbose)
         if not results.failures.empty:
-            raise RuntimeError(f"some cells failed, run again after mending: {results.failures.to_dict('records')}")
+            raise RuntimeError(f"some cells failed; fix the cause and run again: {results.failures.to_dict('records')}")
         table(results.means(), list(parts)).to_csv(folder / "table.csv")
         return {"systems": len(parts), "collections": len(collections)}
 

@@ -53,7 +53,9 @@ def survey(config: RetrieverTrainingConfig) -> Survey:
     overlap = []
     for example in _train_examples(config):
         if not example.positives:
-            raise ValueError(f"query {example.query_id!r} has no positive: nothing can be learnt from it, leave it out")
+            raise ValueError(
+                f"query {example.query_id!r} has no positive, so nothing can be learnt from it: leave it out"
+            )
         if _normalized(example.query) in held_out:
             overlap.append(example.query_id)
         digest.update(json.dumps(_content(example)).encode())
@@ -64,14 +66,16 @@ def survey(config: RetrieverTrainingConfig) -> Survey:
         keys.update(map(key_of, example.positives))
     if overlap:
         raise ValueError(
-            f"{len(overlap)} of the held-out queries are trained on as well, which makes their scores worthless: "
-            f"training queries {overlap[:5]}; take them out of either side"
+            f"{len(overlap)} of the held-out queries are also trained on, which makes their scores meaningless: "
+            f"remove them from the training or the held-out queries, e.g. {overlap[:5]}"
         )
     if found.rows < 2 and config.stage != "raw":
-        raise ValueError(f"{config.data!r} leaves {found.rows} training pairs: contrastive training needs two at least")
+        raise ValueError(
+            f"{config.data!r} leaves {found.rows} training pairs, but contrastive training needs at least two"
+        )
     if config.stage == "expandr" and not found.expanded:
         raise ValueError(
-            f'no query of {config.data!r} has an expansion: give expansions= (what "expandr expand" writes), '
+            f'no query of {config.data!r} has an expansion: pass expansions= (a file written by "expandr expand"), '
             'or train with stage="ft"'
         )
     found.relevant = {key: sorted(keys) for key, keys in relevant.items() if len(keys) > 2}
@@ -154,7 +158,7 @@ def _examples(config: RetrieverTrainingConfig, source: str, split: str) -> Itera
             if record.query is not None and _normalized(record.query) != _normalized(example.query):
                 raise ValueError(
                     f"the expansion recorded for query {example.query_id!r} belongs to {record.query!r}, but the query "
-                    f"is {example.query!r}: {config.expansions!r} is of another collection"
+                    f"is {example.query!r}: {config.expansions!r} belongs to another collection"
                 )
             expansions = tuple(record.passages)
         yield replace(example, expansions=tuple(passages_in(expansions)[0]))

@@ -183,7 +183,7 @@ class ExpandRLoss(CachedLossMixin, nn.Module):
             raise ValueError(f"mini_batch_size must be 1 or more, or None for no caching, got {mini_batch_size}")
         if not normalize and normalizes(model):
             raise ValueError(
-                "the model's last module normalises its embeddings, which normalize=False cannot undo: "
+                "the model's last module normalises embeddings, which normalize=False cannot undo: "
                 "remove that module, or set normalize=True"
             )
         if mini_batch_size is not None and has_static_embedding_input(model):

@@ -126,9 +126,14 @@ class RetrieverTrainingConfig:
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {tuple(choices)}, got {getattr(self, name)!r}")
         if self.device not in (None, "cuda", "cpu"):
-            raise ValueError(f"device must be 'cuda' or 'cpu', got {self.device!r}: CUDA_VISIBLE_DEVICES chooses a GPU")
+            raise ValueError(
+                f"device must be 'cuda' or 'cpu', got {self.device!r}: choose a particular GPU with "
+                "CUDA_VISIBLE_DEVICES"
+            )
         if callable(check_fusion(self.fusion)):
-            raise TypeError(f"fusion must be one of {NAMED_FUSIONS} or a weight: a function cannot be written down")
+            raise TypeError(
+                f"fusion must be one of {NAMED_FUSIONS} or a weight: a function cannot be saved with the settings"
+            )
         for name in ("learning_rate", "epochs"):
             check_number(name, getattr(self, name), above=0)
         if self.temperature is not None:
@@ -182,9 +187,13 @@ def train_retriever(config: RetrieverTrainingConfig, *, verbose: bool = False) -
         return out
     work = claim(out, settings)
     if config.stage == "expandr" and found.expanded < found.rows:
-        logger.warning("%d of %d pairs have no expansion: the query alone", found.rows - found.expanded, found.rows)
+        logger.warning(
+            "%d of %d pairs have no expansion and are trained on the query alone",
+            found.rows - found.expanded,
+            found.rows,
+        )
     if not found.dev and (config.dev_data is not None or config.dev_fraction):
-        logger.warning("no query is held out of so few: the last step is kept, and nothing stops early")
+        logger.warning("too few queries to hold any out: the last step is kept, and training does not stop early")
     history = _untrained(config, encoder.model, found) if config.stage == "raw" else None
     if history is None:
         history = _trained(config, encoder.model, found, work, verbose)
@@ -231,9 +240,9 @@ def _train(trainer: RetrieverTrainer, checkpoint: Path | None, checkpoints: Path
         whole = last_checkpoint(checkpoints)
         if newest is None or newest == whole:
             raise
-        rest = f"from {whole.name}, which is whole" if whole else "from the beginning"
+        rest = f"from {whole.name}, which is complete" if whole else "from the beginning"
         raise OSError(
-            f"{newest} could not be written ({error}): make room and run again, which goes on {rest}"
+            f"{newest} could not be written ({error}): free disk space and run again, which continues {rest}"
         ) from error
 
 
@@ -274,4 +283,4 @@ def _check_surroundings(config: RetrieverTrainingConfig) -> None:
         raise ImportError("tensorboard=True needs tensorboard: pip install tensorboard")
     for name, asked in (("device='cuda'", config.device == "cuda"), ("precision='fp16'", config.precision == "fp16")):
         if asked and (config.device == "cpu" or not torch.cuda.is_available()):
-            raise ValueError(f"{name} needs a GPU, and there is none: leave it out")
+            raise ValueError(f"{name} needs a GPU, but there is none: leave it out")

@@ -67,7 +67,7 @@ def open_base(config: RetrieverTrainingConfig) -> ExpandREncoder:
     _set_pooling(encoder.model, config)
     if encoder.model.truncate_dim is not None:
         logger.warning(
-            "%s keeps %d numbers of each embedding: whole ones are trained here, and cutting is left to truncate_dim=",
+            "%s truncates embeddings to %d dimensions: training uses full ones; truncate afterwards with truncate_dim=",
             config.base, encoder.model.truncate_dim,
         )  # fmt: skip
         encoder.model.truncate_dim = None
@@ -85,10 +85,12 @@ def _set_pooling(model: SentenceTransformer, config: RetrieverTrainingConfig) ->
         return
     said = f"pooling={wanted!r}" if config.pooling else f"the profile {config.profile!r}, which pools by {wanted!r},"
     if isinstance(model[0], Router):
-        raise ValueError(f"{said} does not fit {config.base!r}, whose two encoders pool for themselves: leave it out")
+        raise ValueError(
+            f"{said} does not fit {config.base!r}, whose two encoders each set their own pooling: leave it out"
+        )
     if "first decoder position" in (wanted, own):
         raise ValueError(f"{said} does not fit {config.base!r}, which can only pool by {own!r}: choose another profile")
-    logger.warning("%s wins over the pooling %r that %s says of itself", said, own, config.base)
+    logger.warning("%s overrides the pooling %r that %s declares", said, own, config.base)
     apply_overrides(model, pooling=wanted, normalize=PROFILES[config.profile].normalize)
 
 
@@ -216,7 +218,7 @@ def _arguments(
         raise ValueError(f"batch_size {batch_size} must be a multiple of the {processes} processes that share it")
     if batch_size > rows:
         batch_size = rows - rows % processes
-        logger.warning("batch_size is larger than the %d training pairs: each step sees %d", rows, batch_size)
+        logger.warning("batch_size is larger than the %d training pairs: each step uses %d", rows, batch_size)
     # Processes can only share a batch that is full; one process alone trains on the rest as well.
     per_epoch = rows // batch_size if processes > 1 else math.ceil(rows / batch_size)
     interval = max(1, math.ceil(per_epoch * config.epochs / config.evaluations))

@@ -60,13 +60,15 @@ class SmallLMConfig:
             check_number(name, getattr(self, name), above=0)
         check_whole("seed", self.seed, least=0)
         if self.vocab_size < 256 + len(SPECIAL_TOKENS):
-            raise ValueError(f"vocab_size must hold all bytes and special tokens, {256 + len(SPECIAL_TOKENS)} at least")
+            raise ValueError(
+                f"vocab_size must be at least {256 + len(SPECIAL_TOKENS)}, the number of bytes and special tokens"
+            )
         if self.hidden_size % self.heads or (self.hidden_size // self.heads) % 2:
-            raise ValueError(f"hidden_size {self.hidden_size} must be heads {self.heads} times an even number")
+            raise ValueError(f"hidden_size {self.hidden_size} must be an even multiple of heads {self.heads}")
         if self.passage_tokens + 64 > self.context or self.block > self.context:
             raise ValueError(
-                f"context {self.context} must hold a block of {self.block} tokens, and a passage of "
-                f"{self.passage_tokens} beside 64 tokens of prompt: raise context or lower them"
+                f"context {self.context} must be large enough for a block of {self.block} tokens, and for a passage of "
+                f"{self.passage_tokens} plus 64 tokens of prompt: raise context or lower them"
             )
         resolve_prompt(self.prompt)
 

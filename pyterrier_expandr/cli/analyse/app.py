@@ -15,7 +15,7 @@ analyse = Commands(
 app.add_typer(analyse, name="analyse")
 
 Expansions = Annotated[
-    list[str], typer.Option(help="NAME=FILE, a JSONL file of `expandr expand`; once for each system.")
+    list[str], typer.Option(help="NAME=FILE, a JSONL file of `expandr expand`; repeat it for each system.")
 ]
 
 

@@ -28,7 +28,7 @@ from .app import Expansions, Picture, analyse
 def transfer(
     expansions: Expansions,
     collection: Collection,
-    index: Annotated[list[str], typer.Option(help="NAME=FOLDER of an index, which knows its encoder; once for each.")],
+    index: Annotated[list[str], typer.Option(help="NAME=FOLDER of an index, which records its encoder; repeat it.")],
     split: Split = "test",
     measure: Annotated[str, typer.Option(help="Any measure of ir-measures.")] = "nDCG@10",
     device: Device = None,
@@ -53,12 +53,14 @@ def transfer(
 def change(
     results: Results,
     system: Annotated[str, typer.Option(help="The system with expansion.")],
-    baseline: Annotated[str, typer.Option(help="The system without.")],
+    baseline: Annotated[str, typer.Option(help="The system without expansion.")],
     measure: Annotated[str, typer.Option(help="A measure of the experiment.")] = "nDCG@10",
     on: Annotated[list[str] | None, typer.Option(help="Collections of the experiment; all if not given.")] = None,
-    texts: Annotated[str | None, typer.Option(help="Print queries with their texts, from this collection.")] = None,
+    texts: Annotated[
+        str | None, typer.Option(help="Print queries with their texts, read from this collection.")
+    ] = None,
     split: Split = "test",
-    show_worst: Annotated[int, typer.Option(help="How many of the queries hurt most are printed.", min=0)] = 10,
+    show_worst: Annotated[int, typer.Option(help="How many of the most hurt queries to print.", min=0)] = 10,
     out: Picture = None,
 ) -> None:
     """Which queries gain and lose by expansion, and the ones that it hurts most."""
@@ -107,7 +109,7 @@ def case(
     dataset = open_collection(collection, split)
     files = dict(pairs_of(expansions))
     if unknown := sorted(set(files) - set(opened.systems)):
-        raise ValueError(f"there are expansions of {unknown}, but the experiment's systems are {opened.systems}")
+        raise ValueError(f"--expansions names {unknown}, but the experiment's systems are {opened.systems}")
     systems = {}
     cells = opened.cells[opened.cells["collection"] == name].set_index("system")["state"]
     for system in opened.systems:

@@ -19,7 +19,7 @@ def alignment(
     encoder: Annotated[str, typer.Option(help="An encoder: a name of `expandr models`, hub name or folder.")],
     split: Split = "test",
     pairs: Annotated[int, typer.Option(help="Query-document pairs, taken at random.", min=2)] = 10,
-    seed: Annotated[int, typer.Option(help="Of that choice, and of t-SNE.")] = 42,
+    seed: Annotated[int, typer.Option(help="Seed of that choice and of t-SNE.")] = 42,
     device: Device = None,
     out: Picture = None,
 ) -> None:

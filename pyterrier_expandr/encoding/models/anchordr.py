@@ -60,7 +60,8 @@ class AnchorDR(InputModule):
             )
         if len(tokenizer) < model.config.vocab_size:
             logger.warning(
-                "the tokenizer has %d ids, the model %d embeddings: if dict.txt lost lines, the ids behind are wrong",
+                "the tokenizer has %d ids, the model %d embeddings: if dict.txt lost lines, all ids after them are "
+                "wrong",
                 len(tokenizer),
                 model.config.vocab_size,
             )
@@ -78,7 +79,7 @@ class AnchorDR(InputModule):
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
         if not 3 <= value <= MAX_POSITIONS:
-            raise ValueError(f"max_seq_length must lie in 3..{MAX_POSITIONS}, got {value}")
+            raise ValueError(f"max_seq_length must be between 3 and {MAX_POSITIONS}, got {value}")
         self._max_seq_length = value
 
     @property

@@ -46,8 +46,8 @@ def read_config(name: str, revision: str | None = None) -> dict[str, Any]:
     path = find_file(name, "config.json", revision)
     if path is None:
         raise ValueError(
-            f"{name!r} has no config.json: it is no model folder, or a model of the hub that is not there (or "
-            "offline, was never downloaded)"
+            f"{name!r} has no config.json: it is neither a model folder nor a model that can be found on the hub (or "
+            "offline, among those downloaded before)"
         )
     config = read_json(path)
     if config.get("model_type") not in ("t5", "anchordr"):
@@ -63,9 +63,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold an object of JSON, not a {type(content).__name__}")
+        raise ValueError(f"{path} must contain a JSON object, not a {type(content).__name__}")
     return content
 
 
@@ -91,13 +91,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} holds Python objects beside its tensors, which could run code, or it is damaged: "
+            f"{path} is damaged, or contains Python objects as well as tensors, which could run code: "
             "it was not opened. Save the weights as model.safetensors."
         ) from error
     except Exception as error:  # safetensors and the zip reader raise types of their own on damaged files
         raise ValueError(f"{path} cannot be read as weights: {error}") from error
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ValueError(f"{path} holds no state dict but a {type(weights).__name__}: save model.state_dict() alone")
+        raise ValueError(
+            f"{path} must contain a state dict, not a {type(weights).__name__}: save model.state_dict() only"
+        )
     return dict(weights)
 
 
@@ -126,7 +128,7 @@ def refuse_t5(weights: Mapping[str, Tensor], source: object) -> None:
     """Raises ValueError where `weights` are a stock T5's."""
     if kind_of(weights) == "t5":
         raise ValueError(
-            f"{source} is no AnchorDR checkpoint: it has T5's own weights, without AnchorDR's position tables and "
+            f"{source} is not an AnchorDR checkpoint: it has plain T5 weights, without AnchorDR's position tables and "
             "first norms. Open it with ExpandREncoder or SentenceTransformer."
         )
 
@@ -169,8 +171,8 @@ def check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor],
     if kind_of(weights) == "encoder-only":
         lines.append(
             "Its decoder is missing: the reference training script saves the encoder alone over the full model when it "
-            "re-saves the folder through sentence-transformers. The embedding is a decoder state, so nothing can "
-            "stand in for it: use a checkpoint written before that."
+            "re-saves the folder through sentence-transformers. The embedding is a decoder state, so it cannot "
+            "be replaced: use a checkpoint written before that."
         )
     for title, names in (("Missing", missing), ("Unknown", unknown), ("Wrong shape", wrong)):
         if names:

@@ -35,8 +35,8 @@ class AnchorDRConfig(T5Config):
         pad = self.pad_token_id
         if pad is None or not 0 < pad < self.vocab_size:
             raise ValueError(
-                f"pad_token_id must lie in 1..{self.vocab_size - 1}, got {pad}: the decoder reads token 0, and a pad "
-                "there would mask the only token that it has. AnchorDR's own value is 1; set it in config.json."
+                f"pad_token_id must be between 1 and {self.vocab_size - 1}, got {pad}: the decoder reads token 0, and "
+                "a pad token of 0 would mask it. AnchorDR uses 1; set it in config.json."
             )
         if self.feed_forward_proj not in ("relu", "gated-gelu"):
             raise ValueError(f"feed_forward_proj must be 'relu' or 'gated-gelu', got {self.feed_forward_proj!r}")
@@ -45,7 +45,7 @@ class AnchorDRConfig(T5Config):
                 f"relative_attention_num_buckets must be 4 or more, got {self.relative_attention_num_buckets}"
             )
         if not 1 <= self.num_heads <= self.d_model:
-            raise ValueError(f"num_heads must lie in 1..d_model ({self.d_model}), got {self.num_heads}")
+            raise ValueError(f"num_heads must be between 1 and d_model ({self.d_model}), got {self.num_heads}")
         return self
 
 
@@ -66,7 +66,7 @@ class Stack(nn.Module):
         positions = token_positions(input_ids, self.pad_token_id)
         if input_ids.shape[1] > MAX_POSITIONS and int(positions.max()) > MAX_POSITIONS + self.pad_token_id:
             raise ValueError(
-                f"a text has {int(positions.max()) - self.pad_token_id} tokens, the model has {MAX_POSITIONS} "
+                f"a text has {int(positions.max()) - self.pad_token_id} tokens, but the model has {MAX_POSITIONS} "
                 "positions: truncate it (max_seq_length)"
             )
         return self.dropout(self.first_layer_norm(self.embed_tokens(input_ids) + self.pos_embed(positions)))
@@ -130,7 +130,8 @@ class AnchorDRModel(PreTrainedModel):
         if attention_mask is not None:
             if attention_mask.shape != input_ids.shape:
                 raise ValueError(
-                    f"attention_mask has shape {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}"
+                    f"attention_mask has shape {tuple(attention_mask.shape)}, but input_ids has "
+                    f"{tuple(input_ids.shape)}"
                 )
             skip = attention_mask == 0
             masked = skip[:, None, None, :] if bool(skip.any()) else None

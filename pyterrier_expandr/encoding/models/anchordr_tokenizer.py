@@ -39,9 +39,9 @@ def read_dictionary(text: str, source: object = "dict.txt") -> list[str]:
         if overwrite:
             symbol, _, count = symbol.rpartition(" ")
         if not symbol or not count.isdecimal():
-            raise ValueError(f'{source}, line {number}: {line!r} is no "symbol count": the count is missing')
+            raise ValueError(f'{source}, line {number}: expected "symbol count", got {line!r}')
         if symbol in known and not overwrite:
-            raise ValueError(f"{source}, line {number}: {symbol!r} is there twice, so that its id is not known")
+            raise ValueError(f"{source}, line {number}: {symbol!r} is repeated, so its id is ambiguous")
         known.add(symbol)
         symbols.append(symbol)
     return symbols
@@ -77,7 +77,7 @@ class AnchorDRTokenizer:
         try:
             self._pieces = SentencePieceProcessor(model_proto=sp_model)
         except Exception as error:
-            raise ValueError(f"sp.model is no sentencepiece model: {error}") from error
+            raise ValueError(f"sp.model is not a sentencepiece model: {error}") from error
         self._symbols = read_dictionary(dictionary)
         sentinels = [f"<sen{number:03d}>" for number in range(n_sentinel_tokens)]
         self._check_agreement(sentinels)
@@ -102,7 +102,7 @@ class AnchorDRTokenizer:
         missing = len(ordinary - named)
         if 2 * missing > len(ordinary):
             raise ValueError(
-                f"dict.txt and sp.model do not belong together: dict.txt lists {len(ordinary) - missing} of "
+                f"dict.txt and sp.model do not belong together: dict.txt lists only {len(ordinary) - missing} of "
                 f"{len(ordinary)} pieces. Take both files from the same checkpoint."
             )
         if missing:
@@ -116,17 +116,19 @@ class AnchorDRTokenizer:
         if absent := [file for file, path in paths.items() if path is None]:
             raise ValueError(
                 f"{name!r} has no AnchorDR tokenizer: {', '.join(absent)} missing. Copy the tokenizer's files "
-                f"({', '.join(FILES)}) beside the weights, or give a tokenizer."
+                f"({', '.join(FILES)}) to the folder of the weights, or pass a tokenizer."
             )
         sp_model, dictionary, settings = (path for path in paths.values() if path is not None)
         config = read_json(settings)
         sentinels = config.get("n_sentinel_tokens", 0)
         if not isinstance(config.get("lower"), bool) or not isinstance(sentinels, int) or sentinels < 0:
-            raise ValueError(f"{settings} must say lower (true or false) and, if at all, n_sentinel_tokens (0 or more)")
+            raise ValueError(
+                f"{settings} must set lower (true or false), and n_sentinel_tokens, if present, must be 0 or more"
+            )
         for role, token in zip(("bos", "pad", "eos", "unk"), SPECIAL_TOKENS, strict=True):
             given = config.get(f"{role}_token", token)
             if (given.get("content") if isinstance(given, dict) else given) != token:
-                raise ValueError(f"{settings}: {role}_token is {given!r}, AnchorDR's is {token!r}")
+                raise ValueError(f"{settings}: {role}_token is {given!r}, but AnchorDR's is {token!r}")
         try:
             text = dictionary.read_text(encoding="utf-8")
             return cls(sp_model.read_bytes(), text, lower=config["lower"], n_sentinel_tokens=sentinels)
@@ -230,7 +232,7 @@ class AnchorDRTokenizer:
         if text_pair is not None:
             second = self.token_ids([text_pair] if isinstance(text_pair, str) else text_pair)
             if len(second) != len(first):
-                raise ValueError(f"there are {len(first)} texts and {len(second)} second texts")
+                raise ValueError(f"got {len(first)} first texts but {len(second)} second texts")
         around = len(self._around([], None if second is None else [], add_special_tokens))
         if truncation:
             if max_length is None or max_length < around + 1:

@@ -45,8 +45,8 @@ class DPRTower(InputModule):
         missing = sorted(key for key in report["missing_keys"] if ".pooler." not in key)
         if missing:
             raise ValueError(
-                f"{name!r} is no DPR {tower} encoder: {len(missing)} of its weights are missing, e.g. {missing[:3]}. "
-                "DPR has a question and a context encoder: name both, in that order."
+                f"{name!r} is not a DPR {tower} encoder: {len(missing)} of its weights are missing, e.g. "
+                f"{missing[:3]}. DPR has a question encoder and a context encoder: give both, in that order."
             )
         return cls(model.eval(), tokenizer, tower, max_seq_length)
 

@@ -39,7 +39,7 @@ def has_own_modules(name: str, revision: str | None = None) -> bool:
         return False
     foreign = [kind for kind in types if kind not in OURS and not _is_plain(kind)]
     if foreign:
-        raise ValueError(f"{name!r} has modules that are not expected beside this package's own: {foreign}")
+        raise ValueError(f"{name!r} has modules that are not this package's own and were not expected: {foreign}")
     return True
 
 

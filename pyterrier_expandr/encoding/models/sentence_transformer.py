@@ -23,8 +23,8 @@ def opening(name: object) -> Iterator[None]:
         yield
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(
-            f"cannot open the encoder {str(name)!r}: {error}\nName a folder that holds a model, or a model of the hub "
-            "(offline only those that were downloaded before)."
+            f"cannot open the encoder {str(name)!r}: {error}\nGive a folder that contains a model, or the name of a "
+            "model on the hub (offline, only one that was downloaded before)."
         ) from error
 
 
@@ -41,8 +41,8 @@ def copy_of(model: SentenceTransformer, device: str) -> SentenceTransformer:
         return copy.deepcopy(model, shared).to(device)
     except (TypeError, RuntimeError, NotImplementedError) as error:
         raise ValueError(
-            f"the model that was given cannot be copied, so that it would be changed here ({error}): save it with "
-            "save_pretrained, and give the folder"
+            f"the given model cannot be copied, and must not be changed in place ({error}): save it with "
+            "save_pretrained and pass the folder"
         ) from error
 
 

@@ -100,7 +100,7 @@ def test_what_cannot_be_merged_is_refused(base, tmp_path):
     shutil.copytree(base, tmp_path / "tied")
     tied.save_pretrained(tmp_path / "tied")
     adapter = make_adapter(tmp_path / "tied", tmp_path / "adapter", target_modules=["lm_head"])
-    with pytest.raises(ValueError, match="logits differ .* 0.0001 is allowed .weights that modules share"):
+    with pytest.raises(ValueError, match="logits differ .* 0.0001 is allowed .weights shared by several modules"):
         merge_adapter(adapter, tmp_path / "model", device="cpu")
     assert not (tmp_path / "model").exists() and not (tmp_path / "model.merging").exists()
 
@@ -153,7 +153,7 @@ def test_one_model_is_held_at_a_time(adapter, tmp_path, monkeypatch):
     ("values", "message"),
     [
         ({"dtype": "int8"}, "dtype must be one of .'bfloat16', 'float16', 'float32'., got 'int8'"),
-        ({"prompts": []}, "prompts must be one conversation or more"),
+        ({"prompts": []}, "prompts must contain at least one conversation"),
         ({"tolerance": -1}, "tolerance must be 0 or more"),
     ],
 )
@@ -200,7 +200,7 @@ def test_a_finished_merge_is_given_back_and_another_refused(adapter, merged):
     before = (merged / "model.safetensors").stat().st_mtime_ns
     assert merge_adapter(adapter, merged, device="cpu") == merged
     assert (merged / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match="was made with other settings.*bfloat16.*name another folder"):
+    with pytest.raises(ValueError, match="was made with different settings.*bfloat16.*choose another folder"):
         merge_adapter(adapter, merged, dtype="bfloat16", device="cpu")
 
 
@@ -216,9 +216,9 @@ def test_another_base_is_refused(base, adapter, tmp_path):
 
 
 def test_no_adapter(base, tmp_path):
-    with pytest.raises(ValueError, match="holds no adapter"):
+    with pytest.raises(ValueError, match="is not an adapter"):
         merge_adapter(base, tmp_path / "model")
-    with pytest.raises(ValueError, match="holds no adapter"):
+    with pytest.raises(ValueError, match="is not an adapter"):
         HuggingFaceBackend(base, adapter=tmp_path)
 
 

@@ -147,7 +147,7 @@ def test_a_model_without_template_learns_plain_text_and_eos(tmp_path):
 def test_a_template_without_generation_prompt_is_refused(tmp_path):
     template = TEMPLATE[: TEMPLATE.index("{% if add_generation_prompt %}")]
     backend = HuggingFaceBackend(with_template(tmp_path / "mute", template), device="cpu")
-    with pytest.raises(ValueError, match="opens an answer with .*assistant.* but writes no generation prompt.*add "):
+    with pytest.raises(ValueError, match="starts an answer with .*assistant.* but has no generation prompt.*append "):
         tokenize_pairs(PAIRS, backend, max_length=200)
 
 
@@ -202,8 +202,11 @@ def test_pairs_of_a_query_are_held_out_together(tiny_llama):
             PAIRS[0] | {"prompt": [{"role": "system"}, *PAIRS[0]["prompt"]]},
             "pair 2: prompt must be .* with role and co",
         ),
-        (PAIRS[0] | {"chosen": [{"role": "assistant", "content": " "}]}, "pair 2: chosen must be .* with a text"),
-        (PAIRS[0] | {"rejected": [{"role": "user", "content": "x"}]}, "pair 2: rejected must be .* of the assistant"),
+        (
+            PAIRS[0] | {"chosen": [{"role": "assistant", "content": " "}]},
+            "pair 2: chosen must be .* that contains text",
+        ),
+        (PAIRS[0] | {"rejected": [{"role": "user", "content": "x"}]}, "pair 2: rejected must be .* assistant message"),
     ],
 )
 def test_broken_rows_are_named(tiny_llama, row, message):
@@ -378,7 +381,7 @@ def test_dropout_of_the_base_does_not_tell_it_from_its_reference(config, tmp_pat
 def test_a_tokenizer_without_padding_token_is_mended(config, trained, tmp_path, caplog):
     base = with_tokenizer(config.base, tmp_path / "base", pad_token=None)
     folder = train_expander(replace(config, base=base, out=str(tmp_path / "adapter")))
-    assert caplog.text.count("has no padding token: its end-of-sequence token is used") == 1
+    assert caplog.text.count("has no padding token: padding with its end-of-sequence token") == 1
     for name, weight in weights(folder).items():
         torch.testing.assert_close(weight, weights(trained[0])[name], atol=1e-6, rtol=0)
 
@@ -400,7 +403,7 @@ def test_what_is_left_out_is_said_in_one_line(config, tmp_path):
     with (
         pytest.warns(UserWarning, match="dropped"),
         pytest.raises(
-            ValueError, match=r"no pair of .*q.jsonl is left .*: 2 read, dropped 1 equal texts, 1 too long, 0 h"
+            ValueError, match=r"no pairs of .*q.jsonl are left .*: 2 read, 1 equal texts, 1 too long dropped, 0 h"
         ),
     ):
         train_expander(replace(left_out, pairs=write(tmp_path / "q.jsonl", pairs[-2:]), out=str(tmp_path / "other")))
@@ -465,17 +468,17 @@ def test_a_finished_run_is_given_back_and_another_is_refused(trained, config):
     assert train_expander(config) == trained[0] and not left.exists()
     assert train_expander(replace(config, report_prompts=9, report_tokens=3)) == trained[0], "a report decides nothing"
     assert (trained[0] / "expander.json").stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match=r"learning_rate: 0.002 there, 0.001 here\): name another folder"):
+    with pytest.raises(ValueError, match=r"learning_rate: 0.002 there, 0.001 here\): choose another folder"):
         train_expander(replace(config, learning_rate=1e-3))
 
 
 def test_other_pairs_and_another_base_are_named_without_their_hashes(trained, config, tmp_path):
-    with pytest.raises(ValueError, match=r"other settings \(other pairs \(pairs_sha256\)\): name"):
+    with pytest.raises(ValueError, match=r"different settings \(different pairs \(pairs_sha256\)\): choose"):
         train_expander(replace(config, pairs=write(tmp_path / "p.jsonl", PAIRS[1:])))
     with pytest.raises(ValueError, match=r"\(base dtype: 'float32' there, 'bfloat16' here; dtype: None there, 'bfl"):
         train_expander(replace(config, dtype="bfloat16"))
     build_tiny_llama(tmp_path / "base", seed=3)
-    with pytest.raises(ValueError, match=r"settings \(other base \(base sha256\)\)"):
+    with pytest.raises(ValueError, match=r"settings \(different base \(base sha256\)\)"):
         train_expander(replace(config, base=str(tmp_path / "base")))
 
 
@@ -495,7 +498,7 @@ def test_an_end_of_turn_at_which_generation_goes_on_is_refused(config, tmp_path)
     template = TEMPLATE.replace("<|eot_id|>{% endfor %}", "<|end_header_id|>{% endfor %}")
     base = with_template(tmp_path / "base", template)
     with pytest.raises(
-        ValueError, match=r"answer with '<\|end_header_id\|>', and generation stops at \['<\|eot_id\|>'\]"
+        ValueError, match=r"answer with '<\|end_header_id\|>', but generation stops only at \['<\|eot_id\|>'\]"
     ):
         train_expander(replace(config, base=base, out=str(tmp_path / "adapter")))
     assert not (tmp_path / "adapter.work").exists()
@@ -506,7 +509,7 @@ def test_a_prompt_that_the_template_refuses_is_named(tmp_path):
         "{% if messages[0]['content'] != 'question' %}{{ raise_exception('no such thing') }}{% endif %}" + TEMPLATE
     )
     backend = HuggingFaceBackend(with_template(tmp_path / "base", template), device="cpu")
-    with pytest.raises(ValueError, match="p.jsonl, pair 1: the chat template of .* refuses its prompt: no such thing"):
+    with pytest.raises(ValueError, match="p.jsonl, pair 1: the chat template of .* rejects the prompt: no such thing"):
         tokenize_pairs(PAIRS, backend, max_length=200, source="p.jsonl")
 
 
@@ -556,7 +559,7 @@ def test_the_papers_values_are_the_defaults():
         ({"seed": -1}, ValueError, "seed must be 0 or more"),
         ({"precompute_reference": "no"}, TypeError, "precompute_reference must be true or false"),
         ({"epochs": math.inf}, ValueError, "epochs must be finite"),
-        ({"revision": 7}, TypeError, "revision must be a text"),
+        ({"revision": 7}, TypeError, "revision must be a string"),
         ({"lora_dropout": 1.0}, ValueError, "lora_dropout must be below 1"),
         ({"eval_fraction": -0.1}, ValueError, "eval_fraction must be 0 or more"),
         ({"target_modules": "q_proj"}, ValueError, "must be a list of module names"),

@@ -189,8 +189,8 @@ def test_candidate_files(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"temperatures": ()}, "one or more different"),
-        ({"temperatures": (1.0, 1)}, "one or more different"),
+        ({"temperatures": ()}, "one or more distinct"),
+        ({"temperatures": (1.0, 1)}, "one or more distinct"),
         ({"temperatures": (-1,)}, "temperature must be 0 or more"),
         ({"samples": 0}, "samples must be 1"),
         ({"answer_prompt": "q2d"}, "must contain {document}, {query}"),

@@ -141,7 +141,7 @@ def test_broken_embeddings_are_refused_whatever_the_reward(anchor):
     by_anchor = {name: broken if name == anchor else fine for name in ("query", "answer", "gold")}
     settings = PreferenceSettings(candidates=2, rewards=[LengthPenalty(3)])
     given = candidates_of(by_anchor["gold"], by_anchor["answer"], by_anchor["query"])
-    with pytest.raises(ValueError, match=rf"to the {anchor} are NaN or infinite for queries \['q1'\]"):
+    with pytest.raises(ValueError, match=rf"to the {anchor} are NaN or infinite for the queries \['q1'\]"):
         decisions(given, settings)
 
 
@@ -174,10 +174,10 @@ def test_similarities_are_the_encoders(encoder):
     [
         ({"filter": "none"}, "filter 'none' is unknown"),
         ({"rewards": ["selfish"]}, "reward 'selfish' is unknown"),
-        ({"rewards": []}, "one name or callable at least"),
-        ({"rewards": "self"}, "one name or callable at least"),
-        ({"weights": [1]}, "one weight for each of 2 rewards"),
-        ({"candidates": 1}, "a pair needs 2 candidates"),
+        ({"rewards": []}, "at least one name or callable"),
+        ({"rewards": "self"}, "at least one name or callable"),
+        ({"weights": [1]}, "one weight for each of the 2 rewards"),
+        ({"candidates": 1}, "a pair needs at least 2 candidates"),
         ({"min_gap": -1}, "min_gap must be 0 or more"),
     ],
 )
@@ -235,17 +235,17 @@ def test_broken_pair_files(rows, tmp_path):
     path = tmp_path / "pairs.jsonl"
     write_pairs(path, rows)
     path.write_text(path.read_text() + '{"prompt": "x", "chos\n')
-    with pytest.raises(ValueError, match=r"pairs.jsonl:3 is no JSON"):
+    with pytest.raises(ValueError, match=r"pairs.jsonl:3 is not valid JSON"):
         list(read_pairs(path))
     path.write_text('{"question": "x"}\n')
-    with pytest.raises(ValueError, match=r"pairs.jsonl:1 is no preference pair.*\['question'\]"):
+    with pytest.raises(ValueError, match=r"pairs.jsonl:1 is not a preference pair.*\['question'\]"):
         list(read_pairs(path))
     for broken in (
         {"conversations": []},
         {"conversations": [{"value": "x"}], "chosen": {"value": "y"}, "rejected": "z"},
     ):
         path.write_text(json.dumps(broken))
-        with pytest.raises(ValueError, match=r"pairs.jsonl:1 has conversations, and is no row of the released data"):
+        with pytest.raises(ValueError, match=r"pairs.jsonl:1 has conversations but is not a row of the released data"):
             list(read_pairs(path))
     with pytest.raises(ValueError, match=r"\.jsonl or \.parquet"):
         write_pairs(tmp_path / "pairs.csv", rows)

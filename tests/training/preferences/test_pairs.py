@@ -174,7 +174,7 @@ def test_bad_input_is_counted_when_asked(tmp_path, tiny_llama, encoder):
     path.write_text('{"query": "why is the sky blue", "positive": "Air."}\n{"query": "x"\n{"question": "x"}\n')
     backend = HuggingFaceBackend(tiny_llama, device="cpu")
     config = PairsConfig(str(path), candidates=DRAWN, preferences=KEPT)
-    with pytest.raises(ValueError, match=r"data\.jsonl:2 is no JSON"):
+    with pytest.raises(ValueError, match=r"data\.jsonl:2 is not valid JSON"):
         build_pairs(config, backend, encoder, tmp_path / "strict")
     counted = PairsConfig(
         str(path), candidates=DRAWN, preferences=KEPT, skip_bad=True, suffix=".parquet", format="released"
@@ -191,7 +191,7 @@ def test_bad_input_is_counted_when_asked(tmp_path, tiny_llama, encoder):
         ({"limit": 0}, "limit must be 1"),
         ({"format": "csv"}, '"trl" or "released"'),
         ({"suffix": ".csv"}, r"\.jsonl"),
-        ({"candidates": DRAWN}, "4 candidates are drawn .* 32"),
+        ({"candidates": DRAWN}, "4 candidates are sampled .* 32"),
     ],
 )
 def test_settings_that_make_nothing_are_refused(values, message):
@@ -202,7 +202,7 @@ def test_settings_that_make_nothing_are_refused(values, message):
 def test_shares_of_files_on_the_command_line():
     assert shares(["nq=0.1", "a=b=1"], "--ratio") == {"nq": 0.1, "a=b": 1.0}
     for wrong in ("nq", "nq=", "nq=much"):
-        with pytest.raises(ValueError, match="--ratio must be NAME=NUMBER"):
+        with pytest.raises(ValueError, match="--ratio must have the form NAME=NUMBER"):
             shares([wrong], "--ratio")
 
 

@@ -45,7 +45,7 @@ def test_bad_input():
         ranks(np.array([[1.0, 2.0], [np.nan, 1.0]]))
     with pytest.raises(ValueError, match="n_candidates"):
         ranks(np.array([1.0]))
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="same shape"):
         combined_reward([np.ones((1, 2)), np.ones((1, 3))])
     with pytest.raises(ValueError, match="one weight each"):
         combined_reward([np.ones((1, 2))], (1, 2))
@@ -93,7 +93,7 @@ def test_measure_gain_is_the_change_of_the_measure(encoder, tmp_path):
     assert found[0, 0] == pytest.approx(1 - alone[0, 2]) and found[0, 0] > 0 >= found[0, 1]
     np.testing.assert_array_equal(found[1:], 0)  # nothing to gain, nothing judged
     assert repr(gain).endswith("num_results=3), <2 judgments>, 'RR', fusion='average')")
-    with pytest.raises(ValueError, match="two queries have one id"):
+    with pytest.raises(ValueError, match="two queries have the same id"):
         gain(compare([sets[0], sets[0]], encoder))
 
 

@@ -359,7 +359,7 @@ def test_a_threshold_that_drops_everything_is_said(tmp_path, minilm):
     texts = ("one text", "two texts", "three texts")
     write_candidates(tmp_path / "candidates.jsonl", [CandidateSet("1", "a query", "d", "gold", "answer", texts)])
     recipe = read_recipe(write(tmp_path / "tiny.yaml", preferences={"threshold": 1.5}))
-    with pytest.raises(ValueError, match=r"no pair is left of 1 queries \(1 filtered\).*threshold 1.5"):
+    with pytest.raises(ValueError, match=r"none of the 1 queries gave a pair \(1 filtered\).*threshold 1.5"):
         RecipeStages(recipe).pairs(("self", "retriever")).run(tmp_path, tmp_path)
 
 
@@ -504,21 +504,21 @@ def test_the_recipe_for_scifact_reads(expandr_data, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 3}, r"recipe: unknown \['epochs'\]"),
-        ({"dpo": {"learning_rat": 1.0}}, r"dpo: unknown \['learning_rat'\], known are .*'learning_rate'"),
-        ({"dpo": {"base": "other"}}, r"dpo: unknown \['base'\]"),
+        ({"epochs": 3}, r"recipe: unknown fields \['epochs'\]"),
+        ({"dpo": {"learning_rat": 1.0}}, r"dpo: unknown fields \['learning_rat'\], the fields are .*'learning_rate'"),
+        ({"dpo": {"base": "other"}}, r"dpo: unknown fields \['base'\]"),
         ({"dpo": {"learning_rate": "2e-5"}}, "dpo: learning_rate must be a number.*YAML"),
         ({"candidates": {"samples": 0}}, "candidates: "),
         ({"preferences": {"filter": "none"}}, "preferences: filter 'none' is unknown"),
-        ({"preferences": {"rewards": ["self"]}}, r"preferences: unknown \['rewards'\]"),
-        ({"retriever": {"base": "demo", "stage": "ft"}}, r"retriever: unknown \['stage'\]"),
-        ({"expansion": {"samples": 2}}, r"expansion: unknown \['samples'\]"),
+        ({"preferences": {"rewards": ["self"]}}, r"preferences: unknown fields \['rewards'\]"),
+        ({"retriever": {"base": "demo", "stage": "ft"}}, r"retriever: unknown fields \['stage'\]"),
+        ({"expansion": {"samples": 2}}, r"expansion: unknown fields \['samples'\]"),
         ({"evaluation": {"collections": "pocket"}}, "evaluation: collections must be a list"),
-        ({"systems": ["Best"]}, r"systems \['Best'\] are unknown"),
+        ({"systems": ["Best"]}, r"unknown systems \['Best'\]"),
         ({"parts": {"llm": 1.0}}, "parts must have sizes for llm and retriever"),
         (
             {"llm": "openai:model@http://localhost:1/v1"},
-            r"is on a server and cannot be trained, which \['ExpandR'\] need",
+            r"is on a server, so it cannot be trained as \['ExpandR'\] require",
         ),
         ({"llm": "vlm:model"}, "there is no backend 'vlm'"),
         ({"llm": "/no/such/llm"}, "llm: there is no folder '/no/such/llm'"),
@@ -536,40 +536,40 @@ def test_the_recipe_for_scifact_reads(expandr_data, monkeypatch):
         ({"candidates": {"temperatures": 0.8}}, "candidates: temperatures must be a list of numbers"),
         ({"small_lm": {"layers": "x"}}, "small_lm: layers must be a whole number"),
         ({"systems": []}, "systems must be a list"),
-        ({"parts": {"llm": 0.9, "retriever": 0.9}}, "sizes must be fractions up to 1 in sum"),
-        ({"parts": {"llm": 0, "retriever": 0.9}}, "parts must leave queries to both"),
+        ({"parts": {"llm": 0.9, "retriever": 0.9}}, "sizes must be whole numbers, or fractions that sum to at most 1"),
+        ({"parts": {"llm": 0, "retriever": 0.9}}, "parts must leave queries for both"),
         ({"min_relevance": 0}, "min_relevance must be 1 or more"),
         ({"limit": 0}, "limit must be 1 or more"),
         ({"limit": True}, "limit must be a whole number"),
         ({"seed": -1}, "seed must be 0 or more"),
         ({"seed": "x"}, "seed must be a whole number"),
         ({"seed": 2**32}, "seed must be below"),
-        ({"data": 3}, "data must be a text"),
-        ({"split": ["train"]}, "split must be a text"),
+        ({"data": 3}, "data must be a non-empty string"),
+        ({"split": ["train"]}, "split must be a non-empty string"),
         ({"split": "trian"}, "has no split 'trian': choose one of"),
-        ({"systems": ["ExpandR", "ExpandR"]}, r"systems \['ExpandR'\] come twice"),
+        ({"systems": ["ExpandR", "ExpandR"]}, r"systems \['ExpandR'\] are repeated"),
         ({"parts": {"llm": True, "retriever": 0.5}}, "parts: llm must be a number"),
-        ({"ratios": {"nq": 0.5}}, "ratios are shares of JSONL files"),
-        ({"ratios": {"nq": 2}}, "ratios: nq must be 1 at most"),
+        ({"ratios": {"nq": 0.5}}, "ratios apply to JSONL files"),
+        ({"ratios": {"nq": 2}}, "ratios: nq must be at most 1"),
         (
             {"data": str(RECIPES), "ratios": {"nq": 0.5}},
-            "files that are not there",
+            "files that do not exist",
         ),
         ({"dpo": {**TINY["dpo"], "max_length": 385}}, "dpo: max_length 385 exceeds the context of llm 'small', 384"),
         ({"dpo": {}}, "dpo: max_length 612 exceeds the context"),
         ({"dpo": {**TINY["dpo"], "precompute_reference": "no"}}, "dpo: precompute_reference must be true or false"),
         ({"dpo": {**TINY["dpo"], "epochs": float("inf")}}, "dpo: epochs must be finite"),
         ({"retriever": {**TINY["retriever"], "epochs": float("inf")}}, "retriever: epochs must be finite"),
-        ({"candidates": {"max_new_tokens": 321}}, "candidates: max_new_tokens 321 beside 64 tokens of prompt exceeds"),
-        ({"expansion": {"max_new_tokens": 321}}, "expansion: max_new_tokens 321 beside 64 tokens of prompt exceeds"),
+        ({"candidates": {"max_new_tokens": 321}}, "candidates: max_new_tokens 321 plus 64 tokens of prompt exceeds"),
+        ({"expansion": {"max_new_tokens": 321}}, "expansion: max_new_tokens 321 plus 64 tokens of prompt exceeds"),
         ({"llm": "me/model-7B?revison=abc"}, "has no option revison"),
         ({"llm": "me/model-7B?batch_size=many"}, "batch_size must be int"),
-        ({"llm": "me/model-7B?revision=abc", "dpo": {"revision": "main"}}, "dpo: revision 'main' is not what llm"),
-        ({"llm": "me/model-7B", "dpo": {"trust_remote_code": True}}, "dpo: trust_remote_code True is not what llm"),
+        ({"llm": "me/model-7B?revision=abc", "dpo": {"revision": "main"}}, "dpo: revision 'main' contradicts llm"),
+        ({"llm": "me/model-7B", "dpo": {"trust_remote_code": True}}, "dpo: trust_remote_code True contradicts llm"),
         ({"evaluation": {"data": "/no/such/folder"}}, "evaluation: data: there is no folder"),
         ({"evaluation": {"collections": ["pocket"], "split": "tset"}}, "evaluation: .*has no split 'tset'"),
         ({"evaluation": {"collections": ["pockett"]}}, "evaluation: unknown collection 'pockett'"),
-        ({"evaluation": {"collections": ["irds:no/such"]}}, "evaluation: ir-datasets knows no"),
+        ({"evaluation": {"collections": ["irds:no/such"]}}, "evaluation: ir-datasets has no dataset"),
     ],
 )
 def test_every_field_is_checked(tmp_path, changes, message):
@@ -579,20 +579,20 @@ def test_every_field_is_checked(tmp_path, changes, message):
 
 def test_no_recipe(tmp_path):
     (tmp_path / "broken.yaml").write_text("data: [")
-    with pytest.raises(ValueError, match="broken.yaml: no YAML"):
+    with pytest.raises(ValueError, match="broken.yaml: not valid YAML"):
         read_recipe(tmp_path / "broken.yaml")
     (tmp_path / "empty.yaml").write_text("seed: 1")
     with pytest.raises(ValueError, match=r"lacks \['data', 'llm', 'retriever'\]"):
         read_recipe(tmp_path / "empty.yaml")
     (tmp_path / "twice.yaml").write_text("data: pocket\ndpo:\n  beta: 0.1\n  beta: 0.2\n")
-    with pytest.raises(ValueError, match="twice.yaml: line 4: 'beta' comes twice"):
+    with pytest.raises(ValueError, match="twice.yaml: line 4: the key 'beta' is repeated"):
         read_recipe(tmp_path / "twice.yaml")
     assert "expandr: error:" in expandr("train", "run", tmp_path / "missing.yaml", status=2)
 
 
 def test_a_part_without_queries_is_refused(tmp_path):
     recipe = Recipe("pocket", "me/model-7B", {"base": "demo"}, limit=1)
-    with pytest.raises(ValueError, match="leaves no query for"):
+    with pytest.raises(ValueError, match="no training query is left for"):
         RecipeStages(recipe).examples().run(tmp_path)
 
 

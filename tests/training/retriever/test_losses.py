@@ -257,7 +257,7 @@ def test_in_evaluation_nothing_is_cached(tiny_bert, rows):
         ({"temperature": 0}, "above 0"),
         ({"similarity": "l2"}, "'dot' or 'cosine'"),
         ({"mini_batch_size": 0}, "None for no caching"),
-        ({"fusion": 1.5}, "in \\[0, 1\\]"),
+        ({"fusion": 1.5}, "between 0 and 1"),
         ({"normalize": False}, "remove that module"),
     ],
 )

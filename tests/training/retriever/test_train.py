@@ -169,7 +169,7 @@ def test_a_finished_run_is_given_back_and_others_are_refused(tiny_bert, trained,
     before = {path: path.stat().st_mtime_ns for path in trained.iterdir()}
     assert train_retriever(config(tiny_bert, trained, mini_batch_size=2)) == trained
     assert {path: path.stat().st_mtime_ns for path in trained.iterdir()} == before
-    with pytest.raises(ValueError, match=r"other settings \(learning_rate: 0.001 there, 0.002 here\)"):
+    with pytest.raises(ValueError, match=r"different settings \(learning_rate: 0.001 there, 0.002 here\)"):
         train_retriever(config(tiny_bert, trained, learning_rate=2e-3))
     fewer = tmp_path / "fewer.jsonl"
     lines = Path(EXPANSIONS).read_text().splitlines(keepends=True)
@@ -223,7 +223,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tiny_bert, trained, tmp_path)
     full = run_until(6, "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))", settings)
     assert full.returncode == 1
     assert "OSError" in full.stderr and "checkpoint-8 could not be written" in full.stderr, full.stderr[-3000:]
-    assert "goes on from checkpoint-4, which is whole" in full.stderr
+    assert "continues from checkpoint-4, which is complete" in full.stderr
     out = train_retriever(settings)
     assert losses(out) == pytest.approx(losses(trained), abs=1e-6)
     assert_equal_weights(out, trained, atol=1e-6, rtol=1e-5)
@@ -287,7 +287,7 @@ def test_too_few_queries_to_hold_any_out(tiny_bert, tmp_path, caplog):
     out = train_retriever(
         config(tiny_bert, tmp_path / "out", data=data, expansions=None, dev_fraction=1e-6, patience=1)
     )
-    assert "no query is held out of so few" in caplog.text and record(out)["after"] is None
+    assert "too few queries to hold any out" in caplog.text and record(out)["after"] is None
 
 
 def test_ragged_data_is_trained_on(tiny_bert, tmp_path, caplog):
@@ -299,7 +299,7 @@ def test_ragged_data_is_trained_on(tiny_bert, tmp_path, caplog):
     settings = RetrieverTrainingConfig(tiny_bert, data, str(tmp_path / "out"), max_length=64, device="cpu", **options)
     out = train_retriever(settings)
     assert len(losses(out)) == 3 and record(out)["data"]["with an expansion"] == 5
-    assert "batch_size is larger than the 9 training pairs: each step sees 9" in caplog.text
+    assert "batch_size is larger than the 9 training pairs: each step uses 9" in caplog.text
     assert "4 of 9 pairs have no expansion" in caplog.text
 
 
@@ -307,7 +307,7 @@ def test_no_positives_and_no_data(tiny_bert, tmp_path, monkeypatch):
     from pyterrier_expandr.training.retriever import data as retriever_data
 
     one = examples(tmp_path / "one.jsonl", ragged(2))
-    with pytest.raises(ValueError, match="leaves 1 training pairs: contrastive training needs two"):
+    with pytest.raises(ValueError, match="leaves 1 training pairs, but contrastive training needs two"):
         train_retriever(RetrieverTrainingConfig(tiny_bert, one, tmp_path / "out", dev_fraction=0))
     lonely = [TrainingExample("q7", "why", (), ())]
     monkeypatch.setattr(retriever_data, "open_examples", lambda *_, **__: iter(lonely))
@@ -317,7 +317,7 @@ def test_no_positives_and_no_data(tiny_bert, tmp_path, monkeypatch):
 
 def test_held_out_queries_that_are_trained_on(tiny_bert, tmp_path):
     dev = write_some(tmp_path / "dev.jsonl", list(open_examples("pocket", "train"))[3:5])
-    with pytest.raises(ValueError, match=r"2 of the held-out queries are trained on as well.*\['q0\d', 'q\d+'\]"):
+    with pytest.raises(ValueError, match=r"2 of the held-out queries are also trained on.*\['q0\d', 'q\d+'\]"):
         train_retriever(config(tiny_bert, tmp_path / "out", dev_data=dev))
     other = write_some(tmp_path / "other.jsonl", list(open_examples("pocket", "test"))[:5])
     out = train_retriever(config(tiny_bert, tmp_path / "out", dev_data=other))
@@ -379,7 +379,7 @@ def test_pooling_that_contradicts_the_profile(tiny_bert, trained, tmp_path, capl
     cls = ExpandREncoder(tiny_bert, pooling="cls", normalize=True, device="cpu")
     cls.model.save_pretrained(str(tmp_path / "cls"))
     out = train_retriever(config(str(tmp_path / "cls"), tmp_path / "out", profile="reference-contriever"))
-    assert "the profile 'reference-contriever', which pools by 'mean', wins over the pooling 'cls'" in caplog.text
+    assert "the profile 'reference-contriever', which pools by 'mean', overrides the pooling 'cls'" in caplog.text
     assert ExpandREncoder(out).source["pooling"] == "mean"
     own = train_retriever(config(str(tmp_path / "cls"), tmp_path / "own"))
     assert ExpandREncoder(own).source["pooling"] == "cls"
@@ -410,10 +410,10 @@ def test_a_profile_without_normalisation_saves_none(tmp_path):
         ({"epochs": 0}, ValueError, "epochs must be above 0"),
         ({"dev_fraction": 1}, ValueError, "below 1"),
         ({"patience": 2, "dev_fraction": 0}, ValueError, "patience needs held-out queries"),
-        ({"fusion": max}, TypeError, "cannot be written down"),
-        ({"fusion": 2.0}, ValueError, "in \\[0, 1\\]"),
+        ({"fusion": max}, TypeError, "cannot be saved with the settings"),
+        ({"fusion": 2.0}, ValueError, "between 0 and 1"),
         ({"batch_size": 7.5}, TypeError, "whole number"),
-        ({"device": "cuda:1"}, ValueError, "CUDA_VISIBLE_DEVICES chooses"),
+        ({"device": "cuda:1"}, ValueError, "with CUDA_VISIBLE_DEVICES"),
         ({"mini_batch_size": 0}, ValueError, "mini_batch_size must be 1 or more"),
     ],
 )
@@ -425,7 +425,7 @@ def test_settings_that_mean_nothing(options, error, message):
 @pytest.mark.parametrize("options", [{"device": "cuda"}, {"precision": "fp16"}, {"precision": "fp16", "device": None}])
 def test_what_needs_a_gpu_says_so(options, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="needs a GPU, and there is none"):
+    with pytest.raises(ValueError, match="needs a GPU, but there is none"):
         train_retriever(config("base", tmp_path / "out", **options))
 
 
@@ -504,7 +504,7 @@ def test_two_encoders_are_trained_each_on_its_own_side(tmp_path):
     for side in ("query", "document"):
         before, after = (encoder[side].state_dict() for encoder in encoders)
         assert any(not torch.equal(value, after[name]) for name, value in before.items()), side
-    with pytest.raises(ValueError, match="two encoders pool for themselves"):
+    with pytest.raises(ValueError, match="two encoders each set their own pooling"):
         train_retriever(config(tmp_path / "dpr", tmp_path / "other", pooling="cls"))
 
 
@@ -512,5 +512,5 @@ def test_a_base_that_cuts_its_vectors_is_trained_whole(tiny_bert, tmp_path, capl
     model = ExpandREncoder(tiny_bert, normalize=True, truncate_dim=8, device="cpu").model
     model.save_pretrained(str(tmp_path / "base"))
     out = train_retriever(config(tmp_path / "base", tmp_path / "out", stage="raw"))
-    assert "whole ones are trained" in caplog.text
+    assert "training uses full ones" in caplog.text
     assert SentenceTransformer(str(out), device="cpu").encode("sky").shape == (32,)

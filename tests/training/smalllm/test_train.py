@@ -117,14 +117,14 @@ def test_a_killed_run_ends_in_the_same_weights(trained, data, tmp_path):
 
 
 def test_other_settings_are_refused_by_name(trained, data, tmp_path):
-    with pytest.raises(ValueError, match=r"seed: 42 there, 7 here.*name another folder"):
+    with pytest.raises(ValueError, match=r"seed: 42 there, 7 here.*choose another folder"):
         train_small_lm(*data, trained, replace(TINY, seed=7))
     older = tmp_path / "older"
     older.mkdir()
     (older / "smalllm.json").write_text('{"config": {"seed": 42}}')
-    with pytest.raises(ValueError, match="seed: None there, 42 here.*name another folder"):
+    with pytest.raises(ValueError, match="seed: None there, 42 here.*choose another folder"):
         train_small_lm(*data, older, TINY)
-    with pytest.raises(ValueError, match="other texts_and_pairs"):
+    with pytest.raises(ValueError, match="different texts_and_pairs"):
         train_small_lm(data[0][1:], data[1], trained, TINY)
 
 
@@ -132,9 +132,9 @@ def test_other_settings_are_refused_by_name(trained, data, tmp_path):
     ("values", "message"),
     [
         ({"layers": 0}, "layers must be 1 or more"),
-        ({"vocab_size": 100}, "vocab_size must hold"),
-        ({"heads": 3}, "must be heads 3 times"),
-        ({"passage_tokens": 500}, "context 512 must hold"),
+        ({"vocab_size": 100}, "vocab_size must be at least"),
+        ({"heads": 3}, "must be an even multiple of heads 3"),
+        ({"passage_tokens": 500}, "context 512 must be large enough"),
         ({"prompt": "no field"}, "must contain {query}"),
         ({"text_epochs": 0}, "text_epochs must be above 0"),
         ({"pair_learning_rate": float("nan")}, "pair_learning_rate must be finite"),
@@ -171,5 +171,5 @@ def test_nothing_to_learn_from(tmp_path):
     with pytest.raises(ValueError, match="got 0 and 1"):
         train_small_lm([], [("q", "d")], tmp_path / "lm")
     (tmp_path / "other").mkdir()
-    with pytest.raises(ValueError, match="no finished run: it has no smalllm.json"):
+    with pytest.raises(ValueError, match="not a finished run .it has no smalllm.json"):
         train_small_lm(["d"], [("q", "d")], tmp_path / "other")
