@@ -56,7 +56,8 @@ def expander(
 ) -> None:
     """Train a LoRA adapter by DPO, or on the chosen texts alone; a rerun goes on where it was interrupted."""
     given = dict(locals())  # each option is a field of the configuration
-    from ..training.expander.train import PAPER_LOSSES, RECORD, ExpanderTrainingConfig, train_expander
+    from ..training.expander.config import PAPER_LOSSES, ExpanderTrainingConfig
+    from ..training.expander.train import RECORD, train_expander
 
     modules = tuple(given.pop("target_module") or ExpanderTrainingConfig.target_modules)
     losses = shares(given.pop("loss") or [], "--loss") or PAPER_LOSSES

@@ -262,9 +262,7 @@ class ExpandR(pt.Artifact):
     @classmethod
     def _from_hub(cls, name: str, options: dict[str, Any]) -> ExpandR:
         if name.count("/") != 1 or name.startswith((".", "/", "~")):
-            raise FileNotFoundError(
-                f"there is no folder {name!r}: give one written by ExpandR.save, or owner/name on the hub"
-            )
+            raise FileNotFoundError(f"there is no folder {name!r}: give one that ExpandR.save wrote, or owner/name")
         try:
             return cls.from_hf(name, **options)  # type: ignore[return-value]
         except OSError as error:

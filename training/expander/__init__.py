@@ -7,6 +7,6 @@ tokens must stay those that the backend renders.
 
 from ...common.lazy import lazy_names
 
-_HOME = {"ExpanderTrainingConfig": "train", "merge_adapter": "merge", "train_expander": "train"}
+_HOME = {"ExpanderTrainingConfig": "config", "merge_adapter": "merge", "train_expander": "train"}
 __all__ = sorted(_HOME)
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -19,7 +19,7 @@ from ..progress import ProgressBar
 from .pair_tokens import TokenizedPairs
 
 if TYPE_CHECKING:
-    from .train import ExpanderTrainingConfig
+    from .config import ExpanderTrainingConfig
 
 
 class TokenizedDPOTrainer(DPOTrainer):

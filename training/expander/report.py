@@ -16,7 +16,7 @@ from ...expansion.expander import generate_cached
 if TYPE_CHECKING:
     from transformers import TrainerState
 
-    from .train import ExpanderTrainingConfig
+    from .config import ExpanderTrainingConfig
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..stage import Stage
+from .config import ExpanderTrainingConfig
 from .merge import RECORD as MERGE_RECORD
 from .merge import merge_adapter
 from .train import RECORD as ADAPTER_RECORD
-from .train import ExpanderTrainingConfig, train_expander
+from .train import train_expander
 
 
 def dpo_stage(

@@ -15,7 +15,7 @@ from ...expansion.backends.base import Sampling
 from ...expansion.backends.opening import backend_parts, open_backend
 from ...expansion.prompts import resolve_prompt
 from ..data.examples import are_counts
-from ..expander.train import ExpanderTrainingConfig
+from ..expander.config import ExpanderTrainingConfig
 from ..preferences.candidates import CandidateSettings
 from ..preferences.choice import PreferenceSettings
 from ..setting_checks import check_number, check_whole
