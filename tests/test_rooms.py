@@ -87,7 +87,7 @@ def test_files_and_functions_stay_readable():
 
 def test_moved_paths_work_for_one_release_and_say_so():
     for old, new in pyterrier_expandr._moved.MOVED.items():
-        with pytest.warns(DeprecationWarning, match=f"is pyterrier_expandr.{new} now"):
+        with pytest.warns(DeprecationWarning, match=f"has moved to pyterrier_expandr.{new};"):
             sys.modules.pop(f"pyterrier_expandr.{old}", None)
             moved = __import__(f"pyterrier_expandr.{old}", fromlist=["_"])
         assert moved is sys.modules[f"pyterrier_expandr.{new}"]

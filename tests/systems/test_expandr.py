@@ -277,7 +277,7 @@ def test_in_an_experiment_every_collection_gets_an_index(built, bert, tmp_path):
         beir.experiment(changed, "pocket", tmp_path / "r", verbose=False).cells["fingerprint"][0]
         != again.cells["fingerprint"][0]
     )
-    with pytest.raises(ValueError, match="has the index of one corpus, and there are 2"):
+    with pytest.raises(ValueError, match="has the index of one corpus, but there are 2"):
         beir.experiment({"s": built}, ["pocket", "irds:expandr-pocket/train"], tmp_path / "two", verbose=False)
     assert beir.experiment({"s": built}, "pocket", tmp_path / "one", verbose=False).failures.empty
 

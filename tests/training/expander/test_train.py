@@ -523,7 +523,8 @@ def test_the_command_has_each_setting(config, tmp_path):
     settings = record["settings"]
     assert (settings["max_grad_norm"], settings["dtype"], settings["trust_remote_code"]) == (3, "float32", True)
     assert record["generation_words"]["max_tokens"] == 4 and '"generation_words"' in done.output
-    options = {name.replace("target_module", "target_modules") for name in inspect.signature(expander).parameters}
+    renamed = {"target_module": "target_modules", "loss": "losses"}
+    options = {renamed.get(name, name) for name in inspect.signature(expander).parameters}
     assert options == {field.name for field in fields(ExpanderTrainingConfig)}
 
 
