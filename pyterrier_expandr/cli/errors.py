@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 
+from ..common.printable import printable
+
 #: how libraries that raise no OSError tell that the system refused
 SYSTEM_SAID = re.compile(
     r"\(os error \d+\)|No space left on device|disk is full|Disk quota exceeded|File too large|Permission denied|"
@@ -27,7 +29,7 @@ def answered() -> Iterator[None]:
         yield
     except Exception as error:
         if (sentence := mendable(error)) is None:
-            traceback.print_exc()
+            print(printable(traceback.format_exc()), end="", file=sys.stderr)
             sentence = (
                 f"this is a bug in pyterrier_expandr {version('pyterrier_expandr')}: please report the lines above and "
                 f"the command to its issue tracker: expandr {shlex.join(sys.argv[1:])}"
@@ -70,4 +72,4 @@ def _first_line(error: BaseException) -> str:
 
 
 def _say(sentence: str) -> None:
-    print(f"expandr: error: {sentence}", file=sys.stderr)
+    print(f"expandr: error: {printable(sentence)}", file=sys.stderr)

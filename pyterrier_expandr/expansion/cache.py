@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS request (
 );
 CREATE TABLE IF NOT EXISTS generation (
     request INTEGER NOT NULL REFERENCES request (id), sample INTEGER NOT NULL, text TEXT NOT NULL,
-    truncated INTEGER NOT NULL, created TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    truncated INTEGER NOT NULL, created TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP, refused INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (request, sample)
 ) WITHOUT ROWID;
 """
@@ -44,6 +44,7 @@ _COLUMNS = (
     "text",
     "truncated",
     "created",
+    "refused",
 )
 
 
@@ -89,6 +90,7 @@ class GenerationCache:
                 raise ValueError(f"{self.path!r} is an SQLite file but no generation cache: name another file")
             _write_ahead(connection)
             connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            _add_refused(connection)
         except sqlite3.OperationalError as error:
             if connection is not None:
                 connection.close()
@@ -109,12 +111,16 @@ class GenerationCache:
         """The stored generations among `request.samples`, by sample number."""
         wanted = set(request.samples)
         query = (
-            "SELECT sample, text, truncated FROM generation JOIN request ON request.id = generation.request "
+            "SELECT sample, text, truncated, refused FROM generation JOIN request ON request.id = generation.request "
             "WHERE request.key = ?"
         )
         with self._lock:
             rows = self._connection.execute(query, (_key(fingerprint, request),)).fetchall()
-        return {sample: Generation(text, bool(truncated)) for sample, text, truncated in rows if sample in wanted}
+        return {
+            sample: Generation(text, bool(truncated), bool(refused))
+            for sample, text, truncated, refused in rows
+            if sample in wanted
+        }
 
     def put(self, fingerprint: dict[str, Any], request: Request, generations: dict[int, Generation]) -> None:
         """Store generations by sample number, in one transaction; a sample that is there already is kept as it is."""
@@ -152,9 +158,9 @@ class GenerationCache:
             ),
         )
         self._connection.executemany(
-            "INSERT OR IGNORE INTO generation (request, sample, text, truncated) "
-            "SELECT id, ?, ?, ? FROM request WHERE key = ?",
-            [(sample, g.text, int(g.truncated), key) for sample, g in generations.items()],
+            "INSERT OR IGNORE INTO generation (request, sample, text, truncated, refused) "
+            "SELECT id, ?, ?, ?, ? FROM request WHERE key = ?",
+            [(sample, g.text, int(g.truncated), int(g.refused), key) for sample, g in generations.items()],
         )
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -168,6 +174,7 @@ class GenerationCache:
                 "model": json.loads(record["model"]),
                 "messages": json.loads(record["messages"]),
                 "truncated": bool(record["truncated"]),
+                "refused": bool(record["refused"]),
             }
 
     def close(self) -> None:
@@ -199,6 +206,14 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
                 raise
             time.sleep(0.01)
+
+
+def _add_refused(connection: sqlite3.Connection) -> None:
+    """Give a file of an earlier release the column for refusals, which that release goes on without."""
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        if "refused" not in {row[1] for row in connection.execute("PRAGMA table_info(generation)")}:
+            connection.execute("ALTER TABLE generation ADD COLUMN refused INTEGER NOT NULL DEFAULT 0")
 
 
 def _key(fingerprint: dict[str, Any], request: Request) -> bytes:

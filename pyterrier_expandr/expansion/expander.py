@@ -112,10 +112,11 @@ class LLMExpander(BaseExpander):
             for (asked, request), group in zip(requests.items(), generations, strict=True)
         }
         written = [g for group in generations for g in group]
+        marked = f" ({refused} refused)" if (refused := sum(g.refused for g in written)) else ""
         warn_of(
             f"of {len(written)} expansions",
             (cut, "queries were cut to fit the model's context"),
-            (sum(not g.text.strip() for g in written), "expansions came back empty"),
+            (sum(not g.text.strip() for g in written), f"expansions came back empty{marked}"),
             (sum(refused for _, refused in kept.values()), LEFT_OUT),
             (sum(g.truncated for g in written), f"expansions were truncated at {self.max_new_tokens} tokens"),
         )
@@ -173,7 +174,7 @@ def generate_cached(
         for place, generations in stream:
             i, request = missing[place]
             fresh = dict(zip(request.samples, generations, strict=True))
-            cache.put(fingerprint, request, fresh)
+            cache.put(fingerprint | backend.learned(), request, fresh)
             known[i].update(fresh)
             progress.update()
     return [[known[i][sample] for sample in request.samples] for i, request in zip(first, requests, strict=True)]

@@ -112,7 +112,7 @@ def cut_to_fit(template: str, fields: dict[str, str], *, cut: str, backend: Back
         tokens = backend.prompt_tokens(render(template, **{**fields, cut: shortened(length)}))
         return tokens is None or tokens <= room
 
-    if fits(len(whole)):
+    if backend.surely_fits(render(template, **fields), room) or fits(len(whole)):
         return whole
     longest = _largest(len(whole), fits)
     if longest < min(8, len(whole)):

@@ -71,10 +71,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Generation:
-    """One text as the model wrote it. `truncated` says that it hit `max_new_tokens` before its end of turn."""
+    """One text as the model wrote it.
+
+    `truncated` says that it hit `max_new_tokens` before its end of turn; `refused`, with an empty text, that a server
+    marked what the model wrote as a refusal.
+    """
 
     text: str
     truncated: bool = False
+    refused: bool = False
 
 
 Stream: TypeAlias = Generator[tuple[int, list[Generation]], None, None]
@@ -103,6 +108,14 @@ class Backend(ABC):
     def prompt_tokens(self, messages: Sequence[Message]) -> int | None:
         """Tokens of the rendered prompt, or None where the backend cannot count them."""
         return None
+
+    def surely_fits(self, messages: Sequence[Message], tokens: int) -> bool:
+        """Whether the rendered prompt has no more than `tokens` for certain, told without counting them."""
+        return False
+
+    def learned(self) -> dict[str, Any]:
+        """What generating has added to the fingerprint; it is recorded with the texts that are written from then on."""
+        return {}
 
     def generate(self, requests: Sequence[Request]) -> list[list[Generation]]:
         """All generations, in the order of `requests`."""

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Generator, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from itertools import count, islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ...common.frames import without_surrogates
-from .base import Backend, Generation, Request, Stream, complete
+from .answers import context_exceeded, counted_tokens, generation
+from .base import Backend, Generation, Message, Request, Sampling, Stream, complete
+from .failures import Failure, client_library, explained, shortened, words
+from .quirks import Quirks, remember, remembered
 from .retries import may_pass, pause_after
+from .transport import UnusableAnswer, bounded_client
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -21,8 +28,16 @@ if TYPE_CHECKING:
 #: fields of a request that `Request` and `Sampling` decide
 OWN_FIELDS = frozenset({"model", "messages", "temperature", "top_p", "max_tokens", "seed", "n", "stream"})
 
-#: characters of a server's own words in an error message
-QUOTED = 300
+#: seconds to wait for a server's list of models
+LIST_TIMEOUT = 10.0
+
+#: how servers name the context of a model in that list: vLLM and SGLang, then vendors
+CONTEXT_FIELDS = ("max_model_len", "context_length", "context_window")
+
+#: more tokens than a chat template puts around the messages
+TEMPLATE_TOKENS = 256
+
+logger = logging.getLogger(__name__)
 
 
 class OpenAIBackend(Backend):
@@ -33,7 +48,13 @@ class OpenAIBackend(Backend):
     connections, timeouts) are repeated with growing random pauses, or after the pause that the server's `Retry-After`
     asks for. What then still fails stops the batch with an error; samples that were on their way are awaited first.
     An answer counts only if it is one completion that ended by itself or at `max_new_tokens`. A completion that the
-    server's content filter stopped counts as empty.
+    server's content filter stopped counts as empty, and so does a refusal that the server marks as one.
+
+    Where the model refuses `seed`, `temperature` or `top_p`, the request is sent again without it: a warning says so
+    and the fingerprint records it (`not_honoured`). `max_tokens` is sent as `max_completion_tokens` to models that want
+    that. What was learned is kept for later processes in `servers.json` in the cache folder (`EXPANDR_CACHE`). A query
+    is cut to the context that the server tells in its list of models, if it does. Redirects to another server are
+    refused.
 
     The key is read from an environment variable when it is needed. It is in no message, log, cache or pickle.
 
@@ -88,11 +109,53 @@ class OpenAIBackend(Backend):
         self.concurrency, self.timeout = concurrency, timeout
         self.max_retries, self.deadline = max_retries, deadline
         self.extra_body = None if extra_body is None else json.loads(json.dumps(extra_body))
+        self._quirks = remembered(self.base_url, self.model)
+        self._asked_context = self._warned = False
 
     def fingerprint(self) -> dict[str, Any]:
-        """Server, model and extra fields; never the key."""
+        """Server, model, extra fields and what the model is known not to honour; never the key."""
         extra = {} if self.extra_body is None else {"extra_body": self.extra_body}
-        return {"engine": "openai", "base_url": self.base_url, "model": self.model, **extra}
+        return {"engine": "openai", "base_url": self.base_url, "model": self.model, **extra, **self.learned()}
+
+    def learned(self) -> dict[str, Any]:
+        """The fields of a request that the model refuses, as `not_honoured`; nothing where it takes all."""
+        refused = self._quirks.not_honoured
+        return {"not_honoured": list(refused)} if refused else {}
+
+    @property
+    def context_length(self) -> int | None:  # type: ignore[override]
+        """The context that the server tells in its list of models, asked once; what it told before if it is away."""
+        if not self._asked_context:
+            self._asked_context = True
+            try:
+                context = self._now(self._listed_context)
+            except Exception as error:  # no server, no list: what is wrong with it is said when it is to generate
+                logger.info("%r lists no models: %s", self, shortened(words(error)))
+            else:
+                self._learn(replace(self._quirks, context=context))
+        return self._quirks.context
+
+    async def _listed_context(self, client: AsyncOpenAI) -> int | None:
+        raw = await client.models.with_raw_response.list(timeout=min(LIST_TIMEOUT, self.timeout))
+        listed: dict[str, Any] = next((m for m in json.loads(raw.content)["data"] if m["id"] == self.model), {})
+        told = [listed[name] for name in CONTEXT_FIELDS if type(listed.get(name)) is int and listed[name] > 0]
+        return told[0] if told else None
+
+    def surely_fits(self, messages: Sequence[Message], tokens: int) -> bool:
+        """Whether even one token for each byte makes no more than `tokens`."""
+        return sum(len(without_surrogates(m["content"]).encode()) for m in messages) + TEMPLATE_TOKENS <= tokens
+
+    def prompt_tokens(self, messages: Sequence[Message]) -> int | None:
+        """The tokens that the server counts in the prompt when it is asked for an answer of one token."""
+        request = Request(tuple(messages), Sampling(temperature=0, max_new_tokens=1))
+        try:
+            answer = self._now(self._answer, request, 0)
+        except Exception as error:
+            said = words(error)
+            if context_exceeded(said):
+                return counted_tokens(said) or (self.context_length or 0) + 1
+            raise self._explained(error, "nothing was written", request) from None
+        return getattr(getattr(answer, "usage", None), "prompt_tokens", None)
 
     def stream(self, requests: Sequence[Request]) -> Stream:
         """Yield `(index, one Generation per sample)` as they are ready; long prompts are sent first."""
@@ -102,7 +165,6 @@ class OpenAIBackend(Backend):
         """Each `(index of the request, sample, text)` as it is ready; the first error is raised after the others."""
         if not requests:
             return
-        openai = _client_library()
         from anyio.from_thread import start_blocking_portal
 
         # A prompt that the server's context does not hold fails at the start and not after hours.
@@ -110,14 +172,9 @@ class OpenAIBackend(Backend):
         waiting: Iterator[tuple[int, int]] = iter([(i, s) for i in order for s in dict.fromkeys(requests[i].samples)])
         running: dict[Future[Generation], tuple[int, int]] = {}
         finished: SimpleQueue[Future[Generation]] = SimpleQueue()
-        error: BaseException | None = None
+        error: tuple[BaseException, Request] | None = None
         written = 0
-        client = openai.AsyncOpenAI(
-            api_key=self._key() or "none",
-            base_url=self.base_url,
-            timeout=self.timeout,
-            max_retries=0,  # the library's own retries do not keep longer pauses that a server asks for
-        )
+        client = self._client()
         # The event loop runs in a thread of its own: a notebook's thread has one already.
         with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
             try:
@@ -132,96 +189,113 @@ class OpenAIBackend(Backend):
                     i, sample = running.pop(future)
                     if (problem := future.exception()) is None:
                         written += 1
+                        self._warn()
                         yield i, sample, future.result()
                     elif error is None:
-                        error = problem
+                        error = problem, requests[i]
             finally:
                 for future in running:
                     future.cancel()
         if error is not None:
-            raise self._explained(error, f"{written} samples of this call were written before")
+            raise self._explained(error[0], f"{written} samples of this call were written before", error[1])
+
+    def _client(self) -> AsyncOpenAI:
+        openai = client_library()
+        return openai.AsyncOpenAI(
+            api_key=self._key() or "none",
+            base_url=self.base_url,
+            timeout=self.timeout,
+            max_retries=0,  # the library's own retries do not keep longer pauses that a server asks for
+            http_client=bounded_client()(timeout=self.timeout),
+        )
+
+    def _now(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What `call(client, *arguments)` gives, from a client for it alone."""
+        from anyio.from_thread import start_blocking_portal
+
+        client = self._client()
+        with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
+            return portal.call(call, client, *arguments)
 
     async def _ask(self, client: AsyncOpenAI, request: Request, sample: int) -> Generation:
+        return generation(await self._answer(client, request, sample))
+
+    async def _answer(self, client: AsyncOpenAI, request: Request, sample: int) -> Any:
+        """The server's answer, after as many tries as may be needed."""
         import anyio
         import openai
 
         with anyio.fail_after(self.deadline):
             for number in count():
                 try:
-                    return _generation(await self._try(client, request, sample))
+                    return await self._try(client, request, sample)
                 except openai.APIError as error:
+                    if isinstance(error.__cause__, UnusableAnswer):
+                        raise error.__cause__ from None
                     if number == self.max_retries or not may_pass(error):
                         raise
                     pause = pause_after(error, number)
                     if anyio.current_time() + pause > anyio.current_effective_deadline():
-                        raise TimeoutError(f"{_words(error)}; the next try would be in {pause:.0f} s") from error
+                        raise TimeoutError(f"{words(error)}; the next try would be in {pause:.0f} s") from error
                 await anyio.sleep(pause)
         raise AssertionError("the loop ends by an answer or an error")
 
     async def _try(self, client: AsyncOpenAI, request: Request, sample: int) -> Any:
-        return await client.chat.completions.create(
-            model=self.model,
-            messages=[{"role": m["role"], "content": without_surrogates(m["content"])} for m in request.messages],  # type: ignore[misc]
-            temperature=request.sampling.temperature,
-            top_p=request.sampling.top_p,
-            max_tokens=request.sampling.max_new_tokens,
-            seed=request.sample_seed(sample) % 2**31,  # some servers keep seeds in 32 bits
-            extra_body=self.extra_body,
-        )
+        """One answer; what the model refuses to take is left out, or sent under its other name, until it answers."""
+        import openai
+
+        fields = {
+            "temperature": request.sampling.temperature,
+            "top_p": request.sampling.top_p,
+            "max_tokens": request.sampling.max_new_tokens,
+            "seed": request.sample_seed(sample) % 2**31,  # some servers keep seeds in 32 bits
+        }
+        messages = [{"role": m["role"], "content": without_surrogates(m["content"])} for m in request.messages]
+        quirks = self._quirks
+        while True:
+            try:
+                answer = await client.chat.completions.create(
+                    model=self.model,
+                    messages=messages,  # type: ignore[arg-type]
+                    extra_body=self.extra_body,
+                    **quirks.applied(fields),
+                )
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                said = words(error)
+                if context_exceeded(said) or (more := quirks.after(said)) is None:
+                    raise
+                quirks = more
+            else:
+                if quirks != self._quirks:  # what did not help is not learned
+                    self._learn(quirks.joined(self._quirks))
+                return answer
+
+    def _learn(self, quirks: Quirks) -> None:
+        if quirks != self._quirks:
+            self._quirks = quirks
+            remember(self.base_url, self.model, quirks)
+
+    def _warn(self) -> None:
+        """Say once for each backend what its model does not honour."""
+        if self._quirks.not_honoured and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self!r} does not take {', '.join(self._quirks.not_honoured)}: the server's own values are used, and "
+                "its texts cannot be repeated, except from the cache",
+                stacklevel=4,
+            )
 
     def _key(self) -> str | None:
         return os.environ.get(self.api_key_env, "").strip() or None
 
-    def _explained(self, error: BaseException, written: str) -> BaseException:
-        """`error` in words that say how to mend it, without the key, which some servers repeat."""
-        openai = _client_library()
-        key = self._key()
-        said = _words(error)
-        said = " ".join((said.replace(key, "***") if key else said).split())
-        said = said if len(said) <= QUOTED else said[:QUOTED] + " ..."
+    def _explained(self, error: BaseException, written: str, request: Request) -> BaseException:
         tries = f"after {self.max_retries + 1} tries"
-        if isinstance(error, (openai.APITimeoutError, TimeoutError)):
-            limits = f"timeout={self.timeout:g} s for a try, deadline={self.deadline:g} s for all"
-            return TimeoutError(f"{self!r} gave no answer in time ({limits}): {said or 'no answer'}; {written}")
-        if isinstance(error, openai.APIConnectionError):
-            return ConnectionError(f"{self!r} cannot be reached {tries}: {said}; is the server running? {written}")
-        if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
-            state = "its value was refused" if key else "it is not set"
-            return ValueError(
-                f"{self!r} refused the key: {said}\nThe key comes from the environment variable {self.api_key_env}: "
-                f"{state}; {written}"
-            )
-        if isinstance(error, openai.NotFoundError):
-            return ValueError(f"{self!r} has no model {self.model!r}, or no chat completions there: {said}; {written}")
-        if isinstance(error, openai.APIStatusError) and error.status_code < 500 and error.status_code != 429:
-            mend = "if the context is exceeded, shorten the prompt or lower max_new_tokens"
-            return ValueError(f"{self!r} refused a request: {said} ({mend}; {written})")
-        if isinstance(error, openai.APIStatusError):
-            return ConnectionError(f"{self!r} failed {tries}: {said}; {written}")
-        if isinstance(error, (ValueError, openai.APIError)):
-            return ConnectionError(f"{self!r} answered with no completion: {said}; {written}")
-        return error
+        limits = f"timeout={self.timeout:g} s for a try, deadline={self.deadline:g} s for all"
+        context = Failure(repr(self), self.model, self.api_key_env, self._key(), tries, limits, written, request)
+        return explained(error, context)
 
     def __repr__(self) -> str:
         return f"OpenAIBackend({self.model!r}, base_url={self.base_url!r})"
-
-
-def _words(error: BaseException) -> str:
-    """What an error says, with the server's own words."""
-    openai = _client_library()
-    if isinstance(error, openai.APIStatusError):
-        return f"HTTP {error.status_code}: {error.response.text}"
-    if isinstance(error, openai.APIConnectionError) and error.__cause__ is not None:
-        return f"{error} ({type(error.__cause__).__name__}: {error.__cause__})"
-    return str(error)
-
-
-def _client_library() -> Any:
-    try:
-        import openai
-    except ImportError as error:
-        raise ImportError("OpenAIBackend needs the package openai: pip install 'pyterrier_expandr[openai]'") from error
-    return openai
 
 
 def _checked(base_url: str, key: str | None) -> str:
@@ -235,20 +309,3 @@ def _checked(base_url: str, key: str | None) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError('base_url must be such as "http://localhost:8000/v1"')
     return base_url.rstrip("/")
-
-
-def _generation(answer: Any) -> Generation:
-    """The one completion in `answer`; ValueError if it is anything else: the client library does not look inside."""
-    choices = getattr(answer, "choices", None)
-    if not isinstance(choices, list) or len(choices) != 1:
-        found = f"{len(choices)} choices instead of one" if isinstance(choices, list) else repr(answer)
-        raise ValueError(found)
-    reason = getattr(choices[0], "finish_reason", None)
-    if reason == "content_filter":
-        return Generation("")
-    text = getattr(getattr(choices[0], "message", None), "content", None)
-    if text is None and reason == "length":
-        text = ""  # all tokens went into a reasoning that the server keeps apart
-    if not isinstance(text, str) or reason not in ("stop", "length"):
-        raise ValueError(f"a choice that ended with {reason!r} and the text {text!r}")
-    return Generation(without_surrogates(text), truncated=reason == "length")

@@ -1,0 +1,85 @@
+"""The HTTP client of `OpenAIBackend`: answers of bounded size, from the server that was named and from no other."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator
+from functools import lru_cache
+from typing import Any
+
+#: bytes of an answer, after decompression, beyond which it is given up; a text of 100,000 tokens has less than one MiB
+LARGEST_ANSWER = 16 * 2**20
+
+#: redirects that one request may follow
+MOST_REDIRECTS = 5
+
+
+class UnusableAnswer(ValueError):
+    """What a server sent is no answer that can be read; asking again would not help."""
+
+
+@lru_cache(maxsize=1)
+def bounded_client() -> type[Any]:
+    """The class of the client, a subclass of the one that the installed openai brings."""
+    import openai
+
+    class BoundedClient(openai.DefaultAsyncHttpxClient):  # type: ignore[misc, unused-ignore]
+        """Reads at most `LARGEST_ANSWER` bytes of an answer and follows redirects within one host and port."""
+
+        async def send(self, request: Any, **options: Any) -> Any:
+            """The answer to `request`, read whole; `UnusableAnswer` where it is too large or from elsewhere."""
+            # Asked for as it is: a decompressor may make gigabytes of one piece that it is given.
+            request.headers["Accept-Encoding"] = "identity"
+            for _ in range(MOST_REDIRECTS + 1):
+                answer = await super().send(request, **options | {"stream": True, "follow_redirects": False})
+                try:
+                    if answer.next_request is None:
+                        return await _read(answer)
+                finally:
+                    await answer.aclose()
+                _check_same_server(request.url, answer.next_request.url)
+                request = answer.next_request
+            raise UnusableAnswer(f"it redirects more than {MOST_REDIRECTS} times")
+
+    return BoundedClient
+
+
+def _check_same_server(asked: Any, target: Any) -> None:
+    here, there = ((url.scheme, url.host, url.port) for url in (asked, target))
+    if here != there:
+        name = f"{target.scheme}://{target.host}{f':{target.port}' if target.port else ''}"
+        raise UnusableAnswer(
+            f"it redirects to another server, {name}, which is not sent the prompts and the key: "
+            "give that server's URL as base_url if it is the right one"
+        )
+
+
+async def _read(answer: Any) -> Any:
+    """`answer` with its body in memory, decompressed."""
+    body = bytearray()
+    async for piece in _decompressed(answer):
+        body += piece
+        if len(body) > LARGEST_ANSWER:
+            raise UnusableAnswer(f"an answer of more than {LARGEST_ANSWER} bytes")
+    framing = {"content-encoding", "content-length", "transfer-encoding"}
+    return type(answer)(
+        answer.status_code,
+        headers=[(name, value) for name, value in answer.headers.multi_items() if name not in framing],
+        content=bytes(body),
+        request=answer.request,
+    )
+
+
+async def _decompressed(answer: Any) -> AsyncIterator[bytes]:
+    """The pieces of a body, none of them longer than a byte more than `LARGEST_ANSWER`."""
+    encoding = answer.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "deflate"):
+        raise UnusableAnswer(f"an answer compressed as {encoding[:40]!r}, which was not asked for")
+    unpacker = None if encoding == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
+    async for piece in answer.aiter_raw():
+        try:
+            yield piece if unpacker is None else unpacker.decompress(piece, LARGEST_ANSWER + 1)
+        except zlib.error as error:
+            raise UnusableAnswer(f"an answer that is not compressed as {encoding}, as it says: {error}") from error
+    if unpacker is not None and not unpacker.eof:
+        raise UnusableAnswer(f"an answer compressed as {encoding} that ends too early")
