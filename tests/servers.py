@@ -94,23 +94,26 @@ DROP = None  # what `behave` returns to close the connection without an answer
 class FaultyServer:
     """A chat completions server that answers with what `behave(body, number of the call)` returns.
 
-    That is (status, headers, bytes), or `DROP`. It keeps the requests' bodies, headers and times, and the largest number of
+    That is (status, headers, bytes), or `DROP`. `models` is its list of models. It keeps the requests' bodies, headers and times, and the largest number of
     requests that were open at once.
     """
 
     def __init__(self, behave=echo, port: int = 0) -> None:
         self.behave, self.bodies, self.headers, self.times = behave, [], [], []
         self.open = self.most_open = 0
+        self.models = {"object": "list", "data": [{"id": "m", "object": "model"}]}
         self._lock = threading.Lock()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_GET(self):  # /health
+            def do_GET(self):  # /health, /v1/models
+                content = json.dumps(outer.models).encode() if self.path == "/v1/models" else b""
                 self.send_response(200)
-                self.send_header("Content-Length", "0")
+                self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
+                self.wfile.write(content)
 
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
