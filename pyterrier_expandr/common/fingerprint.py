@@ -14,6 +14,9 @@ WHOLE_FILE = 4 * 2**20
 BLOCK = 64 * 2**10
 BLOCKS = 64
 
+#: seconds to wait for the hub to tell a commit
+HUB_TIMEOUT = 3.0
+
 #: the file in a folder converted from GGUF that names the original
 GGUF_RECORD = "expandr_gguf.json"
 
@@ -133,11 +136,15 @@ def _cached_commit(name: str, revision: str | None) -> str | None:
 @lru_cache(maxsize=256)
 def _hub_commit(name: str, revision: str | None) -> str | None:
     """The commit that the hub names, asked once; the fetched config.json keeps it for other processes."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
 
     if revision is not None and re.fullmatch("[0-9a-f]{40}", revision):
         return revision
+    try:  # one question first: without a network the download tries again for half a minute
+        get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision), timeout=HUB_TIMEOUT)
+    except Exception:  # that of the HTTP library which this release of huggingface_hub uses, for one
+        return None
     try:
         return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
     except (HfHubHTTPError, OSError, ValueError):  # no such model, no network, no name of the hub

@@ -1,14 +1,16 @@
 """What the command line says when something is refused: one sentence and status 2; a traceback for bugs alone."""
 
 import os
+import resource
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 from typer.testing import CliRunner
 
 from pyterrier_expandr import ExpandREncoder, FaissIndex, GenerationCache
-from pyterrier_expandr.cli import app
+from pyterrier_expandr.cli import app, main
 from pyterrier_expandr.cli.errors import mendable
 from pyterrier_expandr.collections import beir_folder, pocket
 from pyterrier_expandr.evaluation.results import Results
@@ -18,6 +20,28 @@ def run(code, *arguments, **environment):
     """A process that runs `code` before the command line."""
     command = [sys.executable, "-c", f"{code}\nfrom pyterrier_expandr.cli import main; main()", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, errors="replace")
+
+
+@contextmanager
+def full_disk():
+    """Room for files of 20 kB and none beyond."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def refused_here(monkeypatch, capsys, *arguments):
+    """What the command line says to stderr on a full disk; in this process, which has loaded what takes seconds."""
+    monkeypatch.setattr(sys, "argv", ["expandr", *map(str, arguments)])
+    with full_disk(), pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +78,7 @@ def test_a_bug_prints_a_traceback_and_where_to_report_it():
     assert done.stderr.splitlines()[-1].endswith("issue tracker: expandr models")
 
 
-def test_folders_that_nothing_can_be_written_to(tmp_path, minilm):
+def test_folders_that_nothing_can_be_written_to(tmp_path, minilm, monkeypatch, capsys):
     """The home folder that ir-datasets wants at import, and a disk on which only small files fit."""
     file = tmp_path / "file"
     file.touch()
@@ -64,21 +88,24 @@ def test_folders_that_nothing_can_be_written_to(tmp_path, minilm):
     arguments = ["index", "--collection", "pocket", "--encoder", minilm, "--index"]
     refused = CliRunner().invoke(app, [*arguments, str(file / "i")]).exception
     assert mendable(refused).startswith(f"Not a directory: '{file}/i")
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
-    done = run(limit, *arguments, tmp_path / "i", CUDA_VISIBLE_DEVICES="")
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1] == "expandr: error: File too large"
+    said = refused_here(monkeypatch, capsys, *arguments, tmp_path / "i")
+    assert said == "expandr: error: File too large"
 
 
-def test_a_full_disk_in_merge(tmp_path, tiny_llama):
+def test_a_full_disk_in_merge(tmp_path, tiny_llama, monkeypatch, capsys):
     pytest.importorskip("peft")
     from tests.training.expander.test_merge import make_adapter
 
     adapter = make_adapter(tiny_llama, tmp_path / "adapter")
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
-    done = run(limit, "train", "merge", "--adapter", adapter, "--out", tmp_path / "out", CUDA_VISIBLE_DEVICES="")
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "File too large" in done.stderr.splitlines()[-1] and not (tmp_path / "out").exists()
+    said = refused_here(monkeypatch, capsys, "train", "merge", "--adapter", adapter, "--out", tmp_path / "out")
+    assert said.startswith("expandr: error: ") and "File too large" in said and not (tmp_path / "out").exists()
+
+
+def test_escape_sequences_reach_no_terminal():
+    code = "import pyterrier_expandr.encoding.registry as r\ndef odd(): raise ERROR('\\x1b[2J')\nr.models_table = odd"
+    for error in ("ValueError", "KeyError"):  # a sentence, and a bug
+        done = run(code.replace("ERROR", error), "models")
+        assert "\x1b" not in done.stderr and r"\x1b[2J" in done.stderr
 
 
 def test_a_terminal_that_cannot_show_a_letter():

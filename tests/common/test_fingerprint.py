@@ -1,5 +1,10 @@
 import os
 import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
 
 from pyterrier_expandr.common.fingerprint import WHOLE_FILE, model_fingerprint
 
@@ -34,3 +39,26 @@ def test_a_cached_snapshot_gives_its_commit(tmp_path, monkeypatch):
     (refs / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert model_fingerprint("org/name") == {"model": "org/name", "commit": commit}
+
+
+@pytest.mark.parametrize("answers", [False, True], ids=["closed", "silent"])
+def test_a_hub_that_cannot_be_asked_costs_seconds(tmp_path, answers):
+    """A closed port, and one that takes the question and never answers, as behind some firewalls."""
+    code = (
+        "import time; from pyterrier_expandr.common.fingerprint import model_fingerprint, pinned_revision\n"
+        "import huggingface_hub.file_download; start = time.monotonic()\n"
+        "print(model_fingerprint('org/name'), pinned_revision('org/name', 'v1'))\n"
+        "print(time.monotonic() - start)"
+    )
+    with socket.socket() as hub:
+        hub.bind(("127.0.0.1", 0))
+        if answers:
+            hub.listen()
+        endpoint = f"http://127.0.0.1:{hub.getsockname()[1]}"
+        environment = {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_CACHE": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | environment
+        )
+    said, seconds = done.stdout.splitlines()
+    assert said == "{'model': 'org/name', 'revision': None} v1"
+    assert float(seconds) < 9  # two questions of 3 s at most

@@ -124,9 +124,11 @@ class TestAnswers:
 
     def test_a_part_of_another_kind_is_no_text(self):
         parts = [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": "x"}}]
-        with FaultyServer(lambda *_: (200, {}, completion(parts))) as server:
-            with pytest.raises(ConnectionError, match="no completion"):
-                backend(server).generate([ask("q")])
+        with (
+            FaultyServer(lambda *_: (200, {}, completion(parts))) as server,
+            pytest.raises(ConnectionError, match="no completion"),
+        ):
+            backend(server).generate([ask("q")])
 
     @pytest.mark.parametrize(("reason", "cut"), [("length", True), ("stop", False)])
     def test_a_thought_that_is_kept_apart_and_no_text(self, reason, cut):
@@ -240,14 +242,18 @@ class TestHostileAnswers:
         ("encoding", "body"), [("br", b"x"), ("gzip", b"no gzip"), ("gzip", gzip.compress(b"cut" * 99)[:20])]
     )
     def test_a_compression_that_cannot_be_read(self, encoding, body):
-        with FaultyServer(lambda *_: (200, {"Content-Encoding": encoding}, body)) as server:
-            with pytest.raises(ConnectionError, match="answered with no completion: an answer"):
-                backend(server).generate([ask("q")])
+        with (
+            FaultyServer(lambda *_: (200, {"Content-Encoding": encoding}, body)) as server,
+            pytest.raises(ConnectionError, match="answered with no completion: an answer"),
+        ):
+            backend(server).generate([ask("q")])
 
     @pytest.mark.parametrize("status", [200, 400, 401, 404, 503])
     def test_escape_sequences_reach_no_terminal(self, status):
         body = "\x1b]0;owned\x07 \x9b2J \u202e no".encode()
-        with FaultyServer(lambda *_: (status, {"Content-Type": "text/plain"}, body)) as server:
-            with pytest.raises((ValueError, ConnectionError), match=r"\\x1b\]0;owned\\x07") as caught:
-                backend(server).generate([ask("q")])
+        with (
+            FaultyServer(lambda *_: (status, {"Content-Type": "text/plain"}, body)) as server,
+            pytest.raises((ValueError, ConnectionError), match=r"\\x1b\]0;owned\\x07") as caught,
+        ):
+            backend(server).generate([ask("q")])
         assert all(c.isprintable() or c == "\n" for c in str(caught.value))
