@@ -45,9 +45,9 @@ def test_a_cached_snapshot_gives_its_commit(tmp_path, monkeypatch):
 def test_a_hub_that_cannot_be_asked_costs_seconds(tmp_path, answers):
     """A closed port, and one that takes the question and never answers, as behind some firewalls."""
     code = (
-        "import time; from pyterrier_expandr.common.fingerprint import model_fingerprint, pinned_revision\n"
+        "import time; from pyterrier_expandr.common import fingerprint; fingerprint.HUB_TIMEOUT = 0.5\n"
         "import huggingface_hub.file_download; start = time.monotonic()\n"
-        "print(model_fingerprint('org/name'), pinned_revision('org/name', 'v1'))\n"
+        "print(fingerprint.model_fingerprint('org/name'), fingerprint.pinned_revision('org/name', 'v1'))\n"
         "print(time.monotonic() - start)"
     )
     with socket.socket() as hub:
@@ -61,4 +61,4 @@ def test_a_hub_that_cannot_be_asked_costs_seconds(tmp_path, answers):
         )
     said, seconds = done.stdout.splitlines()
     assert said == "{'model': 'org/name', 'revision': None} v1"
-    assert float(seconds) < 9  # two questions of 3 s at most
+    assert float(seconds) < 5  # the download alone tries again for 26 s
