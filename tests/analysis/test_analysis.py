@@ -193,9 +193,9 @@ def test_queries_without_a_reference_are_left_out_and_said(caplog):
         bleu_against(expansions, {"gold": gold[["qid"]]})
     with pytest.raises(ValueError, match="no references"):
         bleu_against(expansions, {})
-    with pytest.raises(ValueError, match="no expansion"):
+    with pytest.raises(ValueError, match="has an expansion"):
         bleu_against({"a": frame(q1=[" "])}, {"gold": gold})
-    with pytest.raises(ValueError, match=r"'a' lack \['query_expansions'\]"):
+    with pytest.raises(ValueError, match=r"'a' lack the columns \['query_expansions'\]"):
         bleu_against({"a": gold}, {"gold": gold})
 
 

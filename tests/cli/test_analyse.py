@@ -119,7 +119,7 @@ def test_case(experiment, tmp_path):
     assert "ExpandR: nDCG@10 0.9502, gold document rank 1" in out
     page = (tmp_path / "case.html").read_text(encoding="utf-8")
     assert "tidally locked" in page and "<mark>Moon</mark>" in page
-    with pytest.raises(ValueError, match=r"expansions of \['other'\].*systems are \['dense', 'ExpandR'\]"):
+    with pytest.raises(ValueError, match=r"--expansions names \['other'\].*systems are \['dense', 'ExpandR'\]"):
         analyse("case", "q01", experiment, "--collection", "pocket", "--expansions", "other=x")
 
 

@@ -288,7 +288,7 @@ def test_results_without_ranks_or_for_unjudged_queries(made):
 
 
 def test_what_is_no_ranking(made):
-    with pytest.raises(TypeError, match=r"lacks \['docno', 'score'\]"):
+    with pytest.raises(TypeError, match=r"the columns \['docno', 'score'\] are missing"):
         search(pt.Transformer.identity(), made)
     with pytest.raises(TypeError, match="must return a PyTerrier transformer, got str"):
         search("bm25", made)

@@ -410,7 +410,7 @@ def test_half_characters_and_nul_in_a_docno_are_replaced_and_logged(tmp_path, ca
     names = ["whole", "half\ud800", "nul\0"]
     FaissIndex(tmp_path / "i").index({"docno": n, "doc_vec": v} for n, v in zip(names, vectors(3), strict=True))
     assert FaissIndex(tmp_path / "i").docnos.to_pylist() == ["whole", "half\ufffd", "nul\ufffd"]
-    assert "2 document(s) hold half a Unicode character" in caplog.text
+    assert "2 document(s) contain a lone surrogate" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["index.faiss", "docnos.arrow"])

@@ -218,7 +218,7 @@ def test_another_base_is_refused(base, adapter, tmp_path):
 def test_no_adapter(base, tmp_path):
     with pytest.raises(ValueError, match="is not an adapter"):
         merge_adapter(base, tmp_path / "model")
-    with pytest.raises(ValueError, match="is not an adapter"):
+    with pytest.raises(ValueError, match="holds no adapter"):
         HuggingFaceBackend(base, adapter=tmp_path)
 
 

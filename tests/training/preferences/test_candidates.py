@@ -182,7 +182,7 @@ def test_candidate_files(tmp_path):
         (tmp_path / "broken.jsonl").write_text(lines)
         with pytest.raises(ValueError, match=r"broken.jsonl:1: candidates must be a list of strings"):
             next(read_candidates(tmp_path / "broken.jsonl"))
-    with pytest.raises(ValueError, match=r"c.jsonl:1 lacks .*'candidates'.*fields are \['query', 'query_id'"):
+    with pytest.raises(ValueError, match=r"c.jsonl:1 lacks .*'candidates'.*it has \['query', 'query_id'"):
         next(read_candidates(path))
 
 

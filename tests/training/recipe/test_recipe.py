@@ -522,7 +522,7 @@ def test_the_recipe_for_scifact_reads(expandr_data, monkeypatch):
         ),
         ({"llm": "vlm:model"}, "there is no backend 'vlm'"),
         ({"llm": "/no/such/llm"}, "llm: there is no folder '/no/such/llm'"),
-        ({"llm": None}, r"lacks \['llm'\]"),
+        ({"llm": None}, r"lacks the fields \['llm'\]"),
         ({"encoder": "/no/such/encoder"}, "encoder: there is no folder"),
         ({"retriever": {"base": None}}, "retriever: base must name a model"),
         ({"retriever": {"base": "contreiver"}}, "did you mean 'contriever'"),
@@ -582,7 +582,7 @@ def test_no_recipe(tmp_path):
     with pytest.raises(ValueError, match="broken.yaml: not valid YAML"):
         read_recipe(tmp_path / "broken.yaml")
     (tmp_path / "empty.yaml").write_text("seed: 1")
-    with pytest.raises(ValueError, match=r"lacks \['data', 'llm', 'retriever'\]"):
+    with pytest.raises(ValueError, match=r"lacks the fields \['data', 'llm', 'retriever'\]"):
         read_recipe(tmp_path / "empty.yaml")
     (tmp_path / "twice.yaml").write_text("data: pocket\ndpo:\n  beta: 0.1\n  beta: 0.2\n")
     with pytest.raises(ValueError, match="twice.yaml: line 4: the key 'beta' is repeated"):
