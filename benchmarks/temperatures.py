@@ -26,7 +26,7 @@ from pyterrier_expandr.encoding import demo_encoder_folder
 from pyterrier_expandr.evaluation.result_store import versions
 from pyterrier_expandr.expansion import strip_preamble
 from pyterrier_expandr.expansion.backends import Backend, Request, Sampling
-from pyterrier_expandr.expansion.expander import generate_cached
+from pyterrier_expandr.expansion.generation import generate_cached
 from pyterrier_expandr.expansion.prompts import PROMPTS, render
 from pyterrier_expandr.training.data import TrainingExample, open_examples
 

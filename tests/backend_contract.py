@@ -7,7 +7,7 @@ import pytest
 
 from pyterrier_expandr import GenerationCache, HuggingFaceBackend, LLMExpander
 from pyterrier_expandr.expansion.backends.base import Generation, Request, Sampling
-from pyterrier_expandr.expansion.expander import generate_cached
+from pyterrier_expandr.expansion.generation import generate_cached
 
 ANSWER = "the sky"
 

@@ -47,6 +47,7 @@ def expand(
     top_p: float = 0.9,
     max_new_tokens: int = 512,
     seed: int = 42,
+    thinking: Annotated[bool, typer.Option("--thinking", help="Let a model that can reason do so first.")] = False,
     cache: Annotated[
         Path | None, typer.Option(help="Cache of generations; OUT with the suffix .sqlite if not given.")
     ] = None,
@@ -71,6 +72,7 @@ def expand(
             top_p=top_p,
             max_new_tokens=max_new_tokens,
             seed=seed,
+            thinking=thinking,
             cache=cache or out.with_suffix(".sqlite"),
             keep_refusals=keep_refusals,
             verbose=True,

@@ -6,8 +6,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,15 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
-from .backends.base import Backend, Generation, Request, Sampling
+from .backends.base import Backend, Sampling
 from .base import LEFT_OUT, BaseExpander, warn_of
 from .cache import GenerationCache
 from .cleaning.passage import cleaning_name, cleaning_record
 from .context import with_context
+from .generation import generate_cached
 from .prompts import requests_for, resolve_prompts
 from .recorded import Record, read_expansions
+from .thinking import without_thought
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,9 @@ class LLMExpander(BaseExpander):
 
     Columns: `[qid, query]` -> adds `query_expansions` (list of str, cleaned, empty ones removed); `query` is unchanged.
     Each distinct query is sent once; what the cache holds is not generated again, and every finished batch is stored at
-    once. A query that is too long for the model's context is cut at its end. One warning counts the queries that were
-    cut and the generations that came back empty or were truncated.
+    once. The thought of a model that reasons is taken off (the cache keeps it); one that does not end leaves an empty
+    expansion. A query that is too long for the model's context is cut at its end. One warning counts the queries that
+    were cut and the generations that came back empty or were truncated.
 
     Args:
         backend: the backend, e.g. `HuggingFaceBackend`.
@@ -43,6 +44,9 @@ class LLMExpander(BaseExpander):
         n: expansions for each query and prompt.
         context_documents: documents that `{context}` stands for.
         temperature, top_p, max_new_tokens, seed: see `Sampling`; the defaults are the paper's evaluation setting.
+        thinking: let the model reason first. Off, the switch of its chat template is off, where it has one (gpt-oss has
+            none and is asked for little). A server's switch is among the server's own fields, e.g.
+            `extra_body={"chat_template_kwargs": {"enable_thinking": False}}`.
         cache: a path or a `GenerationCache`; None keeps generations in memory as long as this object lives.
         clean: take off what is no part of a passage with `clean_passage`, and leave refusals out; see `cleaning_name`.
         keep_refusals: keep texts that only refuse ("I'm sorry, but I can't ...").
@@ -71,6 +75,7 @@ class LLMExpander(BaseExpander):
         top_p: float = 0.9,
         max_new_tokens: int = 512,
         seed: int = 42,
+        thinking: bool = False,
         cache: str | Path | GenerationCache | None = None,
         clean: bool | str = True,
         keep_refusals: bool = False,
@@ -95,6 +100,7 @@ class LLMExpander(BaseExpander):
             cache = GenerationCache(cache)
         self.cache = GenerationCache() if cache is None else cache
         self.cleaning, self.keep_refusals, self.verbose = cleaning_name(clean), keep_refusals, verbose
+        self.thinking = bool(thinking)
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """`[qid, query]` -> adds `query_expansions`; where a prompt shows search results, a ranking -> its queries."""
@@ -105,7 +111,8 @@ class LLMExpander(BaseExpander):
 
     def _expansions(self, qids: list[str], queries: list[str], contexts: list[str]) -> list[list[str]]:
         rows = list(zip(queries, contexts, strict=True))
-        requests, cut = requests_for(self._templates, rows, self._sampling, self.n, self.backend)
+        asked_for = (self._templates, rows, self._sampling, self.n, self.backend)
+        requests, cut = requests_for(*asked_for, thinking=self.thinking)
         generations = generate_cached(self.backend, list(requests.values()), self.cache, verbose=self.verbose)
         kept = {
             asked: self._passages([g.text for g in group], request.messages[0]["content"])
@@ -123,7 +130,12 @@ class LLMExpander(BaseExpander):
         return [[text for template in self._templates for text in kept[template, *row][0]] for row in rows]
 
     def describe(self) -> dict[str, Any]:
-        """What decides the texts, as JSON values: model, prompt, sampling, cleaning, versions."""
+        """What decides the texts, as JSON values: model, prompt, sampling, cleaning, versions.
+
+        `template` (what the chat template is told, where it reads more than messages) and `thinking` (where it is on)
+        are only there if they say something.
+        """
+        told = self.backend.template_variables(self.thinking)
         return {
             "model": self.backend.fingerprint(),
             # A single prompt is told as ever: what was computed with it stays known.
@@ -136,48 +148,16 @@ class LLMExpander(BaseExpander):
             "seed": self.seed,
             **cleaning_record(self.cleaning, self.keep_refusals),
             "versions": {name: version(name) for name in ("pyterrier_expandr", "transformers", "torch")},
+            **({"template": told} if told else {}),
+            **({"thinking": True} if self.thinking else {}),
         }
 
     def _key(self) -> tuple[Any, ...]:
-        sampled = (self.backend, self._templates, self.context_documents, self.n, self._sampling)
+        sampled = (self.backend, self._templates, self.context_documents, self.n, self._sampling, self.thinking)
         return (*sampled, self.cleaning, self.keep_refusals)
 
     def __repr__(self) -> str:
         return f"LLMExpander({self.backend!r}, prompt={self.prompt!r}, n={self.n}, seed={self.seed})"
-
-
-def generate_cached(
-    backend: Backend, requests: list[Request], cache: GenerationCache, *, verbose: bool = False
-) -> list[list[Generation]]:
-    """All samples of all requests, in order; only what the cache lacks is generated, and stored as it comes.
-
-    Equal requests are generated once.
-    """
-    fingerprint = backend.fingerprint()
-    places: dict[str, int] = {}  # each distinct request -> where it first stands
-    first = [
-        places.setdefault(json.dumps([r.messages, asdict(r.sampling), r.samples]), i) for i, r in enumerate(requests)
-    ]
-    known = {i: cache.get(fingerprint, requests[i]) for i in places.values()}
-    absent = {i: tuple(s for s in requests[i].samples if s not in known[i]) for i in known}
-    missing = [
-        (i, Request(requests[i].messages, requests[i].sampling, part))
-        for i in known
-        for part in ([(s,) for s in absent[i]] if backend.samples_apart else [absent[i]])
-        if part
-    ]
-    unit = "sample" if backend.samples_apart else "query"
-    with (
-        closing(backend.stream([request for _, request in missing])) as stream,
-        pt.tqdm(total=len(missing), desc="Generating", unit=unit, disable=not verbose) as progress,
-    ):
-        for place, generations in stream:
-            i, request = missing[place]
-            fresh = dict(zip(request.samples, generations, strict=True))
-            cache.put(fingerprint | backend.learned(), request, fresh)
-            known[i].update(fresh)
-            progress.update()
-    return [[known[i][sample] for sample in request.samples] for i, request in zip(first, requests, strict=True)]
 
 
 class RecordedExpander(BaseExpander):
@@ -186,7 +166,7 @@ class RecordedExpander(BaseExpander):
     Columns: `[qid, query]` -> adds `query_expansions` (list of str). A line of the file has `query_id` and/or `query`,
     and `passage` or `passages`; lines of one query add up in their order. Rows are joined by qid where the line has
     one, else by the exact query text, never by position. Where a line has both, its query must be the frame's, apart
-    from white space and letter case: so qids of another collection are noticed.
+    from white space and letter case: so qids of another collection are noticed. Thoughts are taken off.
 
     Args:
         records: the file, or dicts like its lines.
@@ -231,7 +211,8 @@ class RecordedExpander(BaseExpander):
                 f"no expansions are recorded for {len(missing)} of {len(qids)} queries, e.g. qids {missing[:5]}: "
                 'record them, or allow it with on_missing="query-only"'
             )
-        texts = [record.passages[: self.n] if record is not None else [] for record in found]
+        recorded = [record.passages[: self.n] if record is not None else [] for record in found]
+        texts = [list(map(without_thought, passages)) for passages in recorded]
         kept = [self._passages(of_query) for of_query in texts]
         of = f"of {sum(map(len, texts))} recorded expansions"
         warn_of(of, (sum(refused for _, refused in kept), LEFT_OUT))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from string import Formatter
+from typing import Any
 
 from .backends.base import Backend, Message, Request, Sampling
 
@@ -80,18 +81,32 @@ def render(template: str, **fields: str) -> tuple[Message, ...]:
 
 
 def fit(
-    template: str, fields: dict[str, str], *, cut: str, backend: Backend, max_new_tokens: int
+    template: str,
+    fields: dict[str, str],
+    *,
+    cut: str,
+    backend: Backend,
+    max_new_tokens: int,
+    thinking: bool = False,
 ) -> tuple[tuple[Message, ...], bool]:
     """The messages for `fields`, with the end of field `cut` taken off where the model's context is too short.
 
     Returns:
         The messages, and whether the field was cut; see `cut_to_fit`.
     """
-    kept = cut_to_fit(template, fields, cut=cut, backend=backend, max_new_tokens=max_new_tokens)
+    kept = cut_to_fit(template, fields, cut=cut, backend=backend, max_new_tokens=max_new_tokens, thinking=thinking)
     return render(template, **{**fields, cut: kept}), kept != fields[cut]
 
 
-def cut_to_fit(template: str, fields: dict[str, str], *, cut: str, backend: Backend, max_new_tokens: int) -> str:
+def cut_to_fit(
+    template: str,
+    fields: dict[str, str],
+    *,
+    cut: str,
+    backend: Backend,
+    max_new_tokens: int,
+    thinking: bool = False,
+) -> str:
     """Field `cut`, without its end where all of `fields` and `max_new_tokens` exceed the model's context.
 
     The prompt's own words and the other fields are never cut. A backend that does not tell its context or cannot count
@@ -109,7 +124,7 @@ def cut_to_fit(template: str, fields: dict[str, str], *, cut: str, backend: Back
         return whole if length == len(whole) else whole[:length].rstrip()
 
     def fits(length: int) -> bool:
-        tokens = backend.prompt_tokens(render(template, **{**fields, cut: shortened(length)}))
+        tokens = backend.prompt_tokens(render(template, **{**fields, cut: shortened(length)}), thinking=thinking)
         return tokens is None or tokens <= room
 
     if backend.surely_fits(render(template, **fields), room) or fits(len(whole)):
@@ -133,7 +148,13 @@ def _largest(high: int, fits: Callable[[int], bool]) -> int:
 
 
 def requests_for(
-    templates: Iterable[str], rows: Sequence[tuple[str, str]], sampling: Sampling, n: int, backend: Backend
+    templates: Iterable[str],
+    rows: Sequence[tuple[str, str]],
+    sampling: Sampling,
+    n: int,
+    backend: Backend,
+    *,
+    thinking: bool = False,
 ) -> tuple[dict[tuple[str, str, str], Request], int]:
     """What to ask for each (template, query, context), and how many queries had to be cut.
 
@@ -143,11 +164,12 @@ def requests_for(
         ValueError: a query leaves no room for its context.
     """
     requests, cut = {}, 0
+    room: dict[str, Any] = {"max_new_tokens": sampling.max_new_tokens, "thinking": thinking}
     for template in templates:
         what = "context" if "{context}" in template else "query"
         for query, context in dict.fromkeys(rows):
             fields = {"query": query, "context": context} if what == "context" else {"query": query}
-            messages, was_cut = fit(template, fields, cut=what, backend=backend, max_new_tokens=sampling.max_new_tokens)
-            requests[template, query, context] = Request(messages, sampling, tuple(range(n)))
+            messages, was_cut = fit(template, fields, cut=what, backend=backend, **room)
+            requests[template, query, context] = Request(messages, sampling, tuple(range(n)), thinking)
             cut += was_cut and what == "query"
     return requests, cut

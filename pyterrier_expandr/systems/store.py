@@ -212,7 +212,7 @@ def load_expander(
         replayed = RecordedExpander(folder / EXPANSIONS, on_missing=saved["on_missing"], n=saved.get("n"), **cleaning)
         _check_equal("recorded expansions", saved["records_sha256"], replayed.describe()["records_sha256"])
         return replayed
-    names = ("prompt", "n", "context_documents", "temperature", "top_p", "max_new_tokens", "seed")
+    names = ("prompt", "n", "context_documents", "temperature", "top_p", "max_new_tokens", "seed", "thinking")
     backend = backend if backend is not None else _open_backend(saved, device)
     expander = LLMExpander(backend, cache=cache, **cleaning, **{name: saved[name] for name in names if name in saved})
     if not _same_model(backend.fingerprint(), saved["model"]):

@@ -18,7 +18,7 @@ from pyterrier_expandr import GenerationCache
 from pyterrier_expandr.expansion.backends import retries
 from pyterrier_expandr.expansion.backends.base import Generation
 from pyterrier_expandr.expansion.backends.openai import OpenAIBackend
-from pyterrier_expandr.expansion.expander import generate_cached
+from pyterrier_expandr.expansion.generation import generate_cached
 from pyterrier_expandr.training.data.examples import TrainingExample
 from pyterrier_expandr.training.preferences.candidates import CandidateSettings, generate_candidates
 from tests.backend_contract import ANSWER, BackendContract, ask, generate_cached_until
@@ -312,7 +312,7 @@ INTERRUPTED = """
 import sys
 from pyterrier_expandr import GenerationCache
 from pyterrier_expandr.expansion.backends.openai import OpenAIBackend
-from pyterrier_expandr.expansion.expander import generate_cached
+from pyterrier_expandr.expansion.generation import generate_cached
 from tests.backend_contract import ask
 class Telling(GenerationCache):
     def put(self, *args):

@@ -14,7 +14,7 @@ import pytest
 from pyterrier_expandr import GenerationCache, HuggingFaceBackend
 from pyterrier_expandr.expansion.backends.openai import OpenAIBackend
 from pyterrier_expandr.expansion.backends.vllm import VLLMBackend
-from pyterrier_expandr.expansion.expander import generate_cached
+from pyterrier_expandr.expansion.generation import generate_cached
 from pyterrier_expandr.training.expander.merge import merge_adapter
 from tests.backend_contract import ANSWER, BackendContract, ask, generate_cached_until
 from tests.servers import vllm_serve
@@ -177,7 +177,7 @@ INTERRUPTED = f"""
 import sys
 from pyterrier_expandr import GenerationCache
 from pyterrier_expandr.expansion.backends.vllm import VLLMBackend
-from pyterrier_expandr.expansion.expander import generate_cached
+from pyterrier_expandr.expansion.generation import generate_cached
 from tests.backend_contract import ask
 class Telling(GenerationCache):
     def put(self, *args):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...expansion.backends.base import Message, Request, Sampling
 from ...expansion.backends.huggingface import HuggingFaceBackend
 from ...expansion.cache import GenerationCache
-from ...expansion.expander import generate_cached
+from ...expansion.generation import generate_cached
 
 if TYPE_CHECKING:
     from transformers import TrainerState

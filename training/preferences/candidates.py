@@ -13,7 +13,7 @@ from ...common.jsonl import read_jsonl, write_jsonl
 from ...expansion.backends.base import Backend, Generation, Request, Sampling
 from ...expansion.cache import GenerationCache
 from ...expansion.cleaning.passage import passages_in
-from ...expansion.expander import generate_cached
+from ...expansion.generation import generate_cached
 from ...expansion.prompts import cut_to_fit, fit, resolve_prompt
 from ..data.chunks import in_chunks
 from ..data.examples import TrainingExample

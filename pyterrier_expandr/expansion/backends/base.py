@@ -53,7 +53,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One conversation, how to sample from it, and which of its numbered samples are wanted.
+    """One conversation, how to sample from it, which of its numbered samples are wanted, and whether to think first.
 
     Samples are numbered so that a cache that holds samples 0 to 3 can ask for 4 to 7 alone and get the texts that a
     request for all eight would have given.
@@ -62,6 +62,7 @@ class Request:
     messages: tuple[Message, ...]
     sampling: Sampling
     samples: tuple[int, ...] = (0,)
+    thinking: bool = False
 
     def sample_seed(self, sample: int) -> int:
         """The 63-bit seed of one sample: it depends on this request alone, not on its neighbours in a batch."""
@@ -105,7 +106,7 @@ class Backend(ABC):
     def stream(self, requests: Sequence[Request]) -> Stream:
         """Yield `(index of the request, one Generation per asked sample)` as they are ready, in any order."""
 
-    def prompt_tokens(self, messages: Sequence[Message]) -> int | None:
+    def prompt_tokens(self, messages: Sequence[Message], thinking: bool = False) -> int | None:
         """Tokens of the rendered prompt, or None where the backend cannot count them."""
         return None
 
@@ -116,6 +117,17 @@ class Backend(ABC):
     def learned(self) -> dict[str, Any]:
         """What generating has added to the fingerprint; it is recorded with the texts that are written from then on."""
         return {}
+
+    def template_variables(self, thinking: bool = False) -> dict[str, Any]:
+        """What the model's chat template is told besides the messages, as JSON values; {} where it reads nothing else.
+
+        It must not load the model: the cache is addressed by it.
+        """
+        return {}
+
+    def rendered_prompt(self, messages: Sequence[Message], thinking: bool = False) -> str | None:
+        """The prompt as the model reads it, or None where the backend does not know."""
+        return None
 
     def generate(self, requests: Sequence[Request]) -> list[list[Generation]]:
         """All generations, in the order of `requests`."""

@@ -1,8 +1,14 @@
-"""Neutralises control tokens that a text spells out, so that it cannot end a turn or begin another."""
+"""Control tokens: those that a message spells out do not act, and of those that a model writes the marks stay."""
 
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+from ..thinking import CHANNEL, CHANNEL_TOKENS, MARKS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def plain_control_tokens(text: str, tokens: list[str]) -> str:
@@ -19,3 +25,31 @@ def plain_control_tokens(text: str, tokens: list[str]) -> str:
     while pattern.search(text):
         text = pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
     return text
+
+
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The control tokens of a model, as text."""
+    # Some models mark turns with added tokens that are not flagged special: those that the template itself writes.
+    template = str(tokenizer.chat_template)
+    control = [
+        t.content
+        for t in tokenizer.added_tokens_decoder.values()
+        if t.special
+        or t.content.startswith(("<|", "<\uff5c"))
+        or (t.content[:1] in ("<", "[") and t.content in template)
+    ]
+    return [*control, *tokenizer.all_special_tokens]
+
+
+def visible_ids(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """`ids` without control tokens other than the marks of a thought; `ids` itself where no mark is a control token.
+
+    Decoding drops control tokens. Where the marks are among them, the thought would run into the answer.
+    """
+    control = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    marks = {mark for pair in MARKS for mark in pair}
+    if CHANNEL in control.values():
+        marks.update(CHANNEL_TOKENS)
+    if not any(control.get(i) in marks for i in ids):
+        return ids
+    return [i for i in ids if i not in control or control[i] in marks]

@@ -7,14 +7,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...common.fingerprint import gguf_file, model_fingerprint, pinned_revision
+from ...common.fingerprint import model_fingerprint, pinned_revision
 from ...common.frames import without_surrogates
 from .base import Backend, Generation, Message, Request, Stream, check_context
-from .control_tokens import plain_control_tokens
+from .checks import check_place, refuse_encoder_decoder
+from .control_tokens import control_tokens, plain_control_tokens, visible_ids
 from .gguf import INSTALL_SMOLLM2, SMOLLM2_HUB, local_model, resolve_llm
+from .prefill import ONE_BY_ONE, prefill, shares_prefill
+from .templates import rendering_options, template_variables
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
@@ -25,8 +27,12 @@ class HuggingFaceBackend(Backend):
 
     Prompts are rendered with the model's own chat template and begin with exactly one begin-of-sequence token. A model
     without a template reads the messages' plain text, which is logged once. A control token that a message spells out
-    reaches the model as ordinary text. Samples are drawn from the model's distribution as `Sampling` says and by
-    nothing else: defaults that come with the model (repetition penalty, top_k) are not used.
+    reaches the model as ordinary text. Reasoning is off where the template has a switch for it, and the template's
+    clock stands still, see `templates.template_variables`. Samples are drawn from the model's distribution as
+    `Sampling` says and by nothing else: defaults that come with the model (repetition penalty, top_k) are not used.
+
+    Models that keep more than keys and values (Mamba, RWKV, and hybrids such as LFM2, Granite 4 and Qwen3-Next) read a
+    prompt anew for each sample and decode only prompts of equal length together, which the log says once.
 
     The same request gives the same text whatever else is in the batch. That rests on logits which do not depend on the
     batch: in float32 they agree to rounding, and a text changes only where two tokens are closer than that; bfloat16 on
@@ -43,8 +49,9 @@ class HuggingFaceBackend(Backend):
         trust_remote_code: run Python code that comes with the model.
 
     Raises:
-        ValueError: a folder that holds no model, or no adapter (at once); no such model on the hub or in its local
-            cache (at first use); a prompt that with `max_new_tokens` exceeds the model's context.
+        ValueError: a folder that holds no model, an encoder-decoder model such as T5, or no adapter (at once); no such
+            model on the hub or in its local cache (at first use); a prompt that with `max_new_tokens` exceeds the
+            model's context.
         ImportError: there is an adapter, and peft is missing (at first use).
 
     Example:
@@ -68,21 +75,14 @@ class HuggingFaceBackend(Backend):
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
         self.model, self._place = str(model), resolve_llm(model)
-        folder = Path(self._place)
-        if folder.is_dir() and not (folder / "config.json").is_file() and gguf_file(folder) is None:
-            raise ValueError(f"{self.model!r} holds no model: it has no config.json and no GGUF file")
-        if not folder.exists() and (folder.is_absolute() or self._place.startswith((".", "~"))):
-            raise ValueError(f"there is no folder {self.model!r}: name an existing folder or a model of the hub")
-        if folder.suffix == ".gguf" and folder.parent.is_dir() and not folder.is_file():
-            raise ValueError(f"there is no file {self.model!r}")
-        if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
-            raise ValueError(f"{str(adapter)!r} holds no adapter: it has no adapter_config.json")
+        check_place(self.model, self._place, adapter)
         self.adapter = None if adapter is None else str(adapter)
         self.dtype, self.batch_size, self.device = dtype, batch_size, device
         self.revision, self.trust_remote_code = revision, trust_remote_code
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._model: PreTrainedModel | None = None
         self._context: int | None = None
+        self._shares_prefill = True
 
     @property
     def place(self) -> str:
@@ -143,7 +143,9 @@ class HuggingFaceBackend(Backend):
         if self._context is None:
             from transformers import AutoConfig
 
-            self._context = getattr(self._open(AutoConfig), "max_position_embeddings", None)
+            config = self._open(AutoConfig)
+            refuse_encoder_decoder(self.model, config.to_dict())
+            self._context = getattr(config, "max_position_embeddings", None)
         return self._context
 
     def load(self) -> PreTrainedModel:
@@ -151,8 +153,16 @@ class HuggingFaceBackend(Backend):
         if self._model is None:
             from transformers import AutoModelForCausalLM, GenerationConfig
 
+            _ = self.context_length  # refuses what is no causal language model
             model = self._open(AutoModelForCausalLM, dtype=self._dtype())
             ends = stop_tokens(model, self.tokenizer)
+            self._shares_prefill = shares_prefill(model)
+            if not self._shares_prefill:
+                logger.warning(
+                    "%s keeps more than keys and values of a prompt: each sample reads its prompt by itself, and only "
+                    "prompts of equal length are decoded together",
+                    self.model,
+                )
             # A configuration of our own: the model's may bring a repetition penalty and other samplers.
             model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=self._pad_id(), do_sample=False)
             self._model = self._with_adapter(model).to(self._device()).eval()
@@ -175,15 +185,31 @@ class HuggingFaceBackend(Backend):
         """Free the model's memory; it is loaded again when needed."""
         self._model = None
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+    def template_variables(self, thinking: bool = False) -> dict[str, Any]:
+        """What the model's chat template is told besides the messages, see `templates.template_variables`.
+
+        {} for a model without a template, and for one whose tokenizer cannot be opened.
+        """
+        try:
+            return {} if self.tokenizer.chat_template is None else template_variables(self._template(), thinking)
+        except (ValueError, OSError, ImportError):  # generating says what is wrong
+            return {}
+
+    def _template(self) -> str:
+        return str(self.tokenizer.get_chat_template())
+
+    def rendered_prompt(self, messages: Sequence[Message], thinking: bool = False) -> str:
+        """The prompt's text, as the model's chat template writes it."""
+        safe = [{"role": str(m["role"]), "content": self._safe(m["content"])} for m in messages]
+        if self.tokenizer.chat_template is None:
+            return "\n".join(m["content"] for m in safe)
+        told = rendering_options(self._template(), self.template_variables(thinking))
+        return str(self.tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=True, **told))
+
+    def prompt_ids(self, messages: Sequence[Message], thinking: bool = False) -> list[int]:
         """The prompt's tokens, with exactly one begin-of-sequence token if the model uses one."""
         tokenizer = self.tokenizer
-        safe = [{"role": str(m["role"]), "content": self._safe(m["content"])} for m in messages]
-        if tokenizer.chat_template is None:
-            text = "\n".join(m["content"] for m in safe)
-        else:
-            text = str(tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=True))
-        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = list(tokenizer(self.rendered_prompt(messages, thinking), add_special_tokens=False)["input_ids"])
         bos = tokenizer.bos_token_id
         starts_with_bos = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
         plain = tokenizer.chat_template is None and bos is not None
@@ -196,46 +222,49 @@ class HuggingFaceBackend(Backend):
         return list(self.tokenizer(self._safe(text), add_special_tokens=False)["input_ids"])
 
     def _safe(self, text: str) -> str:
-        # Some models mark turns with added tokens that are not flagged special: those that the template itself writes.
-        template = str(self.tokenizer.chat_template)
-        control = [
-            t.content
-            for t in self.tokenizer.added_tokens_decoder.values()
-            if t.special
-            or t.content.startswith(("<|", "<\uff5c"))
-            or (t.content[:1] in ("<", "[") and t.content in template)
-        ]
-        return plain_control_tokens(without_surrogates(text), [*control, *self.tokenizer.all_special_tokens])
+        return plain_control_tokens(without_surrogates(text), control_tokens(self.tokenizer))
 
-    def prompt_tokens(self, messages: Sequence[Message]) -> int:
+    def prompt_tokens(self, messages: Sequence[Message], thinking: bool = False) -> int:
         """Tokens of the rendered prompt."""
-        return len(self.prompt_ids(messages))
+        return len(self.prompt_ids(messages, thinking))
+
+    def text_of(self, ids: list[int]) -> str:
+        """The text of tokens as the model wrote them, with the marks of a thought and without other control tokens."""
+        kept = visible_ids(ids, self.tokenizer)
+        return str(self.tokenizer.decode(kept, skip_special_tokens=kept is ids))
 
     def stream(self, requests: Sequence[Request]) -> Stream:
         """Yield `(index, one Generation per sample)`, batch by batch, prompts of like length together."""
-        prompts = [self.prompt_ids(request.messages) for request in requests]
+        prompts = [self.prompt_ids(request.messages, request.thinking) for request in requests]
         for request, prompt in zip(requests, prompts, strict=True):
             check_context(request, len(prompt), self.context_length)
         # The longest first: a batch that does not fit into memory fails at the start and not after hours.
         order = sorted(range(len(requests)), key=lambda i: (-requests[i].sampling.max_new_tokens, -len(prompts[i])))
-        for batch in self._batches(requests, order):
+        if requests:
+            self.load()  # which tells whether prompts of several lengths go together
+        for batch in self._batches(requests, prompts, order):
             rows = [(i, sample) for i in batch for sample in requests[i].samples]
             texts: dict[int, list[Generation]] = {i: [] for i in batch}
-            for start in range(0, len(rows), self.batch_size):
-                part = rows[start : start + self.batch_size]
+            size = 1 if self.load().config.model_type in ONE_BY_ONE else self.batch_size
+            for start in range(0, len(rows), size):
+                part = rows[start : start + size]
                 for (i, _), generation in zip(part, self._decode(requests, prompts, part), strict=True):
                     texts[i].append(generation)
             yield from texts.items()
 
-    def _batches(self, requests: Sequence[Request], order: list[int]) -> Iterator[list[int]]:
-        """Runs of `order` with one `max_new_tokens` and about `batch_size` samples; at least one request each."""
+    def _batches(self, requests: Sequence[Request], prompts: list[list[int]], order: list[int]) -> Iterator[list[int]]:
+        """Runs of `order` with one `max_new_tokens` and about `batch_size` samples; at least one request each.
+
+        Where a layer may not mask padding, their prompts are of one length, so that there is none.
+        """
+
+        def kind(i: int) -> tuple[int, int]:
+            return requests[i].sampling.max_new_tokens, 0 if self._shares_prefill else len(prompts[i])
+
         batch: list[int] = []
         for i in order:
             samples = sum(len(requests[j].samples) for j in [*batch, i])
-            if batch and (
-                samples > self.batch_size
-                or requests[batch[0]].sampling.max_new_tokens != requests[i].sampling.max_new_tokens
-            ):
+            if batch and (samples > self.batch_size or kind(batch[0]) != kind(i)):
                 yield batch
                 batch = []
             batch.append(i)
@@ -263,7 +292,7 @@ class HuggingFaceBackend(Backend):
             [requests[i].sampling for i, _ in rows], [requests[i].sample_seed(s) for i, s in rows], width, model.device
         )
         with torch.inference_mode():
-            cache = _prefill(model, ids, mask, place)
+            cache = prefill(model, ids, mask, place) if self._shares_prefill else None
             output = model.generate(  # type: ignore[operator]
                 input_ids=ids[place],
                 attention_mask=mask[place],
@@ -277,8 +306,7 @@ class HuggingFaceBackend(Backend):
     def _generation(self, ids: list[int], ends: set[int], new_tokens: int) -> Generation:
         """Tokens up to the end of turn, as text."""
         stop = next((place for place, token in enumerate(ids) if token in ends), None)
-        text = str(self.tokenizer.decode(ids[:stop], skip_special_tokens=True))
-        return Generation(text, truncated=stop is None and len(ids) >= new_tokens)
+        return Generation(self.text_of(ids[:stop]), truncated=stop is None and len(ids) >= new_tokens)
 
     def __repr__(self) -> str:
         return f"HuggingFaceBackend({self.model!r})"
@@ -289,26 +317,3 @@ def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
     ends = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = [ends] if isinstance(ends, int) else list(ends or [])
     return list(dict.fromkeys([*ends, int(tokenizer.eos_token_id)]))
-
-
-def _prefill(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, place: torch.Tensor) -> Any:
-    """Keys and values of all prompt tokens but the last, once for each prompt, then laid out for the rows of `place`.
-
-    None where prompts have a single token, so that there is nothing to share.
-    """
-    from transformers import DynamicCache
-
-    if ids.shape[1] < 2:
-        return None
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
-    output = model(
-        input_ids=ids[:, :-1],
-        attention_mask=mask[:, :-1],
-        position_ids=positions[:, :-1],
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    output.past_key_values.batch_select_indices(place)
-    return output.past_key_values

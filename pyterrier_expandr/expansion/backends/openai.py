@@ -145,7 +145,7 @@ class OpenAIBackend(Backend):
         """Whether even one token for each byte makes no more than `tokens`."""
         return sum(len(without_surrogates(m["content"]).encode()) for m in messages) + TEMPLATE_TOKENS <= tokens
 
-    def prompt_tokens(self, messages: Sequence[Message]) -> int | None:
+    def prompt_tokens(self, messages: Sequence[Message], thinking: bool = False) -> int | None:
         """The tokens that the server counts in the prompt when it is asked for an answer of one token."""
         request = Request(tuple(messages), Sampling(temperature=0, max_new_tokens=1))
         try:

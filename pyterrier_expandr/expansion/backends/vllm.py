@@ -105,13 +105,21 @@ class VLLMBackend(Backend):
         """Tokens of prompt and text together: `max_model_len`, or what the model's configuration says."""
         return self.max_model_len or self._prompts.context_length
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt's tokens, with exactly one begin-of-sequence token if the model uses one."""
-        return self._prompts.prompt_ids(messages)
+    def template_variables(self, thinking: bool = False) -> dict[str, Any]:
+        """What the model's chat template is told besides the messages, see `templates.template_variables`."""
+        return self._prompts.template_variables(thinking)
 
-    def prompt_tokens(self, messages: Sequence[Message]) -> int:
+    def rendered_prompt(self, messages: Sequence[Message], thinking: bool = False) -> str:
+        """The prompt's text, as the model's chat template writes it."""
+        return self._prompts.rendered_prompt(messages, thinking)
+
+    def prompt_ids(self, messages: Sequence[Message], thinking: bool = False) -> list[int]:
+        """The prompt's tokens, with exactly one begin-of-sequence token if the model uses one."""
+        return self._prompts.prompt_ids(messages, thinking)
+
+    def prompt_tokens(self, messages: Sequence[Message], thinking: bool = False) -> int:
         """Tokens of the rendered prompt."""
-        return len(self.prompt_ids(messages))
+        return len(self.prompt_ids(messages, thinking))
 
     def load(self) -> LLM:
         """The engine, started when first asked for."""
@@ -195,13 +203,13 @@ class VLLMBackend(Backend):
                 with suppress(Exception):  # Ctrl-C reaches the engine too, which may be gone before this
                     engine.abort_request(list(running))
 
-    def _checked_prompts(self, requests: Sequence[Request]) -> dict[tuple[str, ...], list[int]]:
+    def _checked_prompts(self, requests: Sequence[Request]) -> dict[tuple[Any, ...], list[int]]:
         """The tokens of each distinct prompt. Raises ValueError if one is too long, before anything is generated."""
-        prompts: dict[tuple[str, ...], list[int]] = {}
+        prompts: dict[tuple[Any, ...], list[int]] = {}
         for request in requests:
             key = _key(request)
             if key not in prompts:
-                prompts[key] = self.prompt_ids(request.messages)
+                prompts[key] = self.prompt_ids(request.messages, request.thinking)
             check_context(request, len(prompts[key]), self.context_length)
         return prompts
 
@@ -218,8 +226,7 @@ class VLLMBackend(Backend):
         truncated = output.finish_reason == "length"
         # Decoded as HuggingFaceBackend does: the engine's own decoding, token by token, drops an unfinished character.
         ids = list(output.token_ids)
-        text = self._prompts.tokenizer.decode(ids if truncated else ids[:-1], skip_special_tokens=True)
-        return Generation(str(text), truncated)
+        return Generation(self._prompts.text_of(ids if truncated else ids[:-1]), truncated)
 
     def __repr__(self) -> str:
         return f"VLLMBackend({self.model!r})"
@@ -238,8 +245,8 @@ def _wake_at_death(llm: LLM, processes: list[BaseProcess]) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _key(request: Request) -> tuple[str, ...]:
-    return tuple(part for message in request.messages for part in (message["role"], message["content"]))
+def _key(request: Request) -> tuple[Any, ...]:
+    return request.thinking, *(part for message in request.messages for part in (message["role"], message["content"]))
 
 
 def _parameters(request: Request, sample: int) -> SamplingParams:

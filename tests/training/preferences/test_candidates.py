@@ -61,7 +61,7 @@ class Scripted(Backend):
     def fingerprint(self):
         return {"scripted": id(self)}
 
-    def prompt_tokens(self, messages):
+    def prompt_tokens(self, messages, thinking=False):
         return len(messages[0]["content"].split())
 
     def stream(self, requests):

@@ -1,0 +1,45 @@
+"""What can be refused about a language model before it is opened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ...common.fingerprint import gguf_file
+
+
+def check_place(name: str, place: str, adapter: str | Path | None) -> None:
+    """Raise ValueError where `place`, named `name`, or `adapter` is a folder or file without a model or adapter in it.
+
+    Example:
+        >>> check_place("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-0.5B-Instruct", None)
+    """
+    folder = Path(place)
+    if folder.is_dir() and not (folder / "config.json").is_file() and gguf_file(folder) is None:
+        raise ValueError(f"{name!r} holds no model: it has no config.json and no GGUF file")
+    if not folder.exists() and (folder.is_absolute() or place.startswith((".", "~"))):
+        raise ValueError(f"there is no folder {name!r}: name an existing folder or a model of the hub")
+    if folder.suffix == ".gguf" and folder.parent.is_dir() and not folder.is_file():
+        raise ValueError(f"there is no file {name!r}")
+    if (folder / "config.json").is_file():
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"the config.json of {name!r} is damaged ({error}): get it again") from error
+        refuse_encoder_decoder(name, config)
+    if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
+        raise ValueError(f"{str(adapter)!r} holds no adapter: it has no adapter_config.json")
+
+
+def refuse_encoder_decoder(name: str, config: dict[str, Any]) -> None:
+    """Raise ValueError where `config`, a model's configuration, is that of an encoder-decoder model.
+
+    Example:
+        >>> refuse_encoder_decoder("tiny", {"model_type": "llama"})
+    """
+    if config.get("is_encoder_decoder"):
+        raise ValueError(
+            f"{name!r} is an encoder-decoder model ({config.get('model_type')}), which this package does not decode: "
+            "name a causal language model, or serve it and name the server"
+        )

@@ -1,0 +1,49 @@
+"""Reading a prompt once for all its samples, for models whose state can be laid out for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+#: families of which transformers mixes the rows of a batch up: RWKV's step adds each row's state to every row
+ONE_BY_ONE = ("rwkv",)
+
+
+def shares_prefill(model: PreTrainedModel) -> bool:
+    """Whether all that `model` keeps of a prompt are keys and values, which can be copied from row to row.
+
+    Mamba, RWKV and their like keep a state of another kind, hybrids such as LFM2, Granite 4 and Qwen3-Next do in some
+    of their layers. transformers' cache cannot lay that out, and not every such layer masks padding.
+    """
+    from transformers import DynamicCache
+
+    if model._is_stateful or not model._supports_default_dynamic_cache():  # type: ignore[operator]
+        return False
+    return not any(hasattr(layer, "update_conv_state") for layer in DynamicCache(config=model.config).layers)
+
+
+def prefill(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, place: torch.Tensor) -> Any:
+    """Keys and values of all prompt tokens but the last, once for each prompt, then laid out for the rows of `place`.
+
+    None where prompts have a single token, so that there is nothing to share.
+    """
+    from transformers import DynamicCache
+
+    if ids.shape[1] < 2:
+        return None
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    output = model(
+        input_ids=ids[:, :-1],
+        attention_mask=mask[:, :-1],
+        position_ids=positions[:, :-1],
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    output.past_key_values.batch_select_indices(place)
+    return output.past_key_values

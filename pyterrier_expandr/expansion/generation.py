@@ -1,0 +1,80 @@
+"""Requests in, generations out: what the cache lacks is written by the backend and stored as it comes."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from dataclasses import asdict, replace
+from hashlib import sha256
+from typing import Any
+
+import pyterrier as pt
+
+from .backends.base import Backend, Generation, Request
+from .cache import GenerationCache
+from .thinking import begins_thought, without_thought
+
+
+def generate_cached(
+    backend: Backend, requests: list[Request], cache: GenerationCache, *, verbose: bool = False
+) -> list[list[Generation]]:
+    """All samples of all requests, in order; only what the cache lacks is generated, and stored as it comes.
+
+    Equal requests are generated once. The cache keeps what the model wrote; what is returned is without its thought.
+    """
+    places: dict[str, int] = {}  # each distinct request -> where it first stands
+    first = [places.setdefault(json.dumps(asdict(request)), i) for i, request in enumerate(requests)]
+    plain = backend.fingerprint()
+    fingerprints = {i: full_fingerprint(backend, plain, requests[i]) for i in places.values()}
+    known = {i: cache.get(fingerprints[i], requests[i]) for i in places.values()}
+    absent = {i: tuple(s for s in requests[i].samples if s not in known[i]) for i in known}
+    missing = [
+        (i, replace(requests[i], samples=part))
+        for i in known
+        for part in ([(s,) for s in absent[i]] if backend.samples_apart else [absent[i]])
+        if part
+    ]
+    unit = "sample" if backend.samples_apart else "query"
+    with (
+        closing(backend.stream([request for _, request in missing])) as stream,
+        pt.tqdm(total=len(missing), desc="Generating", unit=unit, disable=not verbose) as progress,
+    ):
+        for place, generations in stream:
+            i, request = missing[place]
+            fresh = dict(zip(request.samples, generations, strict=True))
+            cache.put(fingerprints[i] | backend.learned(), request, fresh)
+            known[i].update(fresh)
+            progress.update()
+    begun = _begun(backend, requests)
+    return [
+        [replace(g, text=without_thought(g.text, begun=begun[r.thinking])) for g in (known[i][s] for s in r.samples)]
+        for i, r in zip(first, requests, strict=True)
+    ]
+
+
+def _begun(backend: Backend, requests: list[Request]) -> dict[bool, bool]:
+    """Whether the model's texts begin inside a thought, by whether it is to think: the template says it, no message."""
+    of_kind = {request.thinking: request for request in requests}
+    prompts = {thinking: backend.rendered_prompt(r.messages, thinking) for thinking, r in of_kind.items()}
+    return {thinking: prompt is not None and begins_thought(prompt) for thinking, prompt in prompts.items()}
+
+
+def full_fingerprint(backend: Backend, fingerprint: dict[str, Any], request: Request) -> dict[str, Any]:
+    """`fingerprint` of `backend`, with what else the prompt of `request` was written with.
+
+    The messages and the model's files decide a prompt, and both are in the address already, unless the chat template
+    reads variables: whether to think, and the date. Then their values (`template`) and the hash of the rendered prompt
+    (`prompt_sha256`) are added. For all other templates the address stays what it was before these were recorded.
+
+    Example:
+        >>> from pyterrier_expandr import HuggingFaceBackend
+        >>> from pyterrier_expandr.expansion.backends.base import Sampling
+        >>> request = Request(({"role": "user", "content": "Hi"},), Sampling())
+        >>> full_fingerprint(HuggingFaceBackend("no/such-model"), {"model": "m"}, request)
+        {'model': 'm'}
+    """
+    variables = backend.template_variables(request.thinking)
+    if not variables:
+        return fingerprint
+    prompt = backend.rendered_prompt(request.messages, request.thinking) or ""
+    return fingerprint | {"template": variables, "prompt_sha256": sha256(prompt.encode()).hexdigest()}
