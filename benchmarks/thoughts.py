@@ -3,7 +3,7 @@
     EXPANDR_DATA=FOLDER python -m benchmarks.thoughts [--vectors KEEP.npy] [--json docs/results/thoughts.json]
 
 FOLDER holds `scifact/` in BEIR format and `expansions/scifact/*.jsonl`. Each recorded passage is used as it is, behind
-a thought of some 80 words that names the query (with its marks, as a reasoning model writes it), and as the thought
+a thought of some 100 words that names the query (with its marks, as a reasoning model writes it), and as the thought
 alone, which is what remains of a text that ran into the limit of tokens while the model was thinking. all-MiniLM-L6-v2,
 the 300 test queries, fused with equal weights (Eq. 8). The interval is that of a bootstrap over queries, of the
 difference to the passage. The exit status is 1 if `without_thought` does not give each passage back.
