@@ -1,7 +1,7 @@
 import pytest
 
 from pyterrier_expandr import HuggingFaceBackend
-from pyterrier_expandr.expansion.backends.control_tokens import plain_control_tokens
+from pyterrier_expandr.expansion.backends.local.control_tokens import plain_control_tokens
 from pyterrier_expandr.expansion.prompts import PROMPTS, fit, render, resolve_prompt
 
 

@@ -12,7 +12,7 @@ from transformers.utils import chat_template_utils
 
 from pyterrier_expandr import GenerationCache, HuggingFaceBackend, LLMExpander, RecordedExpander
 from pyterrier_expandr.expansion.backends.base import Generation, Request, Sampling
-from pyterrier_expandr.expansion.backends.templates import template_variables
+from pyterrier_expandr.expansion.backends.local.templates import template_variables
 from pyterrier_expandr.expansion.generation import generate_cached
 from pyterrier_expandr.expansion.prompts import PROMPTS, render
 from pyterrier_expandr.expansion.thinking import CHANNEL_TOKENS, begins_thought, without_thought

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ...expansion.backends.control_tokens import plain_control_tokens
+from ...expansion.backends.local.control_tokens import plain_control_tokens
 from ...expansion.prompts import render
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from ...common.fingerprint import model_fingerprint, pinned_revision
 from ...common.frames import without_surrogates
 from .base import Backend, Generation, Message, Request, Stream, check_context
-from .checks import check_place, refuse_encoder_decoder
-from .control_tokens import control_tokens, plain_control_tokens, visible_ids
 from .gguf import INSTALL_SMOLLM2, SMOLLM2_HUB, local_model, resolve_llm
-from .prefill import ONE_BY_ONE, prefill, shares_prefill
-from .templates import rendering_options, template_variables
+from .local.checks import check_place, refuse_encoder_decoder
+from .local.control_tokens import control_tokens, plain_control_tokens, visible_ids
+from .local.prefill import ONE_BY_ONE, prefill, shares_prefill
+from .local.templates import rendering_options, template_variables
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...common.fingerprint import gguf_file
+from ....common.fingerprint import gguf_file
 
 
 def check_place(name: str, place: str, adapter: str | Path | None) -> None:

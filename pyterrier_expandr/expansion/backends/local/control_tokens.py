@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ..thinking import CHANNEL, CHANNEL_TOKENS, MARKS
+from ...thinking import CHANNEL, CHANNEL_TOKENS, MARKS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
