@@ -74,7 +74,7 @@ def test_prompts_and_length(reference):
     np.testing.assert_allclose(long, cut, atol=2e-4)
     np.testing.assert_allclose(model.encode("world", prompt="hello "), model.encode("hello world"), atol=1e-6)
     for value in (2, 1025):
-        with pytest.raises(ValueError, match=f"3..1024, got {value}"):
+        with pytest.raises(ValueError, match=f"between 3 and 1024, got {value}"):
             model.max_seq_length = value
 
 
