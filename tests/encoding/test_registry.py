@@ -155,7 +155,7 @@ def test_anchordr_and_other_models_do_not_pass_for_each_other(tmp_path):
             load_encoder("anchordr", checkpoint=folder).encode_docs(TEXTS)
     for name in ("gtr", "tas-b", "contriever", "bge-large"):
         with pytest.raises(
-            ValueError, match=rf"is an AnchorDR checkpoint, not a checkpoint of '{name}': load_encoder\('anchor"
+            ValueError, match=rf"is an AnchorDR checkpoint, not a checkpoint of '{name}': use load_encoder\('anchor"
         ):
             load_encoder(name, checkpoint=anchordr)
     with pytest.raises(ValueError, match="always pools by its first decoder position: leave out pooling="):

@@ -307,7 +307,7 @@ def test_no_positives_and_no_data(tiny_bert, tmp_path, monkeypatch):
     from pyterrier_expandr.training.retriever import data as retriever_data
 
     one = examples(tmp_path / "one.jsonl", ragged(2))
-    with pytest.raises(ValueError, match="leaves 1 training pairs, but contrastive training needs two"):
+    with pytest.raises(ValueError, match="leaves 1 training pairs, but contrastive training needs at least two"):
         train_retriever(RetrieverTrainingConfig(tiny_bert, one, tmp_path / "out", dev_fraction=0))
     lonely = [TrainingExample("q7", "why", (), ())]
     monkeypatch.setattr(retriever_data, "open_examples", lambda *_, **__: iter(lonely))
