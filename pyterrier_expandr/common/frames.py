@@ -129,7 +129,7 @@ def query_texts(frame: pd.DataFrame) -> list[str]:
 
     Raises:
         ValueError: a query is missing (None, NaN), empty or only white space (the message names the qids), or a qid is.
-        TypeError: a query is no string, or qids are of several types.
+        TypeError: a query is not a string, or qids are of several types.
 
     Example:
         >>> query_texts(pd.DataFrame({"qid": ["1"], "query": ["dense retrieval"]}))
@@ -193,7 +193,7 @@ def document_texts(frame: pd.DataFrame, text_field: str) -> list[str]:
     What no file takes (lone surrogates, NUL) is replaced by U+FFFD; how many documents had it is logged.
 
     Raises:
-        ValueError: a text is missing (None or NaN). TypeError: a title or a text is no string.
+        ValueError: a text is missing (None or NaN). TypeError: a title or a text is not a string.
     """
     docnos = the_column(frame, "docno") if "docno" in frame else frame.index
     titles = the_column(frame, "title") if "title" in frame else [""] * len(frame)

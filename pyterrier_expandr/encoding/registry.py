@@ -163,7 +163,7 @@ def _load_unlisted(name: str, checkpoint: Any, fuse: bool | None, options: dict[
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError where `name` is no short name, no folder, and no hub id; a hub is not asked.
+    """Raise ValueError where `name` is neither a short name, nor a folder, nor a hub id; the hub is not asked.
 
     Example:
         >>> check_name("contriever"), check_name("facebook/contriever")

@@ -94,7 +94,7 @@ class QueryEncoder(_View, BiQueryEncoder):
         """`[qid, query]` (+ `query_expansions`) -> the same rows with `query_vec`, float32 arrays of shape (d,).
 
         Raises:
-            ValueError: a query is missing or empty. TypeError: a query or an expansion is no string.
+            ValueError: a query is missing or empty. TypeError: a query or an expansion is not a string.
         """
         with pt.validate.any(inp, context=self) as v:
             v.query_frame(extra_columns=["query"])
@@ -170,7 +170,7 @@ class DocEncoder(_View, BiDocEncoder):
         """`[docno, text]` (+ `title`) -> the same rows with `doc_vec`, float32 arrays of shape (d,).
 
         Raises:
-            ValueError: a text is missing. TypeError: a title or text is no string.
+            ValueError: a text is missing. TypeError: a title or text is not a string.
         """
         with pt.validate.any(inp, context=self) as v:
             v.document_frame(extra_columns=[self.text_field])

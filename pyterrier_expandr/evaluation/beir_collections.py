@@ -114,7 +114,7 @@ class Collection:
         """`[qid, query]` of the judged queries: unjudged queries need not be searched.
 
         Raises:
-            ValueError: no query is judged, or one comes twice. OSError: as for `qrels`.
+            ValueError: no query is judged, or one occurs twice. OSError: as for `qrels`.
         """
         judged = set(self.qrels["qid"])
         with self._reading():

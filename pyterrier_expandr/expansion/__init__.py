@@ -1,7 +1,7 @@
 """Queries in, passages out: prompt -> backend (an LLM) -> cache of raw texts -> cleaned `query_expansions`.
 
 In: a frame `[qid, query]`. Out: the same with `query_expansions`, a list of texts for each query. `backends/` has the
-LLMs behind one protocol. To touch: a prompt (`prompts.PROMPTS`), what is no part of a passage (`cleaning/`), a new
+LLMs behind one protocol. To touch: a prompt (`prompts.PROMPTS`), what does not belong to a passage (`cleaning/`), a new
 backend. Not to touch without a thought: what addresses the cache (`Backend.fingerprint`, `Request`), or every text is
 asked anew.
 """

@@ -27,7 +27,7 @@ class BaseExpander(pt.Transformer):
         """`[qid, query]` -> the same rows with `query_expansions`, a list of str in each (empty if there is none).
 
         Raises:
-            ValueError: a query is missing or empty, or a qid is missing. TypeError: a query or qid is no string.
+            ValueError: a query is missing or empty, or a qid is missing. TypeError: a query or qid is not a string.
         """
         pt.validate.query_frame(inp, ["query"], context=self)
         if inp.empty:

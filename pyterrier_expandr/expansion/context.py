@@ -18,7 +18,7 @@ def with_context(ranking: pd.DataFrame, documents: int) -> pd.DataFrame:
     the order in which they first come.
 
     Raises:
-        ValueError: a text is missing. TypeError: a title or a text is no string.
+        ValueError: a text is missing. TypeError: a title or a text is not a string.
 
     Example:
         >>> ranking = {"qid": "1", "query": "sky", "docno": ["b", "a"], "text": ["B", "A"], "rank": [1, 0]}

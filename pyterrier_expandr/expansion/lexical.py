@@ -113,7 +113,7 @@ class LexicalExpander(pt.Transformer):
         """`[qid, query]` (+ `query_expansions`) -> the same rows with the expanded query.
 
         Raises:
-            ValueError: a query is missing or empty. TypeError: a query or an expansion is no string.
+            ValueError: a query is missing or empty. TypeError: a query or an expansion is not a string.
         """
         pt.validate.query_frame(inp, ["query"], context=self)
         texts, lists = query_texts(inp), expansion_lists(inp)

@@ -56,7 +56,7 @@ class DocVectors(pt.Transformer):
         return f"DocVectors({str(self.faiss_index.path)!r})"
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
-        """None: the index is no part of the pipeline."""
+        """None: the index is not part of the pipeline."""
         return {}
 
     def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:

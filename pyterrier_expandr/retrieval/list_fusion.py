@@ -142,7 +142,7 @@ class ListFusion(pt.Transformer):
 
 
 def check_weight(value: float) -> float:
-    """`value` as a float. Raises ValueError where it is no number in [0, 1]."""
+    """`value` as a float. Raises ValueError where it is not a number in [0, 1]."""
     if isinstance(value, (bool, str)) or not 0 <= value <= 1:
         raise ValueError(f"the weight of the lexical list must be between 0 and 1, got {value!r}")
     return float(value)

@@ -135,7 +135,7 @@ def side_by_side(qids: list[Any], lexical: pd.DataFrame, dense: pd.DataFrame) ->
     """Two rankings of the queries `qids` as one frame, see `TwoLists`, and the number of the query of each row.
 
     Raises:
-        ValueError: a score is NaN or infinite, a document comes twice, or a ranking has other queries.
+        ValueError: a score is NaN or infinite, a document occurs twice, or a ranking has other queries.
     """
     lists = dict(zip(LISTS, (lexical, dense), strict=True))
     place = pd.Index(qids)

@@ -97,7 +97,7 @@ def load_yaml(text: str) -> Any:
     """The value of a YAML text; duplicate keys, of which YAML would keep the last, are refused.
 
     Raises:
-        ValueError: no YAML, or a key that comes twice (its line is named).
+        ValueError: no YAML, or a key that occurs twice (its line is named).
     """
     import yaml
 

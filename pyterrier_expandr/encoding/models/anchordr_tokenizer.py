@@ -220,7 +220,7 @@ class AnchorDRTokenizer:
             return_tensors: "pt" or "np"; lists where it is None.
 
         Raises:
-            TypeError: a text is no string. ValueError: a `max_length` that leaves no token of the text.
+            TypeError: a text is not a string. ValueError: a `max_length` that leaves no token of the text.
 
         Example:
             >>> tokenizer = AnchorDRTokenizer.from_pretrained(folder)  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""Takes off what is no text: leftovers of chat templates, tags, a code fence or a JSON object around the passage."""
+"""Takes off what is not a text: leftovers of chat templates, tags, a code fence or a JSON object around the passage."""
 # ruff: noqa: RUF001  full-width marks are what models write
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _inside_json(text: str) -> str | None:
             or any(isinstance(v, list | dict) for v in found.values())
         ):
             return None
-        found[texts[0]].encode()  # half a surrogate pair is no text
+        found[texts[0]].encode()  # half a surrogate pair is not a text
     except (ValueError, RecursionError):
         return None
     return str(found[texts[0]])

@@ -93,7 +93,7 @@ _JAPANESE = r"""
     | ご?(?:質問|問い)(?:への|に対する)(?:回答|答え|解答)[^\n。:：]{0,20}[:：。](?=\s*\n)
     | [^\n。:：]{1,40}について(?:の)?(?:文章|段落|説明)(?:を[^\n。:：]{0,12}(?:します|しました)|です)[:：。](?=\s*\n)
 """
-# "Title: ... Passage:", where the latter is no part of a name.
+# "Title: ... Passage:", where the latter is not part of a name.
 _NO_NAME = r"(?<!west)(?<!east)" + "".join(
     rf"(?<!\b{word})" for word in "the a of drake mona middle inside safe".split()
 )

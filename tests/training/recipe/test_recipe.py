@@ -311,7 +311,12 @@ def test_the_commit_that_writes_is_the_commit_that_is_trained(tmp_path, monkeypa
 
 def test_every_field_of_the_trainings_is_told_apart():
     settings = {s.name: s.settings for s in in_order([experiment()])}
-    indifferent = set("base pairs out report_prompts report_tokens".split())
+    assert "losses" not in settings["dpo"], (
+        "a finished run of the paper's loss, from before there were others, stays known"
+    )
+    other = {s.name: s.settings for s in in_order([experiment(dpo=TINY["dpo"] | {"losses": {"sft": 1}})])}
+    assert other["dpo"] == settings["dpo"] | {"losses": {"sft": 1.0}}
+    indifferent = set("base pairs out report_prompts report_tokens losses".split())
     assert {item.name for item in fields(ExpanderTrainingConfig)} - indifferent <= settings["dpo"].keys()
     how = set("data out expansions dev_data mini_batch_size gradient_checkpointing tensorboard device".split())
     assert {item.name for item in fields(RetrieverTrainingConfig)} - how == settings["retriever-expandr"].keys()
