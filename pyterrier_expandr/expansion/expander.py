@@ -48,7 +48,7 @@ class LLMExpander(BaseExpander):
             none and is asked for little). A server's switch is among the server's own fields, e.g.
             `extra_body={"chat_template_kwargs": {"enable_thinking": False}}`.
         cache: a path or a `GenerationCache`; None keeps generations in memory as long as this object lives.
-        clean: take off what does not belong to the passage (`clean_passage`) and leave refusals out; see `cleaning_name`.
+        clean: take off what does not belong to the passage, and leave refusals out; see `cleaning_name`.
         keep_refusals: keep texts that only refuse ("I'm sorry, but I can't ...").
         verbose: show a progress bar.
 
