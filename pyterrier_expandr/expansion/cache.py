@@ -87,19 +87,21 @@ class GenerationCache:
                 )
             tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if tables and not {"request", "generation"} <= tables:
-                raise ValueError(f"{self.path!r} is an SQLite file but no generation cache: name another file")
+                raise ValueError(f"{self.path!r} is an SQLite file but not a generation cache: choose another file")
             _write_ahead(connection)
             connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
             _add_refused(connection)
         except sqlite3.OperationalError as error:
             if connection is not None:
                 connection.close()
-            raise OSError(f"cannot write the cache {self.path!r}: {error}; check the folder and its rights") from error
+            raise OSError(
+                f"cannot write the cache {self.path!r}: {error}; check that the folder exists and is writable"
+            ) from error
         except sqlite3.DatabaseError as error:
             if connection is not None:
                 connection.close()
             raise ValueError(
-                f"{self.path!r} is no cache or is damaged ({error}): move it away, or use another file"
+                f"{self.path!r} is not a cache, or is damaged ({error}): move it away, or use another file"
             ) from error
         except ValueError:
             if connection is not None:
@@ -138,8 +140,8 @@ class GenerationCache:
                     self._insert(fingerprint, request, generations)
         except sqlite3.OperationalError as error:
             raise OSError(
-                f"cannot write the cache {self.path!r}: {error}; what was stored before is kept: make room on the disk "
-                "and start again"
+                f"cannot write the cache {self.path!r}: {error}; what was stored before is kept: free some disk "
+                "space and start again"
             ) from error
 
     def _insert(self, fingerprint: dict[str, Any], request: Request, generations: dict[int, Generation]) -> None:

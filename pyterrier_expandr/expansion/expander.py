@@ -85,7 +85,7 @@ class LLMExpander(BaseExpander):
             raise TypeError(
                 f"backend must be a Backend of this package such as HuggingFaceBackend, got {type(backend).__name__}: "
                 "a backend of another package takes no seed for each request, so its texts could not be repeated; "
-                "name its model to HuggingFaceBackend, or subclass pyterrier_expandr.expansion.backends.base.Backend"
+                "open its model with HuggingFaceBackend, or subclass pyterrier_expandr.expansion.backends.base.Backend"
             )
         if n < 1:
             raise ValueError(f"n, the number of expansions for each query, must be 1 or more, got {n}")

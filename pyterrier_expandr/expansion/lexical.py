@@ -74,7 +74,7 @@ class LexicalExpander(pt.Transformer):
     without any word give an empty `query`, for which engines find nothing.
 
     Args:
-        repeats: how often the query stands there. 5 is query2doc's (Wang et al., EMNLP 2023); "mugi" takes
+        repeats: how often the query is repeated. 5 is query2doc's (Wang et al., EMNLP 2023); "mugi" takes
             `mugi_repeats`, which grows with the passages.
         form: what the engine gets.
             "words": letters and digits alone; for every engine, Terrier's parser included.

@@ -42,7 +42,7 @@ def resolve_prompt(prompt: str, *, fields: tuple[str, ...] = ("query",)) -> str:
     try:
         found = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
     except ValueError as error:
-        raise ValueError(f"prompt {prompt!r} is no template: {error}; write {{{{ for a brace of your own") from error
+        raise ValueError(f"prompt {prompt!r} is not a valid template: {error}; {{{{ is a literal brace") from error
     if found != set(fields):
         wanted = ", ".join(f"{{{name}}}" for name in fields)
         raise ValueError(

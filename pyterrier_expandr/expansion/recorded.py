@@ -36,7 +36,7 @@ def read_expansions(source: str | Path | list[dict[str, Any]]) -> tuple[dict[str
         if record is None:
             record = by_query.setdefault(str(query), Record(None, query))
         elif query is not None and record.query is not None and record.query != query:
-            raise ValueError(f"{where}: query_id {qid!r} stands there twice, with different queries")
+            raise ValueError(f"{where}: query_id {qid!r} occurs twice, with different queries")
         record.passages.extend(passages)
         if query is not None:
             by_query.setdefault(query, record)

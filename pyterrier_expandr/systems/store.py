@@ -255,7 +255,7 @@ def check_index(
     if differ:
         ours = {"fingerprint": encoder.fingerprint(), **settings}
         raise ValueError(
-            f"these parts do not belong together: the index {str(index.path)!r} was made by {made['model']!r} "
+            f"these parts do not fit together: the index {str(index.path)!r} was made by {made['model']!r} "
             f"({_told(made, differ)}), the encoder is {encoder.model_name!r} ({_told(ours, differ)})"
         )
 
@@ -266,7 +266,7 @@ def check_lexical(index: FaissIndex, lexical: LexicalIndex) -> None:
     if ours != theirs:
         example = min(ours ^ theirs)
         raise ValueError(
-            f"these parts do not belong together: the lexical index {str(lexical.folder)!r} has {len(ours)} documents, "
+            f"these parts do not fit together: the lexical index {str(lexical.folder)!r} has {len(ours)} documents, "
             f"the index {str(index.path)!r} has {len(theirs)}, and only one of them has {example!r}: remove the one "
             "that is not of this corpus, and index again"
         )

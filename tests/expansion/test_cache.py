@@ -142,7 +142,7 @@ class TestBadFiles:
     def test_no_database(self, tmp_path):
         path = tmp_path / "notes.txt"
         path.write_text("my notes, many of them " * 100)
-        with pytest.raises(ValueError, match="no cache or is damaged"):
+        with pytest.raises(ValueError, match="is not a cache, or is damaged"):
             GenerationCache(path)
         assert path.read_text().startswith("my notes")
 

@@ -231,8 +231,8 @@ class TestFaults:
             ((200, JSON, b'{"error": {"message": "overloaded"}}'), "overloaded"),
             ((200, JSON, b'["Error"]'), "Error"),
             ((200, JSON, b"null"), "None"),
-            ((200, JSON, completion("half")[:40]), "no completion"),
-            ((200, JSON, b""), "no completion"),
+            ((200, JSON, completion("half")[:40]), "did not answer with a completion"),
+            ((200, JSON, b""), "did not answer with a completion"),
             ((200, JSON, completion("x", choices=0)), "0 choices instead of one"),
             ((200, JSON, completion("x", choices=3)), "3 choices instead of one"),
             ((200, JSON, completion(None)), "ended with 'stop' and the text None"),
@@ -245,7 +245,7 @@ class TestFaults:
     def test_nothing_but_a_completion_is_taken_for_a_text(self, answer, said):
         cache = GenerationCache()
         with FaultyServer(failing_on("bad", answer)) as server:
-            with pytest.raises(ConnectionError, match="answered with no completion") as caught:
+            with pytest.raises(ConnectionError, match="did not answer with a completion") as caught:
                 generate_cached(engine(server), [ask("good"), ask("bad")], cache)
             assert said in str(caught.value)
         assert [record["messages"][0]["content"] for record in cache.records()] == ["good"]

@@ -126,7 +126,7 @@ class TestAnswers:
         parts = [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": "x"}}]
         with (
             FaultyServer(lambda *_: (200, {}, completion(parts))) as server,
-            pytest.raises(ConnectionError, match="no completion"),
+            pytest.raises(ConnectionError, match="did not answer with a completion"),
         ):
             backend(server).generate([ask("q")])
 
@@ -244,7 +244,7 @@ class TestHostileAnswers:
     def test_a_compression_that_cannot_be_read(self, encoding, body):
         with (
             FaultyServer(lambda *_: (200, {"Content-Encoding": encoding}, body)) as server,
-            pytest.raises(ConnectionError, match="answered with no completion: an answer"),
+            pytest.raises(ConnectionError, match="did not answer with a completion: an answer"),
         ):
             backend(server).generate([ask("q")])
 

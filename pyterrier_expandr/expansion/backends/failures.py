@@ -51,7 +51,7 @@ def explained(error: BaseException, failure: Failure) -> BaseException:
     if isinstance(error, openai.APIStatusError):
         return ConnectionError(f"{who} failed {failure.tries}: {said}; {written}")
     if isinstance(error, (ValueError, openai.APIError)):
-        return ConnectionError(f"{who} answered with no completion: {said}; {written}")
+        return ConnectionError(f"{who} did not answer with a completion: {said}; {written}")
     return error
 
 

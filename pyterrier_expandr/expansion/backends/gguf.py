@@ -99,10 +99,12 @@ def check_gguf(file: Path) -> GGUFReader:
         end = max((tensor.data_offset + tensor.n_bytes for tensor in reader.tensors), default=0)
     except Exception as error:  # whatever NumPy or the reader trips over
         raise ValueError(
-            f"{str(file)!r} is no GGUF file, or is damaged or truncated ({error}): get it again"
+            f"{str(file)!r} is not a GGUF file, or is damaged or truncated ({error}): download it again"
         ) from error
     if end > file.stat().st_size:
-        raise ValueError(f"{str(file)!r} is truncated: {file.stat().st_size} of {end} bytes are there; get it again")
+        raise ValueError(
+            f"{str(file)!r} is truncated: {file.stat().st_size} of {end} bytes are there; download it again"
+        )
     _check_kind(file, reader)
     return reader
 
@@ -149,7 +151,7 @@ def _convert(file: Path, target: Path) -> None:
     if free < size * 1.05:
         raise OSError(
             f"converting {str(file)!r} takes {size / 1e6:.0f} MB in {str(target.parent)!r}, where {free / 1e6:.0f} MB "
-            "are free: make room, or name another folder in the environment variable EXPANDR_CACHE"
+            "are free: free some space, or name another folder in the environment variable EXPANDR_CACHE"
         )
     logger.warning("converting %s to %s once: %.0f MB in %s", file.name, dtype, size / 1e6, target)
     part = target.with_name(f".part.{target.name}.{os.getpid()}")
@@ -161,8 +163,8 @@ def _convert(file: Path, target: Path) -> None:
     except (OSError, SafetensorError) as error:
         if not (target / GGUF_RECORD).is_file():  # another process may have been first
             raise OSError(
-                f"cannot write the converted model to {str(target.parent)!r} ({error}): make room, or name another "
-                "folder in the environment variable EXPANDR_CACHE"
+                f"cannot write the converted model to {str(target.parent)!r} ({error}): free some space, or name "
+                "another folder in the environment variable EXPANDR_CACHE"
             ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

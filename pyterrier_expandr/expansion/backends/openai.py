@@ -303,9 +303,9 @@ def _checked(base_url: str, key: str | None) -> str:
     parts = urlsplit(base_url)
     if parts.username or parts.password or parts.query or parts.fragment or (key and key in base_url):
         raise ValueError(
-            "base_url must be scheme, host, port and path alone: no user, query or key "
+            "base_url must consist of scheme, host, port and path only: no user, query or key "
             "(a key comes from the environment variable that api_key_env names)"
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError('base_url must be such as "http://localhost:8000/v1"')
+        raise ValueError('base_url must be a URL such as "http://localhost:8000/v1"')
     return base_url.rstrip("/")

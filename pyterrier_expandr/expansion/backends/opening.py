@@ -66,7 +66,9 @@ def backend_parts(name: str) -> tuple[str, str, dict[str, str]]:
     found = re.fullmatch(r"([A-Za-z]\w+):(.*)", rest, flags=re.DOTALL)
     word, model = (found[1], found[2]) if found else ("hf", rest)
     if word not in ("hf", "vllm", "openai"):
-        raise ValueError(f"there is no backend {word!r}.\n{GRAMMAR}\nA model whose own name begins so: hf:{word}:...")
+        raise ValueError(
+            f"there is no backend {word!r}.\n{GRAMMAR}\nIf the model's own name begins like this, write hf:{word}:..."
+        )
     if not model.strip():
         raise ValueError(f"the backend {word!r} needs a model.\n{GRAMMAR}")
     written = [part.partition("=") for part in query.split("&") if query]

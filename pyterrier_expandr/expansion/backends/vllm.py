@@ -128,8 +128,8 @@ class VLLMBackend(Backend):
                 from vllm import LLM
             except ImportError as error:
                 raise ImportError(
-                    f"VLLMBackend needs vllm ({error}): pip install 'pyterrier_expandr[vllm]', in an environment of "
-                    "its own if its pins do not go with yours"
+                    f"VLLMBackend needs vllm ({error}): pip install 'pyterrier_expandr[vllm]', in a "
+                    "separate environment if its pinned versions conflict with yours"
                 ) from error
             settings = {
                 "dtype": self.dtype or "auto",

@@ -26,7 +26,7 @@ def check_place(name: str, place: str, adapter: str | Path | None) -> None:
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"the config.json of {name!r} is damaged ({error}): get it again") from error
+            raise ValueError(f"the config.json of {name!r} is damaged ({error}): download it again") from error
         refuse_encoder_decoder(name, config)
     if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
         raise ValueError(f"{str(adapter)!r} holds no adapter: it has no adapter_config.json")
