@@ -152,7 +152,7 @@ class TestBadFiles:
         connection.execute("CREATE TABLE mine (x)")
         connection.commit()
         connection.close()
-        with pytest.raises(ValueError, match="no generation cache"):
+        with pytest.raises(ValueError, match="not a generation cache"):
             GenerationCache(path)
 
     def test_a_truncated_file(self, tmp_path):

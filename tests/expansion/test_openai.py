@@ -397,7 +397,7 @@ class TestSettings:
 
     @pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://h/v1", "", "http://"])
     def test_no_url(self, url):
-        with pytest.raises(ValueError, match="base_url must be such as"):
+        with pytest.raises(ValueError, match="base_url must be a URL such as"):
             OpenAIBackend("m", base_url=url)
 
     @pytest.mark.parametrize(
