@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..common.files import write_json
+from ..common.files import path_of, write_json
 from ..encoding.fusion import Fusion, check_fusion
 from ..expansion.lexical import LexicalExpander, Repeats
 from ..retrieval.list_fusion import ListFusion, Method
@@ -70,7 +70,7 @@ class TunedSettings:
 
     def save(self, path: str | Path) -> None:
         """Write them to a JSON file, which appears when it is complete."""
-        write_json(Path(path), {"format_version": FORMAT_VERSION, **asdict(self)})
+        write_json(path_of(path), {"format_version": FORMAT_VERSION, **asdict(self)})
 
     @classmethod
     def load(cls, path: str | Path) -> TunedSettings:
@@ -79,7 +79,7 @@ class TunedSettings:
         Raises:
             FileNotFoundError: there is no such file. ValueError: it holds something else, or is of a newer release.
         """
-        text = Path(path).read_text(encoding="utf-8")
+        text = path_of(path).read_text(encoding="utf-8")
         try:
             values = json.loads(text)
             version = values.pop("format_version")

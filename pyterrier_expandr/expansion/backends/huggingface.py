@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...common.files import path_of
 from ...common.fingerprint import model_fingerprint, pinned_revision
 from ...common.frames import without_surrogates
 from .base import Backend, Generation, Message, Request, Stream, check_context
@@ -75,8 +76,8 @@ class HuggingFaceBackend(Backend):
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
         self.model, self._place = str(model), resolve_llm(model)
-        check_place(self.model, self._place, adapter)
-        self.adapter = None if adapter is None else str(adapter)
+        self.adapter = None if adapter is None else str(path_of(adapter))
+        check_place(self.model, self._place, self.adapter)
         self.dtype, self.batch_size, self.device = dtype, batch_size, device
         self.revision, self.trust_remote_code = revision, trust_remote_code
         self._tokenizer: PreTrainedTokenizerBase | None = None
