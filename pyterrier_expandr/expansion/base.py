@@ -24,8 +24,7 @@ class BaseExpander(pt.Transformer):
     keep_refusals: bool
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """`[qid, query]` -> the same rows with `query_expansions`, a list of str for each row (empty if there are
-        none).
+        """`[qid, query]` -> the same rows with `query_expansions`, a list of str in each (empty if there are none).
 
         Raises:
             ValueError: a query is missing or empty, or a qid is missing. TypeError: a query or qid is not a string.

@@ -126,8 +126,7 @@ class GenerationCache:
         }
 
     def put(self, fingerprint: dict[str, Any], request: Request, generations: dict[int, Generation]) -> None:
-        """Store generations by sample number, in one transaction; samples that are already stored are not
-        overwritten."""
+        """Store generations by sample number, in one transaction; samples already stored are not overwritten."""
         self.put_many(fingerprint, [(request, generations)])
 
     def put_many(self, fingerprint: dict[str, Any], rows: Iterable[tuple[Request, dict[int, Generation]]]) -> None:
@@ -168,8 +167,7 @@ class GenerationCache:
         )
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Every generation with the request it was made from, as a dict; `model` and `messages` are decoded from
-        JSON."""
+        """Every generation with what it was made from, as a dict; `model` and `messages` are decoded from JSON."""
         query = f"SELECT {', '.join(_COLUMNS)} FROM generation JOIN request ON request.id = generation.request"
         with self._lock:
             rows = self._connection.execute(f"{query} ORDER BY request.id, sample").fetchall()

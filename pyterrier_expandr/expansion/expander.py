@@ -104,8 +104,7 @@ class LLMExpander(BaseExpander):
         self.thinking = bool(thinking)
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """`[qid, query]` -> adds `query_expansions`; if a prompt shows search results, a ranking -> one row per
-        query."""
+        """`[qid, query]` -> adds `query_expansions`; if a prompt shows search results, a ranking -> its queries."""
         if self._shows_context:
             pt.validate.result_frame(inp, extra_columns=["query", "text", "rank"], context=self)
             return super().transform(with_context(inp, self.context_documents)).drop(columns="query_context")

@@ -54,8 +54,7 @@ def generate_cached(
 
 
 def _begun(backend: Backend, requests: list[Request]) -> dict[bool, bool]:
-    """Whether the model's texts begin inside its reasoning, by thinking mode: the template decides it, not the
-    messages."""
+    """Whether the model's texts begin inside its reasoning, by thinking mode; only the template decides this."""
     of_kind = {request.thinking: request for request in requests}
     prompts = {thinking: backend.rendered_prompt(r.messages, thinking) for thinking, r in of_kind.items()}
     return {thinking: prompt is not None and begins_thought(prompt) for thinking, prompt in prompts.items()}

@@ -58,8 +58,7 @@ def mugi_repeats(query: str, passages: list[str], beta: int = MUGI_BETA) -> int:
 
 
 def _matchop(word: str, weight: int) -> str:
-    """A weighted word in Terrier's operators, as `pt.terrier.Retriever.matchop` writes it, but without starting
-    Java."""
+    """A weighted word in Terrier's operators, as `pt.terrier.Retriever.matchop` writes it, without starting Java."""
     safe = word if word.isascii() else f"#base64({b64encode(word.encode()).decode()})"
     return safe if weight == 1 else f"#combine:0={weight}({safe})"
 

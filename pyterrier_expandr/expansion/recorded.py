@@ -75,8 +75,7 @@ def _fields(where: str, row: Any) -> tuple[str | None, str | None, list[str]]:
 
 
 def write_expansions(path: str | Path, frame: pd.DataFrame) -> None:
-    """Write `[qid, query, query_expansions]` in the format of `RecordedExpander`; the file appears only once
-    complete."""
+    """Write `[qid, query, query_expansions]` for `RecordedExpander`; the file appears only once it is complete."""
     rows = zip(frame["qid"], frame["query"], frame["query_expansions"], strict=True)
     write_jsonl(
         path,
