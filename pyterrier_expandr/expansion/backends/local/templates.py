@@ -27,9 +27,9 @@ def template_variables(template: str, thinking: bool) -> dict[str, Any]:
 
     - `enable_thinking` or `thinking`: true or false.
     - `reasoning_effort`: the reasoning of gpt-oss cannot be switched off, so this is "low" instead of "medium"; if the
-    template knows "none", it is "none" instead of "high".
+      template knows "none", it is "none" instead of "high".
     - `date`: the fixed day `DATE`, if the template asks for the time (`strftime_now`); with today's date a prompt would
-    give a different text tomorrow. A template with its own date (`date_string` of Llama 3.1) keeps it.
+      give a different text tomorrow. A template with its own date (`date_string` of Llama 3.1) keeps it.
 
     {} if the template reads none of them.
 
