@@ -48,7 +48,7 @@ def beir_folder(path: str | Path, split: str = "test") -> BeirFolder:
     """A folder in BEIR format (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv) as a PyTerrier dataset.
 
     Raises:
-            FileNotFoundError: the folder or one of its files is missing. ValueError: the split does not exist.
+        FileNotFoundError: the folder or one of its files is missing. ValueError: the split does not exist.
 
     Example:
         >>> beir_folder("scifact").get_qrels()  # doctest: +SKIP

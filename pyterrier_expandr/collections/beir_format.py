@@ -22,10 +22,10 @@ class BeirFolder(pt.datasets.Dataset):
     Args:
         path: a folder with corpus.jsonl (`_id`, `title`, `text`), queries.jsonl (`_id`, `text`) and qrels/SPLIT.tsv
             (query-id, corpus-id, score; or TREC's four columns).
-            split: which qrels to use; only queries judged in them are topics.
+        split: which qrels to use; only queries judged in them are topics.
 
-        Raises:
-            FileNotFoundError: the folder or one of its files is missing. ValueError: the split does not exist.
+    Raises:
+        FileNotFoundError: the folder or one of its files is missing. ValueError: the split does not exist.
     """
 
     def __init__(self, path: str | Path, split: str = "test") -> None:
@@ -57,7 +57,7 @@ class BeirFolder(pt.datasets.Dataset):
         """`[qid, query]` of the queries that are judged in this split, in file order.
 
         Raises:
-                ValueError: the qrels contain a query that is missing in queries.jsonl.
+            ValueError: the qrels contain a query that is missing in queries.jsonl.
         """
         judged = set(self.get_qrels()["qid"])
         topics = pd.DataFrame([row for row in self.get_queries() if row[0] in judged], columns=["qid", "query"])

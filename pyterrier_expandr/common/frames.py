@@ -79,8 +79,8 @@ def check_ids(frame: pd.DataFrame, *columns: str) -> None:
     """Raise if a column of ids (`qid`, `docno`) cannot identify rows. Columns that are absent are not checked.
 
     Raises:
-            ValueError: an id is missing (None, NaN) or contains half a Unicode character (a lone surrogate).
-            TypeError: the ids are neither all strings nor all whole numbers.
+        ValueError: an id is missing (None, NaN) or contains half a Unicode character (a lone surrogate).
+        TypeError: the ids are neither all strings nor all whole numbers.
 
     Example:
         >>> check_ids(pd.DataFrame({"qid": ["1", "2"]}), "qid", "docno")
@@ -114,7 +114,7 @@ def check_numbers(frame: pd.DataFrame, *columns: str) -> None:
     """Raise if a column such as `score` or `rank` is not a number in every row.
 
     Raises:
-            ValueError: a value is NaN. TypeError: the column contains something other than numbers.
+        ValueError: a value is NaN. TypeError: the column contains something other than numbers.
     """
     for column in columns:
         values = the_column(frame, column)
@@ -128,9 +128,9 @@ def query_texts(frame: pd.DataFrame) -> list[str]:
     """The `query` column as clean strings, in row order.
 
     Raises:
-            ValueError: a query is missing (None, NaN), empty or only white space (the message names the qids), or a qid
-                is missing.
-            TypeError: a query is not a string, or the qids have different types.
+        ValueError: a query is missing (None, NaN), empty or only white space (the message names the qids), or a qid is
+            missing.
+        TypeError: a query is not a string, or the qids have different types.
 
     Example:
         >>> query_texts(pd.DataFrame({"qid": ["1"], "query": ["dense retrieval"]}))

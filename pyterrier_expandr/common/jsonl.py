@@ -18,13 +18,13 @@ def read_jsonl(
 
     Args:
         path: the file, in UTF-8.
-            fields: the fields that each object must have.
-            skipped: if given, broken lines are skipped and counted here under "broken line".
+        fields: the fields that each object must have.
+        skipped: if given, broken lines are skipped and counted here under "broken line".
 
-        Raises:
-            ValueError: a line is not a JSON object or lacks one of `fields`; the message names file, line and what was
-                found.
-            FileNotFoundError: the file does not exist.
+    Raises:
+        ValueError: a line is not a JSON object or lacks one of `fields`; the message names file, line and what was
+            found.
+        FileNotFoundError: the file does not exist.
     """
     wanted = list(fields)
     with open(path_of(path), "rb") as file:

@@ -12,8 +12,8 @@ def lazy_names(package: str, home: Mapping[str, str]) -> tuple[Callable[[str], A
 
     Args:
         package: the package's `__name__`.
-            home: name -> the module below `package` that defines it; if the module's path ends in the name, the name is
-                the module itself.
+        home: name -> the module below `package` that defines it; if the module's path ends in the name, the name is the
+            module itself.
 
     Example:
         >>> get, _ = lazy_names("pyterrier_expandr.common", {"read_jsonl": "jsonl"})

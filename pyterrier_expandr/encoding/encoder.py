@@ -45,32 +45,31 @@ class ExpandREncoder(BiEncoder):
     The model is loaded on first use.
 
     Args:
-            model: a hub name, a folder, or a `SentenceTransformer` object. The weights of such an object must not
-                change while the encoder is in use, because vectors are remembered. Settings given here change a copy of
-                its modules, which shares the weights.
-            pooling: "mean", "cls" ...; None uses the setting in the model's files (mean if there is none).
-            normalize: L2-normalise every embedding before fusion; None uses the setting in the model's files (True if
-                there is none, as in the paper's evaluation).
-            max_length: maximum number of tokens read per text; None uses the model's own limit.
-            truncate_dim: number of leading dimensions to keep of each embedding, for models trained for this
-                (Matryoshka); it is normalised after truncation. None uses the setting in the model's files (all if
-                there is none).
-            fusion: "average" (1/2 query, 1/2 mean of the expansions), "uniform" (one mean over the query and all
-                expansions), a weight alpha of the query in [0, 1], or `f(query (d,), expansions (m, d)) -> (d,)`.
-            renormalize: L2-normalise the fused vector again; rankings stay the same, scores become cosines.
-            query_prompt: text put before each query; None uses the model's own ("" for none).
-            doc_prompt: text put before each document and each expansion; None uses the model's own.
-            batch_size: texts per model call; None means 32 on a GPU and 8 on a CPU, whose caches larger batches would
-                exceed.
-            text_field: the column with the document's text.
-            device: "cuda", "cpu" ...; None uses cuda if available.
-            revision: the model's revision on the hub; None uses the newest, or the one that was downloaded before.
-            trust_remote_code: run Python code that comes with the model.
-            verbose: show progress bars.
+        model: a hub name, a folder, or a `SentenceTransformer` object. The weights of such an object must not change
+            while the encoder is in use, because vectors are remembered. Settings given here change a copy of its
+            modules, which shares the weights.
+        pooling: "mean", "cls" ...; None uses the setting in the model's files (mean if there is none).
+        normalize: L2-normalise every embedding before fusion; None uses the setting in the model's files (True if there
+            is none, as in the paper's evaluation).
+        max_length: maximum number of tokens read per text; None uses the model's own limit.
+        truncate_dim: number of leading dimensions to keep of each embedding, for models trained for this (Matryoshka);
+            it is normalised after truncation. None uses the setting in the model's files (all if there is none).
+        fusion: "average" (1/2 query, 1/2 mean of the expansions), "uniform" (one mean over the query and all
+            expansions), a weight alpha of the query in [0, 1], or `f(query (d,), expansions (m, d)) -> (d,)`.
+        renormalize: L2-normalise the fused vector again; rankings stay the same, scores become cosines.
+        query_prompt: text put before each query; None uses the model's own ("" for none).
+        doc_prompt: text put before each document and each expansion; None uses the model's own.
+        batch_size: texts per model call; None means 32 on a GPU and 8 on a CPU, whose caches larger batches would
+            exceed.
+        text_field: the column with the document's text.
+        device: "cuda", "cpu" ...; None uses cuda if available.
+        revision: the model's revision on the hub; None uses the newest, or the one that was downloaded before.
+        trust_remote_code: run Python code that comes with the model.
+        verbose: show progress bars.
 
     Raises:
-            ValueError: a folder contains no model; a fusion weight is outside [0, 1]; `batch_size`, `max_length` or
-                `truncate_dim` is below 1.
+        ValueError: a folder contains no model; a fusion weight is outside [0, 1]; `batch_size`, `max_length` or
+            `truncate_dim` is below 1.
 
     Example:
         >>> encoder = ExpandREncoder("facebook/contriever", pooling="mean", fusion=0.5)
@@ -205,7 +204,7 @@ class ExpandREncoder(BiEncoder):
         return model_fingerprint(self.model_name, self.revision)
 
     def describe(self) -> dict[str, Any]:
-        """What determines the vectors, as JSON values, without loading the model: its content and the settings given."""
+        """What determines the vectors as JSON values, without loading the model: its content and the given settings."""
         names = "pooling normalize max_length query_prompt doc_prompt renormalize text_field".split()
         settings = {name: getattr(self, name) for name in names}
         if self.truncate_dim is not None:

@@ -35,12 +35,12 @@ def fuse(query: Any, expansions: Any, fusion: Fusion = "average") -> Any:
 
     Args:
         query: (..., d), floating point.
-            expansions: (..., m, d) with m >= 1; the caller must handle queries without expansions, whose vector is
-                their own embedding.
+        expansions: (..., m, d) with m >= 1; the caller must handle queries without expansions, whose vector is their
+            own embedding.
         fusion: see `query_weight`, or a callable of (query, expansions).
 
     Returns:
-            (..., d), with the dtype of the inputs.
+        (..., d), with the dtype of the inputs.
 
     Example:
         >>> import numpy as np
@@ -58,7 +58,7 @@ def check_fusion(fusion: Fusion) -> Fusion:
 
     Raises:
         ValueError: an unknown name, or a weight outside [0, 1].
-            TypeError: `fusion` is neither a name, a number nor a callable.
+        TypeError: `fusion` is neither a name, a number nor a callable.
     """
     if callable(fusion):
         return fusion

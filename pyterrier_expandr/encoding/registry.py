@@ -41,21 +41,19 @@ def load_encoder(
     """The encoder that a name refers to, with the pooling, prefixes and length that it was made for.
 
     Args:
-            name: a name in `ENCODERS` ("contriever", "anchordr", "dpr" ...), a hub id ("owner/model"), or a folder.
-            checkpoint: another checkpoint of the named model, e.g. one fine-tuned from it: a folder or hub id; for DPR
-                a pair, the question and the context encoder.
-            fuse: True returns an `ExpandREncoder`, which fuses queries with their expansions. False returns the model's
-                class in pyterrier_dr, which ignores `query_expansions`. None returns that of pyterrier_dr, with a
-                warning, if the model is maintained there (ANCE, TAS-B, E5, GTR, BGE-M3), and an `ExpandREncoder`
-                otherwise.
-            options: passed to the class (`device`, `batch_size`; for an `ExpandREncoder` also `fusion` ...); None keeps
-                the setting that belongs to the name.
+        name: a name in `ENCODERS` ("contriever", "anchordr", "dpr" ...), a hub id ("owner/model"), or a folder.
+        checkpoint: another checkpoint of the named model, e.g. one fine-tuned from it: a folder or hub id; for DPR a
+            pair, the question and the context encoder.
+        fuse: True returns an `ExpandREncoder`, which fuses queries with their expansions. False returns the model's
+            class in pyterrier_dr, which ignores `query_expansions`. None returns that of pyterrier_dr, with a warning,
+            if the model is maintained there (ANCE, TAS-B, E5, GTR, BGE-M3), and an `ExpandREncoder` otherwise.
+        options: passed to the class (`device`, `batch_size`; for an `ExpandREncoder` also `fusion` ...); None keeps the
+            setting that belongs to the name.
 
     Raises:
-            ValueError: the name is unknown (the closest ones are listed), the model is provided by another PyTerrier
-                plugin, its checkpoint is not known here, a folder contains no model, or a checkpoint is of another
-                kind.
-            TypeError: the class does not have one of the options.
+        ValueError: the name is unknown (the closest ones are listed), the model is provided by another PyTerrier
+            plugin, its checkpoint is not known here, a folder contains no model, or a checkpoint is of another kind.
+        TypeError: the class does not have one of the options.
 
     Example:
         >>> load_encoder("contriever")

@@ -42,8 +42,7 @@ def stack_vectors(column: pd.Series | Sequence[Any], ids: Sequence[str], *, name
         name: the column's name, for errors.
 
     Raises:
-            ValueError: a vector is missing, not one-dimensional, of another size than the first, or has NaN or
-                infinity.
+        ValueError: a vector is missing, not one-dimensional, of another size than the first, or has NaN or infinity.
 
     Example:
         >>> stack_vectors([[1, 2], [3, 4]], ["a", "b"], name="doc_vec").shape

@@ -213,7 +213,7 @@ class TextScorer(_View, BiScorer):
         """`[qid, query, docno, text]` (or `query_vec`, `doc_vec` instead of the texts) -> adds `score`, `rank`.
 
         Raises:
-                ValueError: a query, a text, an id or the column qid is missing, or the vectors do not match each other.
+            ValueError: a query, a text, an id or the column qid is missing, or the vectors do not match each other.
             TypeError: a query, text or id is not a string.
         """
         text = self.text_field

@@ -55,11 +55,10 @@ class GenerationCache:
     may share a file on a local disk. The file can be read without the model, see `records`.
 
     Args:
-            path: the SQLite file, created if missing; ":memory:" keeps everything in this process.
+        path: the SQLite file, created if missing; ":memory:" keeps everything in this process.
 
     Raises:
-            ValueError: the file is not such a cache, is damaged, or was written by a newer release. It is left
-                unchanged.
+        ValueError: the file is not such a cache, is damaged, or was written by a newer release. It is left unchanged.
         OSError: the file cannot be opened for writing.
 
     Example:
@@ -133,7 +132,7 @@ class GenerationCache:
         """Store the generations of several requests in one transaction.
 
         Raises:
-                OSError: the disk is full; everything stored before is kept.
+            OSError: the disk is full; everything stored before is kept.
         """
         try:
             with self._lock, self._connection:

@@ -38,19 +38,19 @@ class LLMExpander(BaseExpander):
 
     Args:
         backend: the backend, e.g. `HuggingFaceBackend`.
-            prompt: "q2d" (a passage), "q2q" (a rewrite), "q2e" (keywords), "q2c" (reasoning first), "q2d_context" (a
-                passage written after seeing search results), or a template with `{query}`. If the template contains
-                `{context}`, the input is a ranking `[qid, query, docno, text, rank]` (+ `title`), and the output has
-                one row per query. Several prompts give `n` expansions each, in the order of the prompts.
-            n: expansions for each query and prompt.
-            context_documents: number of documents that `{context}` is filled with.
+        prompt: "q2d" (a passage), "q2q" (a rewrite), "q2e" (keywords), "q2c" (reasoning first), "q2d_context" (a
+            passage written after seeing search results), or a template with `{query}`. If the template contains
+            `{context}`, the input is a ranking `[qid, query, docno, text, rank]` (+ `title`), and the output has one
+            row per query. Several prompts give `n` expansions each, in the order of the prompts.
+        n: expansions for each query and prompt.
+        context_documents: number of documents that `{context}` is filled with.
         temperature, top_p, max_new_tokens, seed: see `Sampling`; the defaults are the paper's evaluation setting.
-            thinking: let the model reason first. If False, reasoning is switched off in the chat template where the
-                template allows it (gpt-oss has no such switch and is asked for low effort). For a server, set the
-                switch through its own fields, e.g. `extra_body={"chat_template_kwargs": {"enable_thinking": False}}`.
-            cache: a path or a `GenerationCache`; None keeps generations in memory for the lifetime of this object.
-            clean: remove what does not belong to the passage and drop refusals; see `cleaning_name`.
-            keep_refusals: keep texts that are only a refusal ("I'm sorry, but I can't ...").
+        thinking: let the model reason first. If False, reasoning is switched off in the chat template where the
+            template allows it (gpt-oss has no such switch and is asked for low effort). For a server, set the switch
+            through its own fields, e.g. `extra_body={"chat_template_kwargs": {"enable_thinking": False}}`.
+        cache: a path or a `GenerationCache`; None keeps generations in memory for the lifetime of this object.
+        clean: remove what does not belong to the passage and drop refusals; see `cleaning_name`.
+        keep_refusals: keep texts that are only a refusal ("I'm sorry, but I can't ...").
         verbose: show a progress bar.
 
     Raises:
@@ -171,16 +171,16 @@ class RecordedExpander(BaseExpander):
     removed.
 
     Args:
-            records: the file, or a list of dicts with the same fields as its lines.
-            on_missing: "error" raises an error for queries that the file lacks; "query-only" gives them an empty list.
-            n: use only the first `n` expansions of each query; None uses all.
-            clean: see `LLMExpander`; a warning counts the refusals that were dropped.
-            keep_refusals: keep texts that are only a refusal.
+        records: the file, or a list of dicts with the same fields as its lines.
+        on_missing: "error" raises an error for queries that the file lacks; "query-only" gives them an empty list.
+        n: use only the first `n` expansions of each query; None uses all.
+        clean: see `LLMExpander`; a warning counts the refusals that were dropped.
+        keep_refusals: keep texts that are only a refusal.
 
     Raises:
-            ValueError: a line is malformed or lacks fields (the message names file and line), a query is missing, or a
-                qid was recorded with a different query text.
-            FileNotFoundError: the file does not exist.
+        ValueError: a line is malformed or lacks fields (the message names file and line), a query is missing, or a qid
+            was recorded with a different query text.
+        FileNotFoundError: the file does not exist.
 
     Example:
         >>> expander = RecordedExpander([{"query": "why is the sky blue", "passage": "Air scatters short waves."}])

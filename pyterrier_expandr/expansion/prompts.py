@@ -57,7 +57,7 @@ def resolve_prompts(prompts: str | Sequence[str]) -> tuple[str, ...]:
     """The templates of one or more prompts, each with `{query}`, and with `{context}` if it shows search results.
 
     Raises:
-            ValueError: no prompt, a repeated prompt, or any error of `resolve_prompt`.
+        ValueError: no prompt, a repeated prompt, or any error of `resolve_prompt`.
 
     Example:
         >>> [len(template) for template in resolve_prompts(["q2d", "{context} {query}"])]
@@ -114,7 +114,7 @@ def cut_to_fit(
     cannot count tokens, nothing is truncated.
 
     Raises:
-            ValueError: not even the first 8 characters of the field fit alongside `max_new_tokens`.
+        ValueError: not even the first 8 characters of the field fit alongside `max_new_tokens`.
     """
     whole, context = fields[cut], backend.context_length
     if context is None:

@@ -26,8 +26,8 @@ def read_expansions(source: str | Path | list[dict[str, Any]]) -> tuple[dict[str
     """Recorded expansions by qid (lines with `query_id`) and by query text (lines with `query`).
 
     Raises:
-            ValueError: a line is malformed or lacks fields; the message has file and line number. FileNotFoundError:
-                the file does not exist.
+        ValueError: a line is malformed or lacks fields; the message has file and line number. FileNotFoundError: the
+            file does not exist.
     """
     by_qid: dict[str, Record] = {}
     by_query: dict[str, Record] = {}

@@ -37,8 +37,8 @@ def without_thought(text: str, *, begun: bool = False) -> str:
 
     Args:
         text: a text as the model wrote it, with its marks.
-            begun: whether the prompt itself opened the reasoning, see `begins_thought`; everything up to the closing
-                mark is then reasoning.
+        begun: whether the prompt itself opened the reasoning, see `begins_thought`; everything up to the closing mark
+            is then reasoning.
 
     Example:
         >>> without_thought("<think>The user asks about the sky.</think> Air scatters light.")

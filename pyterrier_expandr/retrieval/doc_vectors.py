@@ -19,10 +19,10 @@ class DocVectors(pt.Transformer):
     Columns: `[qid, docno]` -> adds `doc_vec` (float32, (d,)).
 
     Args:
-            faiss_index: an index that stores vectors unmodified (factory "Flat").
+        faiss_index: an index that stores vectors unmodified (factory "Flat").
 
-        Raises:
-            ValueError: the index stores modified vectors, or lacks a document.
+    Raises:
+        ValueError: the index stores modified vectors, or lacks a document.
     """
 
     def __init__(self, faiss_index: FaissIndex) -> None:

@@ -35,11 +35,11 @@ class FaissIndex(pt.Artifact, pt.Indexer):
     "Flat".
 
     Args:
-            path: the folder of the index.
-            factory: FAISS factory string for a new index: "Flat" (exact), "HNSW32", "IVF1024,PQ48" ... None means
-                "Flat" for a new index, and the recorded factory for an existing one.
-            metric: "ip" (inner product) or "l2" (squared distance; scores are its negative). None means "ip" for a new
-                index, and the recorded metric for an existing one.
+        path: the folder of the index.
+        factory: FAISS factory string for a new index: "Flat" (exact), "HNSW32", "IVF1024,PQ48" ... None means "Flat"
+            for a new index, and the recorded factory for an existing one.
+        metric: "ip" (inner product) or "l2" (squared distance; scores are its negative). None means "ip" for a new
+            index, and the recorded metric for an existing one.
 
     Raises:
         ValueError: an unknown metric, an empty factory.
@@ -132,10 +132,10 @@ class FaissIndex(pt.Artifact, pt.Indexer):
         """An indexer that ends a PyTerrier pipeline.
 
         Args:
-                mode: "create" refuses a folder that exists; "overwrite" replaces a finished index once the new one is
-                    complete; "resume" continues an interrupted build (and leaves a finished index unchanged). Give
-                    "resume" the whole corpus again, or only what is missing, so that nothing is encoded twice:
-                    `(encoder.doc_encoder() >> index.indexer("resume")).index(index.remaining(corpus))`.
+            mode: "create" refuses a folder that exists; "overwrite" replaces a finished index once the new one is
+                complete; "resume" continues an interrupted build (and leaves a finished index unchanged). Give "resume"
+                the whole corpus again, or only what is missing, so that nothing is encoded twice:
+                `(encoder.doc_encoder() >> index.indexer("resume")).index(index.remaining(corpus))`.
         """
         return FaissIndexer(self, mode=mode)
 

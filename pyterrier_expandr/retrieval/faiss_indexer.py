@@ -37,12 +37,11 @@ class FaissIndexer(pt.Indexer):
         """Build the index and return it.
 
         Raises:
-                FileExistsError: the folder exists ("create"), or contains anything that is not such an index
-                    ("overwrite").
-                ValueError: no documents; a docno that is missing, not a string or repeated; vectors with NaN or of
-                    different sizes; a factory that does not suit them. Everything committed before is kept and can be
-                    resumed.
-                ImportError: FAISS is not installed.
+            FileExistsError: the folder exists ("create"), or contains anything that is not such an index ("overwrite").
+            ValueError: no documents; a docno that is missing, not a string or repeated; vectors with NaN or of
+                different sizes; a factory that does not suit them. Everything committed before is kept and can be
+                resumed.
+            ImportError: FAISS is not installed.
         """
         target = self.faiss_index
         layout.import_faiss()

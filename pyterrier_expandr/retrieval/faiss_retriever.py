@@ -35,14 +35,14 @@ class FaissRetriever(pt.Transformer):
 
     Args:
         faiss_index: the index.
-            num_results: maximum number of documents per query.
+        num_results: maximum number of documents per query.
         search_params: FAISS parameter string for approximate indexes, e.g. "nprobe=32" or "efSearch=128".
         drop_query_vec: leave `query_vec` out of the result.
         verbose: show a progress bar.
 
     Raises:
-            ValueError: `num_results` below 1; vectors with NaN, or whose size differs from the index's (the message
-                names both encoders). FileNotFoundError: the index is not built. ImportError: FAISS is not installed.
+        ValueError: `num_results` below 1; vectors with NaN, or whose size differs from the index's (the message names
+            both encoders). FileNotFoundError: the index is not built. ImportError: FAISS is not installed.
 
     Example:
         >>> from pyterrier_expandr import FaissIndex

@@ -38,11 +38,11 @@ def hybrid(
     step, `hybrid(...)[-1]`, is the `ListFusion`: its weight can be varied with `pt.GridScan` without searching again.
 
     Args:
-            lexical: `[qid, query]` -> R; it should retrieve as deep as `dense`, e.g. 1000 documents.
-            dense: `[qid, query]` -> R.
-            method: "sum" of the min-max normalised scores, "rrf" (reciprocal ranks) or "zscore"; see `ListFusion`.
-            weight: the weight of the lexical list, in [0, 1]; the dense list has the remainder.
-            num_results: maximum number of documents per query in the final ranking.
+        lexical: `[qid, query]` -> R; it should retrieve as deep as `dense`, e.g. 1000 documents.
+        dense: `[qid, query]` -> R.
+        method: "sum" of the min-max normalised scores, "rrf" (reciprocal ranks) or "zscore"; see `ListFusion`.
+        weight: the weight of the lexical list, in [0, 1]; the dense list has the remainder.
+        num_results: maximum number of documents per query in the final ranking.
 
     Example:
         >>> from pyterrier_expandr.expansion.lexical import LexicalExpander
@@ -80,8 +80,8 @@ class ListFusion(pt.Transformer):
 
     Args:
         method: "sum", "rrf" or "zscore".
-            weight: the weight of the lexical list, in [0, 1].
-            num_results: maximum number of documents per query.
+        weight: the weight of the lexical list, in [0, 1].
+        num_results: maximum number of documents per query.
 
     Raises:
         ValueError: an unknown method, a weight outside [0, 1], `num_results` below 1.

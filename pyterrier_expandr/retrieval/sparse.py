@@ -25,7 +25,7 @@ class LexicalIndex:
     """A PISA index of `title + " " + text`, and BM25 over it.
 
     Args:
-            folder: the folder of the index, existing or to be built by `index`. It appears only once complete.
+        folder: the folder of the index, existing or to be built by `index`. It appears only once complete.
 
     Example:
         >>> from pyterrier_expandr.collections import pocket

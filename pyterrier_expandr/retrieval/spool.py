@@ -40,7 +40,7 @@ class Spool:
         """Start an empty spool, replacing any earlier build.
 
         Raises:
-                FileExistsError: the folder's name is taken by something other than a build; it is not touched.
+            FileExistsError: the folder's name is taken by something other than a build; it is not touched.
         """
         if self.folder.is_dir() and any(self.folder.iterdir()) and not self.vectors.is_file():
             raise FileExistsError(f"{str(self.folder)!r} is needed to build {str(self.target)!r}: move it away")

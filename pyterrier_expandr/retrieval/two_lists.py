@@ -44,8 +44,8 @@ class TwoLists(pt.Transformer):
         dense: the same.
 
     Raises:
-            ValueError: a qid occurs twice in the frame; a score is NaN or infinite, or a list contains a document twice
-                (the message names list, qid and docno).
+        ValueError: a qid occurs twice in the frame; a score is NaN or infinite, or a list contains a document twice
+            (the message names list, qid and docno).
 
     Example:
         >>> one = pt.Transformer.from_df(pd.DataFrame({"qid": ["1"], "docno": ["a"], "score": [2.0]}))

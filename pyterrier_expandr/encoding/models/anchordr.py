@@ -34,12 +34,12 @@ class AnchorDR(InputModule):
     """Texts -> `sentence_embedding` (n, d_model): the decoder's state at its first position, not normalised.
 
     Args:
-            model: the encoder-decoder.
-            tokenizer: its tokenizer.
-            max_seq_length: maximum number of tokens read per text, including `<s>` and `</s>`; at most 1,024.
+        model: the encoder-decoder.
+        tokenizer: its tokenizer.
+        max_seq_length: maximum number of tokens read per text, including `<s>` and `</s>`; at most 1,024.
 
-        Raises:
-            ValueError: the tokenizer has more ids than the model has embeddings, or the length exceeds the positions.
+    Raises:
+        ValueError: the tokenizer has more ids than the model has embeddings, or the length exceeds the positions.
 
     Example:
         >>> from sentence_transformers import SentenceTransformer
@@ -100,15 +100,15 @@ class AnchorDR(InputModule):
         """The module from a folder (in the reference's layout, or written by `save_pretrained`) or a hub name.
 
         Args:
-                name_or_folder: the location of config.json, the weights and the tokenizer's files.
-                tokenizer: replaces the folder's own tokenizer.
-                max_seq_length: None uses the value in the folder, or 512.
-                revision: the model's revision on the hub.
-                dtype: dtype of the weights; None keeps that of the file.
+            name_or_folder: the location of config.json, the weights and the tokenizer's files.
+            tokenizer: replaces the folder's own tokenizer.
+            max_seq_length: None uses the value in the folder, or 512.
+            revision: the model's revision on the hub.
+            dtype: dtype of the weights; None keeps that of the file.
 
-            Raises:
-                ValueError: files are missing or damaged, the weights are not exactly AnchorDR's (all names are listed),
-                    or the checkpoint is a stock T5 or was saved without its decoder.
+        Raises:
+            ValueError: files are missing or damaged, the weights are not exactly AnchorDR's (all names are listed), or
+                the checkpoint is a stock T5 or was saved without its decoder.
         """
         name = str(name_or_folder)
         model = AnchorDRModel.from_pretrained(name, revision=revision, dtype=dtype)
@@ -166,13 +166,13 @@ def open_anchordr(
 
     Args:
         name: a folder or hub name.
-            revision: the model's revision on the hub.
-            device: "cuda", "cpu" ...
-            normalize: L2-normalise embeddings; None uses the setting of a saved folder, and True for the reference's
-                layout (as in its evaluation).
+        revision: the model's revision on the hub.
+        device: "cuda", "cpu" ...
+        normalize: L2-normalise embeddings; None uses the setting of a saved folder, and True for the reference's layout
+            (as in its evaluation).
 
-        Raises:
-            ValueError: not an AnchorDR checkpoint, or a folder whose modules bring code of their own.
+    Raises:
+        ValueError: not an AnchorDR checkpoint, or a folder whose modules bring code of their own.
     """
     from sentence_transformers import SentenceTransformer
 

@@ -81,7 +81,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file or of a PyTorch zip, on the CPU.
 
     Raises:
-            ValueError: the file is damaged, or it is a pickle that contains more than tensors (it is not executed).
+        ValueError: the file is damaged, or it is a pickle that contains more than tensors (it is not executed).
     """
     try:
         if path.suffix == ".safetensors":

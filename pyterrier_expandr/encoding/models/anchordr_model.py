@@ -20,8 +20,7 @@ class AnchorDRConfig(T5Config):
     """T5's configuration under its own name, so that no T5 class opens the checkpoint and computes wrong results.
 
     Raises:
-            ValueError: values that the architecture does not allow (`pad_token_id` 0, another activation, too few
-                buckets).
+        ValueError: values that the architecture does not allow (`pad_token_id` 0, another activation, too few buckets).
     """
 
     model_type = "anchordr"
@@ -185,14 +184,14 @@ class AnchorDRModel(PreTrainedModel):
         """The model from a folder or the hub, in evaluation mode, on the CPU.
 
         Args:
-                name_or_folder: a folder with config.json and model.safetensors or pytorch_model.bin (from which only
-                    tensors are read; code in it is not run), or a hub name.
-                revision: the model's revision on the hub.
-                dtype: dtype of the weights; None keeps that of the file.
+            name_or_folder: a folder with config.json and model.safetensors or pytorch_model.bin (from which only
+                tensors are read; code in it is not run), or a hub name.
+            revision: the model's revision on the hub.
+            dtype: dtype of the weights; None keeps that of the file.
 
-            Raises:
-                ValueError: the model does not exist, is another model (including stock T5), or has no decoder, unknown
-                    names or wrong shapes; the message lists all problems.
+        Raises:
+            ValueError: the model does not exist, is another model (including stock T5), or has no decoder, unknown
+                names or wrong shapes; the message lists all problems.
         """
         name = str(name_or_folder)
         settings = checkpoint.read_config(name, revision)

@@ -51,15 +51,15 @@ class AnchorDRTokenizer:
     """Text -> ids as in the reference tokenizer, in batches; called like a tokenizer of transformers.
 
     Args:
-            sp_model: the content of sp.model in bytes.
-            dictionary: the text of dict.txt.
-            lower: lower-case texts before sentencepiece.
-            n_sentinel_tokens: number of symbols `<sen000>` ... that follow those of the dictionary.
+        sp_model: the content of sp.model in bytes.
+        dictionary: the text of dict.txt.
+        lower: lower-case texts before sentencepiece.
+        n_sentinel_tokens: number of symbols `<sen000>` ... that follow those of the dictionary.
 
-        Raises:
-            ValueError: the dictionary cannot be read, or belongs to another sentencepiece model.
+    Raises:
+        ValueError: the dictionary cannot be read, or belongs to another sentencepiece model.
 
-        Source: the description of the reference tokenizer; fairseq is not needed.
+    Source: the description of the reference tokenizer; fairseq is not needed.
     """
 
     model_input_names = ("input_ids", "attention_mask")
@@ -211,16 +211,16 @@ class AnchorDRTokenizer:
         """`input_ids` and `attention_mask` of one text or a batch: `<s> A </s>`, or `<s> A </s></s> B </s>` for a pair.
 
         Args:
-                text: a text, or a list of texts (then lists are returned).
-                text_pair: the second text of each pair.
-                add_special_tokens: put `<s>` and `</s>` around the text.
-                padding: pad on the right, to the longest text of the batch (True) or to `max_length`.
-                truncation: keep the first `max_length` tokens, including the special ones.
-                max_length: at least 3, or at least 5 for pairs.
-                return_tensors: "pt" or "np"; None returns lists.
+            text: a text, or a list of texts (then lists are returned).
+            text_pair: the second text of each pair.
+            add_special_tokens: put `<s>` and `</s>` around the text.
+            padding: pad on the right, to the longest text of the batch (True) or to `max_length`.
+            truncation: keep the first `max_length` tokens, including the special ones.
+            max_length: at least 3, or at least 5 for pairs.
+            return_tensors: "pt" or "np"; None returns lists.
 
         Raises:
-                TypeError: a text is not a string. ValueError: `max_length` leaves no room for a token of the text.
+            TypeError: a text is not a string. ValueError: `max_length` leaves no room for a token of the text.
 
         Example:
             >>> tokenizer = AnchorDRTokenizer.from_pretrained(folder)  # doctest: +SKIP

@@ -14,15 +14,15 @@ class EncoderEntry:
     """One encoder: where it is, how it reads and pools, and which class hosts it.
 
     Attributes:
-            model: hub id; None if no checkpoint in the format of transformers is known here.
-            pooling: how tokens become a vector; None means that this is set in the checkpoint's own files.
-            normalize: L2-normalise; None means that this is set in the checkpoint's own files.
-            similarity: the similarity that the model was trained for.
-            licence: licence of the weights, as far as known here; otherwise "see the card".
-            paper: the row or table of the ExpandR paper that contains it.
-            home: "ExpandREncoder", "pyterrier_dr.CLASS", or the PyTerrier plugin that provides it.
-            context_model: the second hub id of a model with two encoders.
-            note: anything else to know.
+        model: hub id; None if no checkpoint in the format of transformers is known here.
+        pooling: how tokens become a vector; None means that this is set in the checkpoint's own files.
+        normalize: L2-normalise; None means that this is set in the checkpoint's own files.
+        similarity: the similarity that the model was trained for.
+        licence: licence of the weights, as far as known here; otherwise "see the card".
+        paper: the row or table of the ExpandR paper that contains it.
+        home: "ExpandREncoder", "pyterrier_dr.CLASS", or the PyTerrier plugin that provides it.
+        context_model: the second hub id of a model with two encoders.
+        note: anything else to know.
     """
 
     model: str | None

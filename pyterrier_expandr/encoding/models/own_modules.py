@@ -22,11 +22,11 @@ def has_own_modules(name: str, revision: str | None = None) -> bool:
     """Whether a folder or hub model was saved from a module of this package, so that it can be trusted.
 
     Args:
-            name: a folder or a hub name.
-            revision: the model's revision on the hub.
+        name: a folder or a hub name.
+        revision: the model's revision on the hub.
 
-        Raises:
-            ValueError: along with our modules there are others that may bring code of their own.
+    Raises:
+        ValueError: along with our modules there are others that may bring code of their own.
 
     Example:
         >>> has_own_modules(".")

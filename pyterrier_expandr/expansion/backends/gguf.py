@@ -64,9 +64,8 @@ def local_model(name: str | Path) -> str:
     Quantised weights become bfloat16; float32 and float16 are kept.
 
     Raises:
-            ValueError: the file is damaged or truncated, is one of several shards, has an architecture that
-                transformers cannot open from GGUF or that does not generate text, or lacks a chat template or an
-                end-of-turn token.
+        ValueError: the file is damaged or truncated, is one of several shards, has an architecture that transformers
+            cannot open from GGUF or that does not generate text, or lacks a chat template or an end-of-turn token.
         ImportError: the package gguf is missing. OSError: the disk has no room for the converted model.
 
     Example:

@@ -42,17 +42,17 @@ class HuggingFaceBackend(Backend):
         model: a hub name, a folder, a GGUF file or a folder with one (converted once, see `gguf.local_model`), or a
             short name such as "smollm2".
         adapter: the folder of a LoRA adapter to put on the model (needs the extra `train`).
-            dtype: "float32", "bfloat16", "float16"; None uses bfloat16 on a GPU and float32 on a CPU.
-            batch_size: number of sequences decoded at once (each sample counts as one).
-            device: "cuda", "cpu"; None uses cuda if available.
+        dtype: "float32", "bfloat16", "float16"; None uses bfloat16 on a GPU and float32 on a CPU.
+        batch_size: number of sequences decoded at once (each sample counts as one).
+        device: "cuda", "cpu"; None uses cuda if available.
         revision: the model's revision on the hub.
         trust_remote_code: run Python code that comes with the model.
 
     Raises:
-            ValueError: a folder without a model or adapter, or an encoder-decoder model such as T5 (immediately); a
-                model that is neither on the hub nor in its local cache (on first use); a prompt and `max_new_tokens`
-                that together exceed the model's context.
-            ImportError: an adapter is given, but peft is missing (on first use).
+        ValueError: a folder without a model or adapter, or an encoder-decoder model such as T5 (immediately); a model
+            that is neither on the hub nor in its local cache (on first use); a prompt and `max_new_tokens` that
+            together exceed the model's context.
+        ImportError: an adapter is given, but peft is missing (on first use).
 
     Example:
         >>> from pyterrier_expandr.expansion.backends.base import Sampling

@@ -58,21 +58,20 @@ class OpenAIBackend(Backend):
     The key is read from an environment variable when it is needed. It appears in no message, log, cache or pickle.
 
     Args:
-            model: the model's name on the server.
-            base_url: the address of the API, such as "http://localhost:8000/v1".
-            api_key_env: the environment variable with the key; servers without keys need none.
-            concurrency: number of requests in flight at once.
-            timeout: seconds to wait for one attempt.
-            max_retries: number of attempts after the first one.
-            deadline: seconds for one sample including all attempts and pauses.
-            extra_body: more fields for each request, e.g. `{"top_k": -1}`; they are part of the cache address.
+        model: the model's name on the server.
+        base_url: the address of the API, such as "http://localhost:8000/v1".
+        api_key_env: the environment variable with the key; servers without keys need none.
+        concurrency: number of requests in flight at once.
+        timeout: seconds to wait for one attempt.
+        max_retries: number of attempts after the first one.
+        deadline: seconds for one sample including all attempts and pauses.
+        extra_body: more fields for each request, e.g. `{"top_k": -1}`; they are part of the cache address.
 
     Raises:
-            ValueError: the URL is invalid or contains a key (immediately); wrong key, unknown model, or a request that
-                the server refuses, e.g. because the context is exceeded (when generating).
-            ConnectionError: the server cannot be reached, keeps failing, or answers with something other than a
-                completion.
-            TimeoutError: no answer in time.
+        ValueError: the URL is invalid or contains a key (immediately); wrong key, unknown model, or a request that the
+            server refuses, e.g. because the context is exceeded (when generating).
+        ConnectionError: the server cannot be reached, keeps failing, or answers with something other than a completion.
+        TimeoutError: no answer in time.
         ImportError: the package openai is missing (when generating).
 
     Example:

@@ -27,11 +27,11 @@ def open_backend(name: str, *, device: str | None = None, **options: Any) -> Bac
 
     Args:
         name: the backend and its model.
-            device: "cuda" or "cpu"; only used for transformers.
-            options: further options; options in the name take precedence over these.
+        device: "cuda" or "cpu"; only used for transformers.
+        options: further options; options in the name take precedence over these.
 
     Raises:
-            ValueError: an unknown backend or option, a missing model, or any error of the backend's class.
+        ValueError: an unknown backend or option, a missing model, or any error of the backend's class.
 
     Example:
         >>> open_backend("openai:llama3.1:8b@http://localhost:11434/v1?concurrency=4").model

@@ -20,10 +20,10 @@ class NucleusByRow(LogitsProcessor):
     boundaries of all later tokens, whereas here it matters only if the two best tokens are closer than that difference.
 
     Args:
-            samplings: the settings of each row.
-            seeds: the seed of each row, 63 bits.
-            prompt_length: number of tokens before the first one to draw.
-            device: the device of the scores.
+        samplings: the settings of each row.
+        seeds: the seed of each row, 63 bits.
+        prompt_length: number of tokens before the first one to draw.
+        device: the device of the scores.
     """
 
     def __init__(self, samplings: list[Sampling], seeds: list[int], prompt_length: int, device: torch.device) -> None:

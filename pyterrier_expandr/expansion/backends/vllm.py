@@ -45,19 +45,19 @@ class VLLMBackend(Backend):
     Args:
         model: a hub name or a folder.
         adapter: the folder of a LoRA adapter, applied without merging.
-            dtype: "float32", "bfloat16", "float16"; None lets vLLM choose for the model and device.
+        dtype: "float32", "bfloat16", "float16"; None lets vLLM choose for the model and device.
         revision: the model's revision on the hub.
         trust_remote_code: run Python code that comes with the model.
-            tensor_parallel_size: number of GPUs that share the model.
-            gpu_memory_utilization: fraction of each GPU's memory that the engine takes.
-            max_model_len: maximum number of tokens of prompt and text together; None uses the model's own context. A
-                smaller value saves memory.
-            options: more arguments of `vllm.LLM`, e.g. `{"quantization": "fp8"}`; they are part of the cache address.
+        tensor_parallel_size: number of GPUs that share the model.
+        gpu_memory_utilization: fraction of each GPU's memory that the engine takes.
+        max_model_len: maximum number of tokens of prompt and text together; None uses the model's own context. A
+            smaller value saves memory.
+        options: more arguments of `vllm.LLM`, e.g. `{"quantization": "fp8"}`; they are part of the cache address.
 
     Raises:
-            ValueError: a folder contains no model or no adapter (immediately); the engine does not start, e.g. because
-                the model does not fit into memory; a prompt and `max_new_tokens` together exceed the context.
-            ImportError: vLLM is missing (on first use).
+        ValueError: a folder contains no model or no adapter (immediately); the engine does not start, e.g. because the
+            model does not fit into memory; a prompt and `max_new_tokens` together exceed the context.
+        ImportError: vLLM is missing (on first use).
 
     Example:
         >>> backend = VLLMBackend("Qwen/Qwen2.5-7B-Instruct", max_model_len=2048)

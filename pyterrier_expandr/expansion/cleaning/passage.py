@@ -29,7 +29,7 @@ def clean_passage(text: str, prompt: str | None = None) -> str:
 
     Args:
         text: what the model wrote.
-            prompt: the user message that it answered; without it, the named prompts are looked for.
+        prompt: the user message that it answered; without it, the named prompts are looked for.
 
     Example:
         >>> clean_passage("Sure!\\n\\n<passage>The sky is blue.</passage>\\n\\nLet me know if you have any questions!")
@@ -85,8 +85,8 @@ def passages_in(
     Args:
         texts: what the model wrote.
         prompt: see `clean_passage`.
-            cleaning: a name from `cleaning_name`; with any name other than the current one, refusals are kept.
-            keep_refusals: drop only blank texts.
+        cleaning: a name from `cleaning_name`; with any name other than the current one, refusals are kept.
+        keep_refusals: drop only blank texts.
 
     Example:
         >>> passages_in(["Answer: Air scatters light.", " ", "I'm sorry, but I can't help with that."])
