@@ -41,8 +41,7 @@ class Sampling:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p!r}")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be 1 or more, got {self.max_new_tokens!r}")
-        # Equal settings must be written alike: seeds and cache addresses are hashes of their JSON, where 1 differs from
-        # 1.0.
+        # Equal settings must be written alike: seeds and cache addresses are hashes of their JSON, where 1 is not 1.0.
         for name in ("temperature", "top_p"):
             object.__setattr__(self, name, float(getattr(self, name)))
         for name in ("max_new_tokens", "seed"):
@@ -93,8 +92,7 @@ class Backend(ABC):
     #: maximum number of tokens of prompt and generation together; None if the backend does not know it
     context_length: int | None = None
 
-    #: whether requesting samples one at a time costs no more than requesting them together; if so, each is stored once
-    #: ready
+    #: whether requesting samples one by one costs no more than all together; if so, each is stored once ready
     samples_apart: bool = False
 
     @abstractmethod

@@ -48,8 +48,7 @@ def _after_all(text: str, lines: list[str]) -> str | None:
     if not _may_begin(text, lines[0]) or not _SENTENCE_LIKE.search("".join(lines)):
         return None
     found = re.match(_ROLE + r"\s+".join(map(_pattern, lines)), text, re.IGNORECASE)
-    # After a single line, a lower-case letter continues a sentence that merely begins so ("Why is it blue? is what
-    # ...").
+    # After a single line, a lower-case letter continues a sentence that merely begins so ("Why? is what ...").
     if not found or (len(lines) == 1 and re.match(r"[ \t]*[a-zà-ÿ]", text[found.end() :])):
         return None
     return text[found.end() :].lstrip()

@@ -18,8 +18,7 @@ _PRODUCT = "(?:passage|paragraph|answer|response|text|explanation|information|ov
 _HESITATE = "(?:feel free|don't hesitate|do not hesitate) to (?:ask|let me know|reach out|contact me)"
 _ASK_ME = f"(?:please )?(?:let me know|{_HESITATE}|just ask|ask me)(?: me)?"
 
-# Only what a writer says to a reader: a passage that quotes such a phrase goes on after it or puts it in quotation
-# marks.
+# Only what a writer says to a reader: a passage that quotes one goes on after it or puts it in quotes.
 _ENGLISH = phrases(rf"""
     (?:please )?let me know (?:if|whether|what|how|in case) (?:you(?:'d|'re|'ve)?|there|this|that|it|i)\b{_ANY}
     |{_ASK_ME}(?: (?:if|should|in case) you\b{_ANY}| {_MORE} questions?(?: (?:you|on|about)\b{_ANY})?
