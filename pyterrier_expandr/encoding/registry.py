@@ -140,8 +140,7 @@ def _load_entry(entry: EncoderEntry, checkpoint: Any, options: dict[str, Any]) -
     from .encoder import ExpandREncoder
 
     model = str(checkpoint or entry.model)
-    # Prefixes are passed even if empty: otherwise those saved with a checkpoint would be used instead of the listed
-    # ones.
+    # Prefixes are passed even if empty: otherwise those saved with a checkpoint would replace the listed ones.
     settings: dict[str, Any] = {
         "max_length": entry.max_length if checkpoint is None else None,
         "query_prompt": entry.query_prefix,

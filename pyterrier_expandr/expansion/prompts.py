@@ -8,8 +8,7 @@ from typing import Any
 
 from .backends.base import Backend, Message, Request, Sampling
 
-#: q2d is the prompt that the released checkpoints were trained on. The wording of the others is specific to this
-#: project.
+#: q2d is the prompt that the released checkpoints were trained on. The others are worded by this project.
 PROMPTS: dict[str, str] = {
     "q2d": "Please write a passage to answer the question.\nQuestion: {query}\nPassage:",
     "q2a": (
