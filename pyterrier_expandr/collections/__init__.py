@@ -1,4 +1,4 @@
-"""Collections: the pocket collection that comes with the package, and any folder in BEIR format.
+"""Collections: the pocket collection that ships with the package, and any folder in BEIR format.
 
 Importing this module also registers pocket with ir-datasets, as `expandr-pocket`, `expandr-pocket/train` and
 `expandr-pocket/test`.
@@ -24,7 +24,7 @@ class PocketCollection(BeirFolder):
 
     @property
     def expansions_path(self) -> Path:
-        """JSONL file with an expansion for each query, as `RecordedExpander` reads it."""
+        """The JSONL file with an expansion for each query, in the format of `RecordedExpander`."""
         return POCKET / "expansions.jsonl"
 
     def __repr__(self) -> str:
@@ -48,7 +48,7 @@ def beir_folder(path: str | Path, split: str = "test") -> BeirFolder:
     """A folder in BEIR format (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv) as a PyTerrier dataset.
 
     Raises:
-        FileNotFoundError: the folder or one of its files is missing. ValueError: there is no such split.
+        FileNotFoundError: the folder or one of its files is missing. ValueError: the split does not exist.
 
     Example:
         >>> beir_folder("scifact").get_qrels()  # doctest: +SKIP

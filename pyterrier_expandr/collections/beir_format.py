@@ -22,10 +22,10 @@ class BeirFolder(pt.datasets.Dataset):
     Args:
         path: a folder with corpus.jsonl (`_id`, `title`, `text`), queries.jsonl (`_id`, `text`) and qrels/SPLIT.tsv
             (query-id, corpus-id, score; or TREC's four columns).
-        split: which qrels; only queries that they judge are topics.
+        split: which qrels to use; only queries judged in them are topics.
 
     Raises:
-        FileNotFoundError: the folder or one of its files is missing. ValueError: there is no such split.
+        FileNotFoundError: the folder or one of its files is missing. ValueError: the split does not exist.
     """
 
     def __init__(self, path: str | Path, split: str = "test") -> None:
@@ -42,7 +42,7 @@ class BeirFolder(pt.datasets.Dataset):
         return self.path / "qrels" / f"{self.split}.tsv"
 
     def get_corpus_iter(self, verbose: bool = False) -> Iterator[dict[str, Any]]:
-        """Yield `{"docno", "title", "text"}` of each document, in file order."""
+        """Yield `{"docno", "title", "text"}` for each document, in file order."""
         rows = read_jsonl(self.path / "corpus.jsonl", ("_id", "text"))
         for _, row in pt.tqdm(rows, desc=self.path.name, unit="doc", disable=not verbose):
             yield {"docno": str(row["_id"]), "title": row.get("title") or "", "text": row["text"]}
@@ -54,10 +54,10 @@ class BeirFolder(pt.datasets.Dataset):
             yield str(row["_id"]), without_surrogates(text) if isinstance(text, str) else text
 
     def get_topics(self, variant: str | None = None) -> pd.DataFrame:
-        """`[qid, query]` of the queries that this split judges, in file order.
+        """`[qid, query]` of the queries that are judged in this split, in file order.
 
         Raises:
-            ValueError: the qrels name a query that queries.jsonl lacks.
+            ValueError: the qrels contain a query that is missing in queries.jsonl.
         """
         judged = set(self.get_qrels()["qid"])
         topics = pd.DataFrame([row for row in self.get_queries() if row[0] in judged], columns=["qid", "query"])
@@ -66,7 +66,7 @@ class BeirFolder(pt.datasets.Dataset):
         return topics
 
     def get_qrels(self, variant: str | None = None) -> pd.DataFrame:
-        """`[qid, docno, label]` with int labels. Raises ValueError as `read_qrels` does."""
+        """`[qid, docno, label]` with int labels. Raises ValueError under the same conditions as `read_qrels`."""
         return read_qrels(self._qrels_file)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Registers the pocket collection with ir-datasets, so that `irds:` paths work on it without a network."""
+"""Registers the pocket collection with ir-datasets, so that `irds:` names work for it without a network."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ NAME = "expandr-pocket"
 GRADES = {2: "answers the query", 1: "related to the query", 0: "not relevant"}
 
 
-# No postponed annotations in this module: PyTerrier reads the fields' types to know which are text.
+# No postponed annotations in this module: PyTerrier reads the types of the fields to find those that are text.
 class PocketDoc(NamedTuple):
     """A passage."""
 
@@ -29,7 +29,7 @@ class PocketDoc(NamedTuple):
 
 
 class PocketDocstore(Docstore):
-    """All passages in memory: they are few, and so nothing is written beside the package."""
+    """All passages in memory: there are few of them, and this way nothing is written next to the package."""
 
     def __init__(self, docs: list[PocketDoc]) -> None:
         super().__init__(PocketDoc)
@@ -41,7 +41,7 @@ class PocketDocstore(Docstore):
 
 
 class PocketDocs(BaseDocs):
-    """The passages of pocket."""
+    """The passages of the pocket collection."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -56,15 +56,15 @@ class PocketDocs(BaseDocs):
         return PocketDocstore(list(self.docs_iter()))
 
     def docs_cls(self) -> type[PocketDoc]:
-        """The passages' type."""
+        """The type of the passages."""
         return PocketDoc
 
     def docs_count(self) -> int:
-        """How many there are."""
+        """The number of passages."""
         return len(list(self.docs_iter()))
 
     def docs_namespace(self) -> str:
-        """The name under which ids are unique."""
+        """The namespace in which ids are unique."""
         return NAME
 
     def docs_lang(self) -> str:
@@ -84,11 +84,11 @@ class PocketQueries(BaseQueries):
         return (GenericQuery(qid, query) for qid, query in zip(topics["qid"], topics["query"], strict=True))
 
     def queries_cls(self) -> type[GenericQuery]:
-        """The queries' type."""
+        """The type of the queries."""
         return GenericQuery
 
     def queries_namespace(self) -> str:
-        """The name under which ids are unique."""
+        """The namespace in which ids are unique."""
         return NAME
 
     def queries_lang(self) -> str:
@@ -108,16 +108,16 @@ class PocketQrels(BaseQrels):
         return (TrecQrel(qid, docno, int(label), "0") for qid, docno, label in qrels.itertuples(index=False))
 
     def qrels_cls(self) -> type[TrecQrel]:
-        """The judgments' type."""
+        """The type of the judgments."""
         return TrecQrel
 
     def qrels_defs(self) -> dict[int, str]:
-        """What the grades mean."""
+        """The meaning of each grade."""
         return GRADES
 
 
 def register(folder: Path) -> None:
-    """Make `expandr-pocket`, `/train` and `/test` known to ir-datasets; a second call does nothing."""
+    """Register `expandr-pocket`, `/train` and `/test` with ir-datasets; a second call does nothing."""
     if NAME in ir_datasets.registry:
         return
     docs = PocketDocs(folder)

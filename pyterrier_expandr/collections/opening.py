@@ -1,4 +1,4 @@
-"""A collection by the name that a user gives, and its queries whatever their column is called."""
+"""Opens a collection by name, and reads its queries whatever their column is called."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pyterrier as pt
 
 
 def open_collection(name: str, split: str = "test") -> Any:
-    """The PyTerrier dataset that a name means: "pocket", "irds:NAME", or a folder in BEIR format.
+    """The PyTerrier dataset that a name refers to: "pocket", "irds:NAME", or a folder in BEIR format.
 
     Raises:
-        ValueError: ir-datasets knows no such name, or the folder has no such split. FileNotFoundError: it is no such
-            folder.
+        ValueError: ir-datasets does not know the name, or the folder has no such split. FileNotFoundError: the folder
+            does not exist.
 
     Example:
         >>> open_collection("pocket")
@@ -34,13 +34,13 @@ def open_collection(name: str, split: str = "test") -> Any:
 
 
 def topics_of(collection: Any) -> pd.DataFrame:
-    """`[qid, query]` of a collection; ir-datasets with several query fields give their `text`, `query` or `title`.
+    """`[qid, query]` of a collection; if ir-datasets has several query fields, `text`, `query` or `title` is used.
 
-    `text` goes first: it is the query wherever a collection of ir-datasets has such a field, also in BEIR's TREC-COVID,
-    whose field `query` holds keywords that BEIR does not use.
+    `text` comes first: it is the query in every collection of ir-datasets that has such a field, including BEIR's
+    TREC-COVID, whose field `query` holds keywords that BEIR does not use.
 
     Raises:
-        ValueError: there is none of these fields.
+        ValueError: the collection has none of these fields.
     """
     topics = collection.get_topics()
     for field in ("text", "query", "title"):

@@ -1,4 +1,4 @@
-"""Relevance judgments: files of them in two formats, and what all readers ask of them."""
+"""Relevance judgments: files of them in two formats, and the checks that all readers share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 logger = logging.getLogger(__name__)
 
-#: how the last column of a qrels file is headed, where it has a header
+#: possible names of the last column of a qrels file, if it has a header
 HEADINGS = ("score", "label", "relevance", "rel")
 
 #: (query id, document id, grade)
@@ -21,25 +21,25 @@ Judgment = tuple[str, str, int]
 def read_qrels(path: Path) -> pd.DataFrame:
     """`[qid, docno, label]` of a qrels file, with int labels.
 
-    The file has BEIR's three columns between tabs (query-id, corpus-id, score; a header may stand above them) or TREC's
-    four between white space (query id, iteration, document id, grade).
+    The file has either the three tab-separated columns of BEIR (query-id, corpus-id, score; optionally with a header)
+    or the four columns of TREC separated by white space (query id, iteration, document id, grade).
 
     Raises:
-        ValueError: a line has other columns (the format found is named), a grade that is not of decimal digits alone,
-            or judges a pair otherwise than a line before it (both lines are named).
+        ValueError: a line has other columns (the message names the format found), a grade that is not made of decimal
+            digits only, or a judgment that contradicts an earlier line (both lines are named).
     """
     return pd.DataFrame(distinct(_rows(path), str(path)), columns=["qid", "docno", "label"])
 
 
 def distinct(judgments: Iterable[tuple[str, Judgment]], source: str) -> Iterator[Judgment]:
-    """Each judgment once; how many came again is logged.
+    """Each judgment once; the number of repeated ones is logged.
 
     Args:
         judgments: (place, judgment); the place is named in errors.
-        source: what they are of, for the log.
+        source: what the judgments belong to, for the log.
 
     Raises:
-        ValueError: two places judge one pair differently.
+        ValueError: two places judge the same pair differently.
 
     Example:
         >>> list(distinct([("line 1", ("q", "d", 1)), ("line 2", ("q", "d", 1))], "qrels"))
@@ -83,7 +83,7 @@ def _is_header(line: str) -> bool:
 
 
 def _format(line: str) -> str:
-    """What a line that cannot be read looks like."""
+    """A description of the format of a line that cannot be read."""
     for name, parts in (("tabs", line.split("\t")), ("commas", line.split(",")), ("white space", line.split())):
         if len(parts) > 1:
             return f"{len(parts)} columns between {name}"

@@ -1,4 +1,4 @@
-"""What every room may use: JSONL files, checks on the columns of frames, what a model or a file is (fingerprints).
+"""What every package here may use: JSONL files, checks on data frame columns, and fingerprints of models and files.
 
-Imports nothing of this package.
+Imports nothing else from this package.
 """

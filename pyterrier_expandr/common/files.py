@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, whenever a process ends."""
+"""Files that are always either the old or the new version, even if a process is killed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def path_of(path: str | Path) -> Path:
-    """The path that a user means: `~` at its beginning is the home folder.
+    """The path that a user means: a leading `~` stands for the home folder.
 
     Example:
         >>> path_of("~/pocket.faiss").is_absolute(), path_of("pocket.faiss").is_absolute()
@@ -32,19 +32,19 @@ def with_home(text: str) -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file that appears when it is complete."""
+    """Write a JSON file that appears only once complete."""
     with replacing(path) as part:
         part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def part_of(path: Path) -> Path:
-    """The name of a file that is not yet whole."""
+    """The name of a file that is not complete yet."""
     return path.with_name(f".part.{path.name}")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes the place of `path` when the block ends well, and goes otherwise."""
+    """A path next to `path` to write to; it replaces `path` if the block succeeds, and is removed otherwise."""
     part = part_of(path)
     try:
         yield part

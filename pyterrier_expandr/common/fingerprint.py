@@ -1,4 +1,4 @@
-"""What a model is, told without loading it."""
+"""The identity of a model, determined without loading it."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-#: files up to this size are hashed whole; of larger ones, 64 evenly spaced blocks
+#: files up to this size are hashed completely; for larger ones, 64 evenly spaced blocks
 WHOLE_FILE = 4 * 2**20
 BLOCK = 64 * 2**10
 BLOCKS = 64
 
-#: seconds to wait for the hub to tell a commit
+#: seconds to wait for the hub to return a commit
 HUB_TIMEOUT = 3.0
 
-#: the file in a folder converted from GGUF that names the original
+#: the file that names the original in a folder converted from GGUF
 GGUF_RECORD = "expandr_gguf.json"
 
 
 def model_fingerprint(name_or_folder: str | Path, revision: str | None = None) -> dict[str, Any]:
     """The identity of a model as JSON values, without loading it.
 
-    A folder gives a hash over its files (`sha256`): small files whole, of large ones the size and 64 evenly spaced
-    blocks, so that another training run is noticed and 16 GB need not be read. The folder's name and place do not
-    count. A hub name gives its commit: of the snapshot in the local cache, or before any download the one that the hub
-    names (its config.json is fetched), so that nothing changes when the files arrive. Where the hub cannot be asked it
-    gives the revision. `pinned_revision` opens the model at that commit.
+    For a folder, this is a hash over its files (`sha256`): small files completely, large ones by their size and 64
+    evenly spaced blocks, so that another training run is detected without reading 16 GB. The folder's name and location
+    do not matter. For a hub name, it is the commit: that of the snapshot in the local cache, or before any download the
+    one that the hub reports (its config.json is fetched), so that nothing changes once the files arrive. If the hub
+    cannot be reached, it is the revision. `pinned_revision` opens the model at that commit.
 
-    A GGUF model, and the folder it was converted into, give the hash over the GGUF file (`gguf_sha256`), which is the
-    same on every machine.
+    For a GGUF model, and for the folder it was converted into, it is the hash over the GGUF file (`gguf_sha256`), which
+    is the same on every machine.
 
     Example:
         >>> model_fingerprint("no/such-model")
@@ -54,10 +54,10 @@ def model_fingerprint(name_or_folder: str | Path, revision: str | None = None) -
 
 
 def gguf_file(name_or_folder: str | Path) -> Path | None:
-    """The GGUF file that a name means: itself, or the only one in a folder without config.json; None for other names.
+    """The GGUF file that a name refers to: itself, or the only one in a folder without config.json; otherwise None.
 
     Raises:
-        ValueError: a folder with several GGUF files (they are listed).
+        ValueError: the folder contains several GGUF files (the message lists them).
     """
     path = Path(name_or_folder)
     if path.suffix == ".gguf" and path.is_file():
@@ -71,7 +71,7 @@ def gguf_file(name_or_folder: str | Path) -> Path | None:
 
 
 def gguf_sha256(file: Path) -> str:
-    """The SHA-256 over a whole file, remembered as long as its size and time of change stay."""
+    """The SHA-256 over a whole file, remembered as long as its size and modification time do not change."""
     stat = file.stat()
     return _sha256(str(file), stat.st_size, stat.st_mtime_ns)
 
@@ -85,7 +85,7 @@ def _sha256(path: str, size: int, mtime_ns: int) -> str:
 def pinned_revision(name_or_folder: str | Path, revision: str | None = None) -> str | None:
     """The revision at which to open a model so that it is the one that `model_fingerprint` names.
 
-    A branch such as "main" may move on the hub between the two, or be newer there than in the local cache.
+    A branch such as "main" may move on the hub between the two calls, or be newer there than in the local cache.
 
     Example:
         >>> pinned_revision(".") is None
@@ -97,14 +97,14 @@ def pinned_revision(name_or_folder: str | Path, revision: str | None = None) -> 
 
 
 def file_fingerprint(path: str | Path) -> str:
-    """The hash of one file as `model_fingerprint` takes it: small ones whole, of large ones 64 blocks."""
+    """The hash of one file as in `model_fingerprint`: small files completely, large ones by 64 blocks."""
     stat = Path(path).stat()
     return _file_hash(str(path), stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=4096)
 def _file_hash(path: str, size: int, mtime_ns: int) -> str:
-    """A hash of one file; `size` and `mtime_ns` are there so that a changed file is read again."""
+    """A hash of one file; `size` and `mtime_ns` are arguments so that a changed file is read again."""
     digest = hashlib.sha256(str(size).encode())
     with open(path, "rb") as file:
         if size <= WHOLE_FILE:
@@ -117,7 +117,7 @@ def _file_hash(path: str, size: int, mtime_ns: int) -> str:
 
 
 def _commit(name: str, revision: str | None) -> str | None:
-    """The commit of a hub model, or None where neither the local cache nor the hub tells."""
+    """The commit of a hub model, or None if neither the local cache nor the hub knows it."""
     return _cached_commit(name, revision) or _hub_commit(name, revision)
 
 
@@ -135,17 +135,17 @@ def _cached_commit(name: str, revision: str | None) -> str | None:
 
 @lru_cache(maxsize=256)
 def _hub_commit(name: str, revision: str | None) -> str | None:
-    """The commit that the hub names, asked once; the fetched config.json keeps it for other processes."""
+    """The commit that the hub reports, queried once; the fetched config.json keeps it for other processes."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
 
     if revision is not None and re.fullmatch("[0-9a-f]{40}", revision):
         return revision
-    try:  # one question first: without a network the download tries again for half a minute
+    try:  # one query first: without a network, the download would retry for half a minute
         get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision), timeout=HUB_TIMEOUT)
-    except Exception:  # that of the HTTP library which this release of huggingface_hub uses, for one
+    except Exception:  # e.g. from whichever HTTP library this release of huggingface_hub uses
         return None
     try:
         return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
-    except (HfHubHTTPError, OSError, ValueError):  # no such model, no network, no name of the hub
+    except (HfHubHTTPError, OSError, ValueError):  # no such model, no network, or not a valid hub name
         return None

@@ -24,7 +24,7 @@ def without_surrogates(text: str) -> str:
 
 
 def mended(text: str) -> str:
-    """`text` of a document with each lone surrogate and each NUL replaced by U+FFFD: not all files take them.
+    """`text` of a document with each lone surrogate and each NUL replaced by U+FFFD: not all files accept them.
 
     Example:
         >>> mended("a" + chr(0)) == "a" + chr(0xFFFD)
@@ -34,7 +34,7 @@ def mended(text: str) -> str:
 
 
 def warn_mended(names: Iterable[str]) -> None:
-    """Log, once for all of `names`, that these texts were mended."""
+    """Log, once for all of `names`, that these texts contained characters that were replaced."""
     if names := list(names):
         logger.warning(
             "%d document(s) contain a lone surrogate (half a Unicode character) or NUL, replaced by U+FFFD: %s",
@@ -44,7 +44,7 @@ def warn_mended(names: Iterable[str]) -> None:
 
 
 def records_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """Records as a frame, mended as documents are: pandas makes no column of texts with lone surrogates.
+    """Records as a frame, with texts mended as in documents: pandas cannot build a column from lone surrogates.
 
     Example:
         >>> records_frame([{"docno": "1", "text": "sky"}]).columns.tolist()
@@ -61,7 +61,7 @@ def records_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 
 def the_column(frame: pd.DataFrame, name: str) -> pd.Series:
-    """The one column of that name. Raises ValueError where there are several."""
+    """The column of that name. Raises ValueError if there are several."""
     values: Any = frame[name]
     if isinstance(values, pd.DataFrame):
         raise ValueError(f"there are {values.shape[1]} columns named {name}: keep only one")
@@ -69,18 +69,18 @@ def the_column(frame: pd.DataFrame, name: str) -> pd.Series:
 
 
 def check_single(frame: pd.DataFrame, *columns: str) -> None:
-    """Raise ValueError where there are several columns of a name that a transformer writes."""
+    """Raise ValueError if a column that a transformer writes occurs more than once."""
     for column in columns:
         if column in frame:
             the_column(frame, column)
 
 
 def check_ids(frame: pd.DataFrame, *columns: str) -> None:
-    """Raise where a column of ids cannot name rows: `qid`, `docno`. Columns that are not there are not checked.
+    """Raise if a column of ids (`qid`, `docno`) cannot identify rows. Columns that are absent are not checked.
 
     Raises:
-        ValueError: an id is missing (None, NaN) or holds half a Unicode character (a lone surrogate).
-        TypeError: ids are neither all strings nor all whole numbers.
+        ValueError: an id is missing (None, NaN) or contains half a Unicode character (a lone surrogate).
+        TypeError: the ids are neither all strings nor all whole numbers.
 
     Example:
         >>> check_ids(pd.DataFrame({"qid": ["1", "2"]}), "qid", "docno")
@@ -90,7 +90,7 @@ def check_ids(frame: pd.DataFrame, *columns: str) -> None:
             continue
         values = the_column(frame, column)
         if isinstance(values.dtype, pd.StringDtype) and not values.isna().any():
-            continue  # strings throughout, and Arrow holds no surrogates
+            continue  # all strings, and Arrow cannot hold surrogates
         _check_id_values(column, list(values))
 
 
@@ -111,10 +111,10 @@ def _check_id_values(column: str, values: list[Any]) -> None:
 
 
 def check_numbers(frame: pd.DataFrame, *columns: str) -> None:
-    """Raise where a column such as `score` or `rank` is not a number in every row.
+    """Raise if a column such as `score` or `rank` is not a number in every row.
 
     Raises:
-        ValueError: a value is NaN. TypeError: the column holds other things than numbers.
+        ValueError: a value is NaN. TypeError: the column contains something other than numbers.
     """
     for column in columns:
         values = the_column(frame, column)
@@ -128,8 +128,9 @@ def query_texts(frame: pd.DataFrame) -> list[str]:
     """The `query` column as clean strings, in row order.
 
     Raises:
-        ValueError: a query is missing (None, NaN), empty or only white space (the message names the qids), or a qid is.
-        TypeError: a query is not a string, or qids are of several types.
+        ValueError: a query is missing (None, NaN), empty or only white space (the message names the qids), or a qid is
+            missing.
+        TypeError: a query is not a string, or the qids have different types.
 
     Example:
         >>> query_texts(pd.DataFrame({"qid": ["1"], "query": ["dense retrieval"]}))
@@ -159,7 +160,7 @@ def query_texts(frame: pd.DataFrame) -> list[str]:
 
 
 def expansion_lists(frame: pd.DataFrame) -> list[list[str]]:
-    """The `query_expansions` column as lists of non-blank strings; empty lists where the column or a cell is missing.
+    """The `query_expansions` column as lists of non-blank strings; empty lists if the column or a cell is missing.
 
     Raises:
         TypeError: a cell is neither a list of strings nor missing; the message names the qid.
@@ -178,7 +179,7 @@ def expansion_lists(frame: pd.DataFrame) -> list[list[str]]:
 
 
 def document_text(title: str | None, text: str) -> str:
-    """`title + " " + text`, or the text alone where there is no title: a document as encoders read it.
+    """`title + " " + text`, or only the text if there is no title: a document as encoders read it.
 
     Example:
         >>> document_text("Scurvy", "Sailors lacked fruit.")
@@ -188,9 +189,10 @@ def document_text(title: str | None, text: str) -> str:
 
 
 def document_texts(frame: pd.DataFrame, text_field: str) -> list[str]:
-    """`title + " " + text` of each row, or the text alone where the title is missing or empty.
+    """`title + " " + text` for each row, or only the text if the title is missing or empty.
 
-    What no file takes (lone surrogates, NUL) is replaced by U+FFFD; how many documents had it is logged.
+    Characters that files cannot store (lone surrogates, NUL) are replaced by U+FFFD; the number of affected documents
+    is logged.
 
     Raises:
         ValueError: a text is missing (None or NaN). TypeError: a title or a text is not a string.

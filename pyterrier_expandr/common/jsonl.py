@@ -1,4 +1,4 @@
-"""Files with one JSON object a line: read with errors that name the line, written so that they appear when whole."""
+"""Files with one JSON object per line: errors name the line, and written files appear only once complete."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from .files import path_of, replacing
 def read_jsonl(
     path: str | Path, fields: Iterable[str] = (), *, skipped: Counter[str] | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield `("FILE:LINE", object)` of each line of a JSONL file that is not blank.
+    """Yield `("FILE:LINE", object)` for each line of a JSONL file that is not blank.
 
     Args:
         path: the file, in UTF-8.
-        fields: what each object must have.
-        skipped: given a counter, broken lines are counted there under "broken line" and passed over.
+        fields: the fields that each object must have.
+        skipped: if given, broken lines are skipped and counted here under "broken line".
 
     Raises:
-        ValueError: a line is not a JSON object or lacks one of `fields`; file, line and what was found are named.
-        FileNotFoundError: there is no such file.
+        ValueError: a line is not a JSON object or lacks one of `fields`; the message names file, line and what was
+            found.
+        FileNotFoundError: the file does not exist.
     """
     wanted = list(fields)
     with open(path_of(path), "rb") as file:
@@ -51,7 +52,7 @@ def _object(line: bytes, where: str, wanted: list[str]) -> dict[str, Any]:
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:
-    """Write `rows` and give their number; the file appears when it is complete, and nothing is left if it cannot be.
+    """Write `rows` and return their number; the file appears only once complete, and a failure leaves nothing behind.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.

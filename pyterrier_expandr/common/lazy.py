@@ -8,11 +8,12 @@ from typing import Any
 
 
 def lazy_names(package: str, home: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package whose public names live in its modules.
+    """The `__getattr__` and `__dir__` of a package whose public names are defined in its modules.
 
     Args:
         package: the package's `__name__`.
-        home: name -> the module below `package` that defines it; a name that ends its own module's path is that module.
+        home: name -> the module below `package` that defines it; if the module's path ends in the name, the name is the
+            module itself.
 
     Example:
         >>> get, _ = lazy_names("pyterrier_expandr.common", {"read_jsonl": "jsonl"})

@@ -1,12 +1,12 @@
-"""Text of others as a terminal may show it."""
+"""Makes text from outside safe to show in a terminal."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    r"""`text` with what a terminal obeys rather than shows (escape sequences, marks of direction) written as `\x1b`.
+    r"""`text` with everything that would control a terminal (escape sequences, direction marks) written as `\x1b`.
 
-    Line breaks and tabs stay.
+    Line breaks and tabs are kept.
 
     Example:
         >>> printable("\x1b[2Jwiped\n\u202eback")

@@ -1,9 +1,9 @@
 """Texts in, vectors out: `query_vec` of a query fused with its expansions (Eq. 8), `doc_vec` of a document.
 
-`encoder.ExpandREncoder` hosts any model of sentence-transformers and hands out the transformers of `views`;
-`registry` opens encoders by name; `models/` has what sentence-transformers cannot open by itself. To touch: a fusion
-(`fusion`), an encoder's entry (`models.catalogue`). Vectors carry the encoder that made them (`vectors`), which
-indexes record.
+`encoder.ExpandREncoder` hosts any model of sentence-transformers and creates the transformers in `views`; `registry`
+opens encoders by name; `models/` contains what sentence-transformers cannot open by itself. Meant to be changed: fusion
+rules (`fusion`) and the list of encoders (`models.catalogue`). Vectors carry a description of the encoder that made
+them (`vectors`), which indexes record.
 """
 
 from ..common.lazy import lazy_names

@@ -25,50 +25,51 @@ from .views import HELP_URL, DocEncoder, QueryEncoder, TextScorer
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-#: which of the model's two sides reads a text; expansions go through the document side (METHOD: the tied encoder)
+#: which of the model's two sides encodes a text; expansions use the document side (METHOD: the tied encoder)
 Side = Literal["query", "document"]
 
-#: vectors of queries and expansions that an encoder remembers, so that trying many fusions encodes each text once
+#: number of query and expansion vectors that an encoder remembers, so that each text is encoded once for many fusions
 MEMO_SIZE = 65_536
 
 
 class ExpandREncoder(BiEncoder):
     """A dense encoder whose query vectors are the fusion of a query and its LLM expansions (Eq. 8).
 
-    It hosts any model that sentence-transformers can open, and is a factory of transformers:
+    It hosts any model that sentence-transformers can open, and creates these transformers:
 
     - `query_encoder()`: `[qid, query]` (+ optional `query_expansions`) -> adds `query_vec`
     - `doc_encoder()`: `[docno, text]` (+ optional `title`) -> adds `doc_vec`
     - `text_scorer()`: `[qid, query, docno, text]` -> adds `score`, `rank`
 
-    Vectors are float32 arrays of shape (d,) that remember this encoder, so that an index can record it. The model is
-    loaded on first use.
+    Vectors are float32 arrays of shape (d,) that carry this encoder's specification, so that an index can record it.
+    The model is loaded on first use.
 
     Args:
-        model: a hub name, a folder, or a built `SentenceTransformer`. The weights of a built one must not change
-            while the encoder is in use: its vectors are remembered. Settings given here change a copy of its modules,
-            which shares the weights.
-        pooling: "mean", "cls" ...; None takes what the model's files say (mean where they say nothing).
-        normalize: L2-normalise every embedding before fusion; None takes what the model's files say (True where they
-            say nothing, as in the paper's evaluation).
-        max_length: tokens read of each text; None takes the model's own limit.
-        truncate_dim: numbers kept of each embedding, for models trained so that their first ones suffice (Matryoshka);
-            it is normalised after the cut. None takes what the model's files say (all where they say nothing).
+        model: a hub name, a folder, or a `SentenceTransformer` object. The weights of such an object must not change
+            while the encoder is in use, because vectors are remembered. Settings given here change a copy of its
+            modules, which shares the weights.
+        pooling: "mean", "cls" ...; None uses the setting in the model's files (mean if there is none).
+        normalize: L2-normalise every embedding before fusion; None uses the setting in the model's files (True if there
+            is none, as in the paper's evaluation).
+        max_length: maximum number of tokens read per text; None uses the model's own limit.
+        truncate_dim: number of leading dimensions to keep of each embedding, for models trained for this (Matryoshka);
+            it is normalised after truncation. None uses the setting in the model's files (all if there is none).
         fusion: "average" (1/2 query, 1/2 mean of the expansions), "uniform" (one mean over the query and all
             expansions), a weight alpha of the query in [0, 1], or `f(query (d,), expansions (m, d)) -> (d,)`.
         renormalize: L2-normalise the fused vector again; rankings stay the same, scores become cosines.
-        query_prompt: text put before each query; None takes the model's own ("" for none).
-        doc_prompt: text put before each document and each expansion; None takes the model's own.
-        batch_size: texts per model call; None takes 32 on a GPU and 8 on a CPU, where larger batches leave its caches.
+        query_prompt: text put before each query; None uses the model's own ("" for none).
+        doc_prompt: text put before each document and each expansion; None uses the model's own.
+        batch_size: texts per model call; None means 32 on a GPU and 8 on a CPU, whose caches larger batches would
+            exceed.
         text_field: the column with the document's text.
-        device: "cuda", "cpu" ...; None takes cuda where there is one.
-        revision: the model's revision on the hub; None takes the newest, or the one that was downloaded before.
+        device: "cuda", "cpu" ...; None uses cuda if available.
+        revision: the model's revision on the hub; None uses the newest, or the one that was downloaded before.
         trust_remote_code: run Python code that comes with the model.
         verbose: show progress bars.
 
     Raises:
-        ValueError: a folder that holds no model; a fusion weight outside [0, 1]; `batch_size`, `max_length` or
-            `truncate_dim` below 1.
+        ValueError: a folder contains no model; a fusion weight is outside [0, 1]; `batch_size`, `max_length` or
+            `truncate_dim` is below 1.
 
     Example:
         >>> encoder = ExpandREncoder("facebook/contriever", pooling="mean", fusion=0.5)
@@ -121,7 +122,7 @@ class ExpandREncoder(BiEncoder):
 
     @property
     def model(self) -> SentenceTransformer:
-        """The `SentenceTransformer`, loaded when first asked for. Raises ValueError where there is no such model."""
+        """The `SentenceTransformer`, loaded on first use. Raises ValueError if the model does not exist."""
         if self._model is None:
             overrides: dict[str, Any] = {
                 "pooling": self.pooling,
@@ -162,16 +163,16 @@ class ExpandREncoder(BiEncoder):
                 "renormalize": self.renormalize,
                 "text_field": self.text_field,
             }
-            if model.truncate_dim is not None:  # a record without it says, as older ones do, that nothing is cut
+            if model.truncate_dim is not None:  # if absent, as in older records, nothing is truncated
                 self._source["truncate_dim"] = model.truncate_dim
         return self._source
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any], **options: Any) -> ExpandREncoder:
-        """The encoder that a vector's `source` names; `options` (device, batch_size ...) go to the constructor.
+        """The encoder that a vector's `source` describes; `options` (device, batch_size ...) go to the constructor.
 
         Raises:
-            ValueError: the specification is not one of this class, or the model at that place has other weights now.
+            ValueError: the specification is not one of this class, or the weights of the model have changed since.
         """
         if spec.get("type") != "ExpandREncoder":
             raise ValueError(f"these vectors come from {spec.get('type')!r}, not from an ExpandREncoder")
@@ -185,7 +186,7 @@ class ExpandREncoder(BiEncoder):
                 f"these vectors come from a model built in memory ({spec['model']}), which cannot be reopened: build "
                 "it again, or save it to a folder before indexing (encoder.model.save_pretrained) and open that"
             )
-        if "commit" in recorded:  # a hub model: that commit, whatever the name points to by now
+        if "commit" in recorded:  # a hub model: use that commit, whatever the name points to now
             settings["revision"] = recorded["commit"]
         encoder = cls(spec["model"], **settings, **options)
         found = encoder.fingerprint() if "sha256" in recorded else recorded
@@ -197,13 +198,13 @@ class ExpandREncoder(BiEncoder):
         return encoder
 
     def fingerprint(self) -> dict[str, Any]:
-        """The identity of the model as JSON values, without loading it where it has a name or a folder."""
+        """The identity of the model as JSON values, without loading it if it has a name or a folder."""
         if self._built is not None:
             return host.weights_fingerprint(self._built)
         return model_fingerprint(self.model_name, self.revision)
 
     def describe(self) -> dict[str, Any]:
-        """What decides the vectors, as JSON values, without loading the model: its content and the settings given."""
+        """What determines the vectors as JSON values, without loading the model: its content and the given settings."""
         names = "pooling normalize max_length query_prompt doc_prompt renormalize text_field".split()
         settings = {name: getattr(self, name) for name in names}
         if self.truncate_dim is not None:
@@ -211,7 +212,7 @@ class ExpandREncoder(BiEncoder):
         return {"encoder": self.fingerprint(), "fusion": repr(self.fusion), **settings}
 
     def with_fusion(self, fusion: Fusion) -> ExpandREncoder:
-        """The same encoder with another fusion; a model that is loaded is shared, and so are the vectors."""
+        """The same encoder with another fusion; a loaded model and the remembered vectors are shared."""
         changed = copy.copy(self)
         changed.fusion, changed._source = check_fusion(fusion), None
         return changed
@@ -221,8 +222,8 @@ class ExpandREncoder(BiEncoder):
     ) -> QueryEncoder:
         """A transformer `[qid, query]` (+ `query_expansions`, a list of str) -> adds `query_vec` (float32, (d,)).
 
-        A query whose list is empty, or a frame without that column, gets the vector of the query alone. `fusion` takes
-        the place of the encoder's own; it can be varied by `pt.GridScan`, and no text is then encoded twice.
+        A query with an empty list, or in a frame without that column, gets the vector of the query alone. `fusion`
+        overrides the encoder's own; it can be varied with `pt.GridScan` without encoding any text twice.
         """
         return QueryEncoder(self, verbose=verbose, batch_size=batch_size, fusion=fusion)
 
@@ -241,7 +242,7 @@ class ExpandREncoder(BiEncoder):
         return self._remembered("query", list(texts), batch_size)
 
     def encode_expansions(self, texts: Sequence[str], batch_size: int | None = None) -> SourcedArray:
-        """Embeddings (n, d), float32, of expansions by the document side; encoded once and remembered."""
+        """Embeddings (n, d), float32, of expansions by the document side; each is encoded once and remembered."""
         return self._remembered("document", list(texts), batch_size)
 
     def encode_docs(self, texts: Sequence[str], batch_size: int | None = None) -> SourcedArray:
@@ -253,7 +254,7 @@ class ExpandREncoder(BiEncoder):
         return host.forward(self.model, texts, "query", self.source["query_prompt"], batch_size or self.batch_size)
 
     def encode(self, texts: Sequence[str], side: Side, batch_size: int | None = None) -> SourcedArray:
-        """Embeddings (n, d), float32, of texts as the "query" or the "document" side reads them; none is remembered."""
+        """Embeddings (n, d), float32, of texts encoded by the "query" or the "document" side; none is remembered."""
         encode = self.model.encode_query if side == "query" else self.model.encode_document
         vectors = encode(
             list(texts),
@@ -280,7 +281,7 @@ class ExpandREncoder(BiEncoder):
         return with_source(np.stack([known[text] for text in texts]), self.source)
 
     def _key(self) -> str:
-        """Everything that decides the numbers, as text: equal encoders compute the same vectors."""
+        """Everything that determines the numbers, as text: encoders with equal keys compute the same vectors."""
         built = id(self._built) if self._built is not None else None
         fusion = repr(self.fusion)
         settings = [self.model_name, built, self.revision, self.pooling, self.normalize, self.max_length, fusion]
@@ -298,9 +299,9 @@ class ExpandREncoder(BiEncoder):
         return f"ExpandREncoder({self.model_name!r})"
 
     def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
-        """The node that PyTerrier draws."""
+        """The node that PyTerrier draws for this encoder."""
         return {"label": "ExpandR Encoder", "help_url": HELP_URL}
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
-        """None: the views share this model rather than contain it."""
+        """Empty: the views share this model rather than contain it."""
         return {}

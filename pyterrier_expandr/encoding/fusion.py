@@ -1,4 +1,4 @@
-"""How a query's embedding and those of its expansions become one vector (Eq. 8 and its relatives)."""
+"""How the embeddings of a query and of its expansions become one vector (Eq. 8 and variants)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ NAMED_FUSIONS = ("average", "uniform")
 
 
 def query_weight(fusion: Literal["average", "uniform"] | float, n_expansions: int) -> float:
-    """The weight alpha of the query beside `n_expansions` expansions.
+    """The weight alpha of the query when it is fused with `n_expansions` expansions.
 
-    "average" is 1/2 whatever their number: the query is averaged with the expansions' mean. "uniform" is 1/(m+1): one
-    mean over the query and all m expansions. For one expansion both are Eq. 8.
+    "average" is 1/2 whatever their number: the query is averaged with the mean of the expansions. "uniform" is 1/(m+1):
+    a single mean over the query and all m expansions. With one expansion, both are Eq. 8.
 
     Example:
         >>> query_weight("average", 3), query_weight("uniform", 3), query_weight(0.8, 3)
@@ -31,15 +31,16 @@ def query_weight(fusion: Literal["average", "uniform"] | float, n_expansions: in
 def fuse(query: Any, expansions: Any, fusion: Fusion = "average") -> Any:
     """`alpha * query + (1 - alpha) * mean(expansions)`: Eq. 8 for "average" and one expansion.
 
-    Works alike on NumPy arrays and torch tensors, so that retrieval and the training loss share this one formula.
+    The same formula works on NumPy arrays and torch tensors, so that retrieval and the training loss share it.
 
     Args:
         query: (..., d), floating point.
-        expansions: (..., m, d) with m >= 1; a query without any is its own embedding, which is the caller's case.
+        expansions: (..., m, d) with m >= 1; the caller must handle queries without expansions, whose vector is their
+            own embedding.
         fusion: see `query_weight`, or a callable of (query, expansions).
 
     Returns:
-        (..., d) of the inputs' dtype.
+        (..., d), with the dtype of the inputs.
 
     Example:
         >>> import numpy as np
@@ -53,11 +54,11 @@ def fuse(query: Any, expansions: Any, fusion: Fusion = "average") -> Any:
 
 
 def check_fusion(fusion: Fusion) -> Fusion:
-    """`fusion` itself if it is usable.
+    """`fusion` itself if it is valid.
 
     Raises:
         ValueError: an unknown name, or a weight outside [0, 1].
-        TypeError: neither a name, a number nor a callable.
+        TypeError: `fusion` is neither a name, a number nor a callable.
     """
     if callable(fusion):
         return fusion

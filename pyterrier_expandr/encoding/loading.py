@@ -1,4 +1,4 @@
-"""Opens any encoder that sentence-transformers can host, pooled and normalised as its files say or as asked."""
+"""Opens any encoder that sentence-transformers can host, with pooling and normalisation from its files or as given."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def load_sentence_transformer(
     """A `SentenceTransformer` in evaluation mode.
 
     A checkpoint with sentence-transformers files keeps their pooling and normalisation unless others are given. A bare
-    checkpoint (BERT, Contriever) gets `pooling` (mean where none is given) and is normalised unless `normalize=False`
-    (the paper's evaluation); what was assumed is logged once, as a warning.
+    checkpoint (BERT, Contriever) gets `pooling` (mean if not given) and is normalised unless `normalize=False` (as in
+    the paper's evaluation); what was assumed is logged once, as a warning.
 
     Raises:
-        ValueError: `name` is a folder without a model, no such model is on the hub or in its local cache, or it is
-            AnchorDR and another pooling was asked for (or the reverse).
+        ValueError: `name` is a folder without a model, the model is neither on the hub nor in its local cache, or the
+            model is AnchorDR and another pooling was requested (or the reverse).
     """
     from sentence_transformers import SentenceTransformer
 
@@ -43,7 +43,7 @@ def load_sentence_transformer(
 
     check_folder(name)
     if pooling == FIRST_DECODER_POSITION or is_anchordr(name, revision):
-        # T5's classes would open it without an error and compute something else.
+        # T5's classes would open it without an error but compute something else.
         from .models.anchordr import open_anchordr
 
         if pooling not in (None, FIRST_DECODER_POSITION):
@@ -69,7 +69,7 @@ def load_sentence_transformer(
 
 
 def _open_bare(name: str, revision: str | None, device: str | None, trust_remote_code: bool) -> SentenceTransformer:
-    """The token states of a checkpoint without sentence-transformers files."""
+    """A model that only gives the token states, from a checkpoint without sentence-transformers files."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Transformer
 
@@ -82,7 +82,7 @@ def _open_bare(name: str, revision: str | None, device: str | None, trust_remote
 
 
 def check_folder(name: str) -> None:
-    """Raises ValueError where `name` can only be a folder and that folder is missing or holds no model."""
+    """Raise ValueError if `name` can only be a folder and that folder is missing or contains no model."""
     folder = Path(name)
     if folder.is_dir():
         if not any((folder / file).is_file() for file in ("modules.json", "config.json")):
@@ -92,7 +92,7 @@ def check_folder(name: str) -> None:
 
 
 def has_modules(name: str, revision: str | None = None) -> bool:
-    """Whether the checkpoint carries sentence-transformers files (modules.json)."""
+    """Whether the checkpoint has sentence-transformers files (modules.json)."""
     if Path(name).is_dir():
         return (Path(name) / "modules.json").is_file()
     from sentence_transformers.util.file_io import is_sentence_transformer_model

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: a folder or hub id; for a model with two encoders a pair of them
+#: a folder or hub id; a pair of them for a model with two encoders
 Checkpoint: TypeAlias = "str | Path | tuple[str | Path, str | Path]"
 
 
@@ -38,22 +38,22 @@ def load_encoder(
     fuse: bool | None = None,
     **options: Any,
 ) -> BiEncoder:
-    """The encoder that a name means, with the pooling, prefixes and length that it was made for.
+    """The encoder that a name refers to, with the pooling, prefixes and length that it was made for.
 
     Args:
-        name: a name of `ENCODERS` ("contriever", "anchordr", "dpr" ...), a hub id ("owner/model"), or a folder.
-        checkpoint: another checkpoint of the named model, such as one that was fine-tuned from it: a folder or hub id;
-            for DPR a pair, the question and the context encoder.
-        fuse: True gives an `ExpandREncoder`, which fuses queries with their expansions. False gives the model's class
-            in pyterrier_dr, which ignores `query_expansions`. None takes pyterrier_dr's where that is the maintained
-            home (ANCE, TAS-B, E5, GTR, BGE-M3), with a warning that says so, and an `ExpandREncoder` everywhere else.
-        options: passed on to the class (`device`, `batch_size`; for an `ExpandREncoder` also `fusion` ...); None leaves
-            what the name says.
+        name: a name in `ENCODERS` ("contriever", "anchordr", "dpr" ...), a hub id ("owner/model"), or a folder.
+        checkpoint: another checkpoint of the named model, e.g. one fine-tuned from it: a folder or hub id; for DPR a
+            pair, the question and the context encoder.
+        fuse: True returns an `ExpandREncoder`, which fuses queries with their expansions. False returns the model's
+            class in pyterrier_dr, which ignores `query_expansions`. None returns that of pyterrier_dr, with a warning,
+            if the model is maintained there (ANCE, TAS-B, E5, GTR, BGE-M3), and an `ExpandREncoder` otherwise.
+        options: passed to the class (`device`, `batch_size`; for an `ExpandREncoder` also `fusion` ...); None keeps the
+            setting that belongs to the name.
 
     Raises:
-        ValueError: an unknown name (the closest ones are named), a model that another PyTerrier plugin provides, one
-            whose checkpoint is not known here, a folder that is no model, or a checkpoint that is not of that kind.
-        TypeError: an option that the class does not have.
+        ValueError: the name is unknown (the closest ones are listed), the model is provided by another PyTerrier
+            plugin, its checkpoint is not known here, a folder contains no model, or a checkpoint is of another kind.
+        TypeError: the class does not have one of the options.
 
     Example:
         >>> load_encoder("contriever")
@@ -86,7 +86,7 @@ def load_encoder(
 
 
 def _check_checkpoint(name: str, entry: EncoderEntry, checkpoint: Any) -> None:
-    """Raises ValueError where a checkpoint cannot be one of the named model."""
+    """Raise ValueError if a checkpoint cannot be one of the named model."""
     pair = checkpoint is not None and not isinstance(checkpoint, (str, Path))
     if entry.context_model is not None:
         if checkpoint is not None and not (pair and len(checkpoint) == 2):
@@ -96,7 +96,7 @@ def _check_checkpoint(name: str, entry: EncoderEntry, checkpoint: Any) -> None:
     elif checkpoint is not None and entry.pooling != FIRST_DECODER_POSITION:
         from .models.anchordr_checkpoint import is_anchordr
 
-        if is_anchordr(str(checkpoint)):  # T5's classes would open it without an error and compute something else
+        if is_anchordr(str(checkpoint)):  # T5's classes would open it without an error but compute something else
             raise ValueError(
                 f"{str(checkpoint)!r} is an AnchorDR checkpoint, not a checkpoint of {name!r}: use "
                 f"load_encoder('anchordr', checkpoint={str(checkpoint)!r})"
@@ -140,14 +140,14 @@ def _load_entry(entry: EncoderEntry, checkpoint: Any, options: dict[str, Any]) -
     from .encoder import ExpandREncoder
 
     model = str(checkpoint or entry.model)
-    # Prefixes are given even where they are empty: a checkpoint saved with others would be used otherwise than listed.
+    # Prefixes are passed even if empty: otherwise those saved with a checkpoint would replace the listed ones.
     settings: dict[str, Any] = {
         "max_length": entry.max_length if checkpoint is None else None,
         "query_prompt": entry.query_prefix,
         "doc_prompt": entry.doc_prefix,
         "normalize": entry.normalize,
     }
-    # A folder with sentence-transformers files says its own pooling; that it must be AnchorDR is said here in any case.
+    # A folder with sentence-transformers files sets its own pooling; that it must be AnchorDR is always checked here.
     if entry.pooling == FIRST_DECODER_POSITION or not (Path(model) / "modules.json").is_file():
         settings["pooling"] = entry.pooling
     return ExpandREncoder(model, **{**settings, **options})
@@ -163,7 +163,7 @@ def _load_unlisted(name: str, checkpoint: Any, fuse: bool | None, options: dict[
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError where `name` is neither a short name, nor a folder, nor a hub id; the hub is not asked.
+    """Raise ValueError if `name` is neither a short name, nor a folder, nor a valid hub id; the hub is not contacted.
 
     Example:
         >>> check_name("contriever"), check_name("facebook/contriever")
@@ -174,7 +174,7 @@ def check_name(name: str) -> None:
 
 
 def _unknown(name: str) -> str:
-    """What to say of a name that nothing here has."""
+    """The error message for an unknown name."""
     if name in LLMS:
         return f"{name!r} is a language model, not an encoder: HuggingFaceBackend({LLMS[name].model!r})"
     wanted = name.lower()
@@ -188,7 +188,7 @@ def _unknown(name: str) -> str:
 
 
 def models_table() -> str:
-    """The table of encoders and of language models as text, one block for each: what `expandr models` prints.
+    """The table of encoders and of language models as text, one block each, as printed by `expandr models`.
 
     Example:
         >>> models_table().split("\\n\\n")[0]
@@ -236,7 +236,7 @@ def _is_loadable(entry: EncoderEntry) -> bool:
 
 
 def demo_encoder_folder() -> str:
-    """The folder of all-MiniLM-L6-v2 inside the package that carries its weights.
+    """The folder of all-MiniLM-L6-v2 inside the package that contains its weights.
 
     Raises:
         ImportError: that package is not installed.

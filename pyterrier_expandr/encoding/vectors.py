@@ -1,4 +1,4 @@
-"""Vectors that know the encoder that made them, and the checks on a column of them."""
+"""Vectors that carry the encoder that made them, and checks on a column of them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pandas as pd
 
 
 class SourcedArray(np.ndarray):
-    """A NumPy array whose rows remember the encoder's specification (`source`), through a DataFrame and back.
+    """A NumPy array whose rows keep the encoder's specification (`source`), through a DataFrame and back.
 
-    An index can so record which encoder filled it with no second column in every frame and no argument to repeat.
+    This lets an index record which encoder filled it, without a second column in every frame or a repeated argument.
     """
 
     source: dict[str, Any] | None = None
@@ -22,7 +22,7 @@ class SourcedArray(np.ndarray):
 
 
 def with_source(vectors: np.ndarray, source: dict[str, Any]) -> SourcedArray:
-    """`vectors` as a view whose every row carries `source`; no data is copied."""
+    """`vectors` as a view in which every row carries `source`; no data are copied."""
     view = vectors.view(SourcedArray)
     view.source = source
     return view
@@ -76,7 +76,7 @@ def describe_source(source: dict[str, Any] | None) -> str:
 
 
 def same_vectors(left: dict[str, Any] | None, right: dict[str, Any] | None) -> bool:
-    """Whether two sources make comparable vectors; True where one of them is not known."""
+    """Whether two sources make comparable vectors; True if one of them is not known."""
     if left is None or right is None:
         return True
     parts = ("fingerprint", "pooling", "normalize", "truncate_dim", "doc_prompt")

@@ -1,4 +1,4 @@
-"""The transformers that `ExpandREncoder` hands out: light views that share its one model."""
+"""The transformers that `ExpandREncoder` creates: light views that share its model."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 HELP_URL = "https://github.com/terrierteam/pyterrier_dr"
 
-#: texts given to the model at once when progress is shown; long enough to sort by length, short enough to move the bar
+#: texts given to the model at once if progress is shown; enough to sort by length, few enough to move the bar
 PROGRESS_BLOCK = 1024
 
 
 class _View(pt.Transformer):
-    """What all views share: the encoder, a batch size, equality by what is computed, drawing without loading."""
+    """What all views share: the encoder, a batch size, equality by what is computed, and drawing without loading."""
 
     LABEL: str
     bi_encoder_model: ExpandREncoder
@@ -49,19 +49,19 @@ class _View(pt.Transformer):
         return hash(self._key())
 
     def transform_iter(self, inp: Iterable[dict[str, Any]]) -> list[dict[Any, Any]]:
-        """`transform` on records; this is how an indexing pipeline hands over its documents."""
+        """`transform` on records; indexing pipelines pass their documents this way."""
         return self.transform(records_frame(inp)).to_dict(orient="records")
 
     def describe(self) -> dict[str, Any]:
-        """What decides the output, as JSON values, without loading the model."""
+        """Everything that determines the output, as JSON values, without loading the model."""
         return {"view": type(self).__name__, **self.bi_encoder_model.describe()}
 
     def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
-        """The node that PyTerrier draws."""
+        """The node that PyTerrier draws for this transformer."""
         return {"label": self.LABEL, "help_url": HELP_URL}
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
-        """None: the encoder is shared between views."""
+        """Empty: the encoder is shared between views."""
         return {}
 
 
@@ -83,7 +83,7 @@ class QueryEncoder(_View, BiQueryEncoder):
 
     @property
     def fusion(self) -> Fusion:
-        """The rule in use; assigning a value out of range raises at once."""
+        """The fusion rule in use; assigning a value out of range raises immediately."""
         return self._fusion
 
     @fusion.setter
@@ -128,7 +128,7 @@ class QueryEncoder(_View, BiQueryEncoder):
         return with_source(fused, encoder.source)
 
     def describe(self) -> dict[str, Any]:
-        """What decides the vectors, as JSON values, without loading the model."""
+        """Everything that determines the vectors, as JSON values, without loading the model."""
         return {**super().describe(), "fusion": repr(self.fusion)}
 
     def _key(self) -> tuple[Any, ...]:
@@ -147,7 +147,7 @@ class DocEncoder(_View, BiDocEncoder):
     def __init__(
         self, bi_encoder_model: ExpandREncoder, *, verbose: bool | None = None, batch_size: int | None = None
     ) -> None:
-        # Not BiDocEncoder's own constructor: `batch_size` has another meaning here, see below.
+        # Do not call BiDocEncoder's own constructor: `batch_size` has another meaning here, see below.
         self.bi_encoder_model = bi_encoder_model
         self.verbose = bi_encoder_model.verbose if verbose is None else verbose
         self._batch_size = bi_encoder_model.batch_size if batch_size is None else batch_size
@@ -159,10 +159,10 @@ class DocEncoder(_View, BiDocEncoder):
 
     @property
     def batch_size(self) -> int:
-        """Documents that an indexing pipeline hands over at once.
+        """Number of documents that an indexing pipeline passes at once.
 
-        PyTerrier reads this to cut a corpus into frames. Many model batches at a time let texts of like length share a
-        batch, which is where the speed of a bare `SentenceTransformer.encode` comes from.
+        PyTerrier uses this to split a corpus into frames. Passing many model batches at a time lets texts of similar
+        length share a batch, which is also what makes a bare `SentenceTransformer.encode` fast.
         """
         return max(1024, 32 * self._batch_size)
 
@@ -187,7 +187,7 @@ class DocEncoder(_View, BiDocEncoder):
         return inp.assign(doc_vec=pd.Series(vectors, index=inp.index, dtype=object))
 
     def fuse_rank_cutoff(self, k: int) -> pt.Transformer:
-        """Cuts the ranking before the documents are encoded."""
+        """Cut the ranking before the documents are encoded."""
         return pt.RankCutoff(k) >> self
 
     def __repr__(self) -> str:
@@ -210,10 +210,10 @@ class TextScorer(_View, BiScorer):
         super().__init__(bi_encoder_model, verbose=verbose, batch_size=batch_size, sim_fn=sim_fn)
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """`[qid, query, docno, text]` (or `query_vec`, `doc_vec` in their place) -> adds `score`, `rank`.
+        """`[qid, query, docno, text]` (or `query_vec`, `doc_vec` instead of the texts) -> adds `score`, `rank`.
 
         Raises:
-            ValueError: a query, a text, an id or the column qid is missing, or the vectors do not fit together.
+            ValueError: a query, a text, an id or the column qid is missing, or the vectors do not match each other.
             TypeError: a query, text or id is not a string.
         """
         text = self.text_field

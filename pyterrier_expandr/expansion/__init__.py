@@ -1,9 +1,9 @@
 """Queries in, passages out: prompt -> backend (an LLM) -> cache of raw texts -> cleaned `query_expansions`.
 
-In: a frame `[qid, query]`. Out: the same with `query_expansions`, a list of texts for each query. `backends/` has the
-LLMs behind one protocol. To touch: a prompt (`prompts.PROMPTS`), what does not belong to a passage (`cleaning/`), a new
-backend. Not to touch without a thought: what addresses the cache (`Backend.fingerprint`, `Request`), or every text is
-asked anew.
+In: a frame `[qid, query]`. Out: the same frame with `query_expansions`, a list of texts for each query. `backends/`
+puts all LLMs behind one protocol. Meant to be changed: the prompts (`prompts.PROMPTS`), the rules for what does not
+belong in a passage (`cleaning/`), and the set of backends. Change with care: anything that forms the cache address
+(`Backend.fingerprint`, `Request`), because every text would have to be generated again.
 """
 
 from ..common.lazy import lazy_names

@@ -1,4 +1,4 @@
-"""What both expanders share: checks of the frame, cleaning with its warning, equality by settings."""
+"""What both expanders share: checking the frame, cleaning with a warning, and equality by settings."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LEFT_OUT = "were refusals and were left out"
 
 
 class BaseExpander(pt.Transformer):
-    """What both expanders share: checks, cleaning, the new column, drawing and equality by settings."""
+    """What both expanders share: checks, cleaning, the new column, drawing, and equality by settings."""
 
     LABEL: str
     cleaning: str | None
     keep_refusals: bool
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """`[qid, query]` -> the same rows with `query_expansions`, a list of str in each (empty if there is none).
+        """`[qid, query]` -> the same rows with `query_expansions`, a list of str in each (empty if there are none).
 
         Raises:
             ValueError: a query is missing or empty, or a qid is missing. TypeError: a query or qid is not a string.
@@ -45,7 +45,7 @@ class BaseExpander(pt.Transformer):
         raise NotImplementedError(f"{type(self).__name__} must give the passages of each row")
 
     def _passages(self, texts: list[str], prompt: str | None = None) -> tuple[list[str], int]:
-        """What raw texts leave, and the number of refusals that were left out."""
+        """The passages left after cleaning raw texts, and the number of refusals that were dropped."""
         return passages_in(texts, prompt, cleaning=self.cleaning, keep_refusals=self.keep_refusals)
 
     def _key(self) -> tuple[Any, ...]:
@@ -58,15 +58,15 @@ class BaseExpander(pt.Transformer):
         return hash(self._key())
 
     def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
-        """The node that PyTerrier draws."""
+        """The node that PyTerrier draws for this transformer."""
         return {"label": self.LABEL, "help_url": HELP_URL}
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
-        """None: an expander contains a backend, no transformer."""
+        """Empty: an expander contains a backend but no other transformers."""
         return {}
 
 
 def warn_of(of: str, *counts: tuple[int, str]) -> None:
-    """One warning, at the caller of `transform`, that says what there was at least one of."""
+    """Issue one warning, attributed to the caller of `transform`, that lists every count above zero."""
     if said := [f"{count} {what}" for count, what in counts if count]:
         warnings.warn(f"{of}: {'; '.join(said)}", stacklevel=4)

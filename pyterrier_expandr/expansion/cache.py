@@ -1,4 +1,4 @@
-"""A durable store of generations: one SQLite file, addressed by everything that decides a text."""
+"""A durable store of generations: one SQLite file, keyed by everything that determines a text."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any
 from ..common.files import path_of
 from .backends.base import Generation, Request
 
-#: version of the tables below, kept in the file; a higher one was written by a newer release
+#: version of the tables below, kept in the file; a higher number means that a newer release wrote the file
 SCHEMA_VERSION = 1
 
-#: seconds that a process waits for another one that holds the file
+#: seconds that a process waits for another one that has locked the file
 TIMEOUT = 60.0
 
 _SCHEMA = """
@@ -49,16 +49,16 @@ _COLUMNS = (
 
 
 class GenerationCache:
-    """Raw generations by model fingerprint, messages, sampling, seed and sample number.
+    """Raw generations, keyed by model fingerprint, messages, sampling, seed and sample number.
 
-    Every `put` is one transaction: a process that is killed loses at most what it had not put yet. Several processes
+    Every `put` is one transaction, so a process that is killed loses at most what it had not yet put. Several processes
     may share a file on a local disk. The file can be read without the model, see `records`.
 
     Args:
-        path: the SQLite file, made if missing; ":memory:" keeps everything in this process.
+        path: the SQLite file, created if missing; ":memory:" keeps everything in this process.
 
     Raises:
-        ValueError: the file is no such cache, is damaged, or was written by a newer release. It is left as it is.
+        ValueError: the file is not such a cache, is damaged, or was written by a newer release. It is left unchanged.
         OSError: the file cannot be opened for writing.
 
     Example:
@@ -125,14 +125,14 @@ class GenerationCache:
         }
 
     def put(self, fingerprint: dict[str, Any], request: Request, generations: dict[int, Generation]) -> None:
-        """Store generations by sample number, in one transaction; a sample that is there already is kept as it is."""
+        """Store generations by sample number, in one transaction; samples already stored are not overwritten."""
         self.put_many(fingerprint, [(request, generations)])
 
     def put_many(self, fingerprint: dict[str, Any], rows: Iterable[tuple[Request, dict[int, Generation]]]) -> None:
         """Store the generations of several requests in one transaction.
 
         Raises:
-            OSError: the disk is full; what was stored before is kept.
+            OSError: the disk is full; everything stored before is kept.
         """
         try:
             with self._lock, self._connection:
@@ -211,7 +211,7 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
 
 
 def _add_refused(connection: sqlite3.Connection) -> None:
-    """Give a file of an earlier release the column for refusals, which that release goes on without."""
+    """Add the column for refusals to a file of an earlier release; that release can still use the file."""
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         if "refused" not in {row[1] for row in connection.execute("PRAGMA table_info(generation)")}:

@@ -1,4 +1,4 @@
-"""What was retrieved first, as text that a prompt shows to the LLM."""
+"""Documents retrieved in a first stage, as text that a prompt shows to the LLM."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import pyterrier as pt
 
 from ..common.frames import document_texts
 
-#: between two documents of a context
+#: separator between two documents of a context
 SEPARATOR = "\n\n"
 
 
 def with_context(ranking: pd.DataFrame, documents: int) -> pd.DataFrame:
-    """One row for each query of a ranking, with `query_context`: the texts of its first documents, best first.
+    """One row per query of a ranking, with `query_context`: the texts of its top documents, best first.
 
     Columns: `[qid, query, docno, text, rank]` (+ `title`) -> its query columns with `query_context` (str). Queries keep
-    the order in which they first come.
+    the order in which they first occur.
 
     Raises:
         ValueError: a text is missing. TypeError: a title or a text is not a string.

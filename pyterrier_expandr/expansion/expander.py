@@ -30,26 +30,27 @@ class LLMExpander(BaseExpander):
     """Adds `query_expansions`: passages that an LLM writes for each query (Eq. 3).
 
     Columns: `[qid, query]` -> adds `query_expansions` (list of str, cleaned, empty ones removed); `query` is unchanged.
-    Each distinct query is sent once; what the cache holds is not generated again, and every finished batch is stored at
-    once. The thought of a model that reasons is taken off (the cache keeps it); one that does not end leaves an empty
-    expansion. A query that is too long for the model's context is cut at its end. One warning counts the queries that
-    were cut and the generations that came back empty or were truncated.
+    Each distinct query is sent once; generations found in the cache are not repeated, and every finished batch is
+    stored immediately. The reasoning of a thinking model is removed from its texts (the cache keeps it); if the
+    reasoning never ends, the expansion is empty. A query that is too long for the model's context is truncated at the
+    end. A single warning counts the queries that were truncated and the generations that came back empty or were cut
+    off.
 
     Args:
         backend: the backend, e.g. `HuggingFaceBackend`.
         prompt: "q2d" (a passage), "q2q" (a rewrite), "q2e" (keywords), "q2c" (reasoning first), "q2d_context" (a
-            passage after seeing search results), or a template with `{query}`. With `{context}` in it, the input is a
-            ranking `[qid, query, docno, text, rank]` (+ `title`), and the output has a row for each of its queries.
-            Several prompts give `n` expansions each, in their order.
+            passage written after seeing search results), or a template with `{query}`. If the template contains
+            `{context}`, the input is a ranking `[qid, query, docno, text, rank]` (+ `title`), and the output has one
+            row per query. Several prompts give `n` expansions each, in the order of the prompts.
         n: expansions for each query and prompt.
-        context_documents: documents that `{context}` stands for.
+        context_documents: number of documents that `{context}` is filled with.
         temperature, top_p, max_new_tokens, seed: see `Sampling`; the defaults are the paper's evaluation setting.
-        thinking: let the model reason first. Off, the switch of its chat template is off, where it has one (gpt-oss has
-            none and is asked for little). A server's switch is among the server's own fields, e.g.
-            `extra_body={"chat_template_kwargs": {"enable_thinking": False}}`.
-        cache: a path or a `GenerationCache`; None keeps generations in memory as long as this object lives.
-        clean: take off what does not belong to the passage, and leave refusals out; see `cleaning_name`.
-        keep_refusals: keep texts that only refuse ("I'm sorry, but I can't ...").
+        thinking: let the model reason first. If False, reasoning is switched off in the chat template where the
+            template allows it (gpt-oss has no such switch and is asked for low effort). For a server, set the switch
+            through its own fields, e.g. `extra_body={"chat_template_kwargs": {"enable_thinking": False}}`.
+        cache: a path or a `GenerationCache`; None keeps generations in memory for the lifetime of this object.
+        clean: remove what does not belong to the passage and drop refusals; see `cleaning_name`.
+        keep_refusals: keep texts that are only a refusal ("I'm sorry, but I can't ...").
         verbose: show a progress bar.
 
     Raises:
@@ -103,7 +104,7 @@ class LLMExpander(BaseExpander):
         self.thinking = bool(thinking)
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """`[qid, query]` -> adds `query_expansions`; where a prompt shows search results, a ranking -> its queries."""
+        """`[qid, query]` -> adds `query_expansions`; if a prompt shows search results, a ranking -> its queries."""
         if self._shows_context:
             pt.validate.result_frame(inp, extra_columns=["query", "text", "rank"], context=self)
             return super().transform(with_context(inp, self.context_documents)).drop(columns="query_context")
@@ -130,15 +131,15 @@ class LLMExpander(BaseExpander):
         return [[text for template in self._templates for text in kept[template, *row][0]] for row in rows]
 
     def describe(self) -> dict[str, Any]:
-        """What decides the texts, as JSON values: model, prompt, sampling, cleaning, versions.
+        """Everything that determines the texts, as JSON values: model, prompt, sampling, cleaning, versions.
 
-        `template` (what the chat template is told, where it reads more than messages) and `thinking` (where it is on)
-        are only there if they say something.
+        `template` (the variables passed to a chat template that reads more than the messages) and `thinking` (if on)
+        are only included when they apply.
         """
         told = self.backend.template_variables(self.thinking)
         return {
             "model": self.backend.fingerprint(),
-            # A single prompt is told as ever: what was computed with it stays known.
+            # A single prompt keeps its original form, so that results computed with it remain valid.
             "prompt": self._templates[0] if len(self._templates) == 1 else list(self._templates),
             **({"context_documents": self.context_documents} if self._shows_context else {}),
             "n": self.n,
@@ -161,24 +162,25 @@ class LLMExpander(BaseExpander):
 
 
 class RecordedExpander(BaseExpander):
-    """Adds `query_expansions` that were recorded before, from a JSONL file.
+    """Adds `query_expansions` that were recorded earlier, read from a JSONL file.
 
     Columns: `[qid, query]` -> adds `query_expansions` (list of str). A line of the file has `query_id` and/or `query`,
-    and `passage` or `passages`; lines of one query add up in their order. Rows are joined by qid where the line has
-    one, else by the exact query text, never by position. Where a line has both, its query must be the frame's, apart
-    from white space and letter case: so qids of another collection are noticed. Thoughts are taken off.
+    and `passage` or `passages`; several lines for one query are combined in file order. Rows are matched by qid if the
+    line has one, otherwise by the exact query text, never by position. If a line has both, its query must equal the
+    frame's apart from white space and letter case, so that qids of another collection are detected. Model reasoning is
+    removed.
 
     Args:
-        records: the file, or dicts like its lines.
-        on_missing: "error" refuses queries that the file lacks; "query-only" gives them an empty list.
-        n: only the first expansions of each query; None for all.
-        clean: see `LLMExpander`; a warning counts the refusals that were left out.
-        keep_refusals: keep texts that only refuse.
+        records: the file, or a list of dicts with the same fields as its lines.
+        on_missing: "error" raises an error for queries that the file lacks; "query-only" gives them an empty list.
+        n: use only the first `n` expansions of each query; None uses all.
+        clean: see `LLMExpander`; a warning counts the refusals that were dropped.
+        keep_refusals: keep texts that are only a refusal.
 
     Raises:
-        ValueError: a line is broken or lacks fields (file and line are named), a query is missing, or a qid is recorded
-            with another query text.
-        FileNotFoundError: there is no such file.
+        ValueError: a line is malformed or lacks fields (the message names file and line), a query is missing, or a qid
+            was recorded with a different query text.
+        FileNotFoundError: the file does not exist.
 
     Example:
         >>> expander = RecordedExpander([{"query": "why is the sky blue", "passage": "Air scatters short waves."}])
@@ -228,7 +230,7 @@ class RecordedExpander(BaseExpander):
         return record if record is not None else self._by_query.get(query)
 
     def describe(self) -> dict[str, Any]:
-        """What decides the texts, as JSON values: a hash of the records, and how they are used."""
+        """Everything that determines the texts, as JSON values: a hash of the records, and how they are used."""
         return {
             "records_sha256": hashlib.sha256(self._content().encode()).hexdigest(),
             "on_missing": self.on_missing,
@@ -251,5 +253,5 @@ class RecordedExpander(BaseExpander):
 
 
 def _folded(query: str) -> str:
-    """A query without white-space and case differences, in which copies of one collection differ."""
+    """A query with white space and case normalised, since copies of the same collection differ in these."""
     return " ".join(query.split()).casefold()

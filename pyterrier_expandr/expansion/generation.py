@@ -1,4 +1,4 @@
-"""Requests in, generations out: what the cache lacks is written by the backend and stored as it comes."""
+"""Requests in, generations out: the backend writes what the cache lacks, and each result is stored as it arrives."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from .thinking import begins_thought, without_thought
 def generate_cached(
     backend: Backend, requests: list[Request], cache: GenerationCache, *, verbose: bool = False
 ) -> list[list[Generation]]:
-    """All samples of all requests, in order; only what the cache lacks is generated, and stored as it comes.
+    """All samples of all requests, in order; only what the cache lacks is generated, and it is stored as it arrives.
 
-    Equal requests are generated once. The cache keeps what the model wrote; what is returned is without its thought.
+    Equal requests are generated once. The cache keeps the text as the model wrote it; the returned texts have the
+    model's reasoning removed.
     """
-    places: dict[str, int] = {}  # each distinct request -> where it first stands
+    places: dict[str, int] = {}  # each distinct request -> the position where it first occurs
     first = [places.setdefault(json.dumps(asdict(request)), i) for i, request in enumerate(requests)]
     plain = backend.fingerprint()
     fingerprints = {i: full_fingerprint(backend, plain, requests[i]) for i in places.values()}
@@ -53,18 +54,19 @@ def generate_cached(
 
 
 def _begun(backend: Backend, requests: list[Request]) -> dict[bool, bool]:
-    """Whether the model's texts begin inside a thought, by whether it is to think: the template says it, no message."""
+    """Whether the model's texts begin inside its reasoning, by thinking mode; only the template decides this."""
     of_kind = {request.thinking: request for request in requests}
     prompts = {thinking: backend.rendered_prompt(r.messages, thinking) for thinking, r in of_kind.items()}
     return {thinking: prompt is not None and begins_thought(prompt) for thinking, prompt in prompts.items()}
 
 
 def full_fingerprint(backend: Backend, fingerprint: dict[str, Any], request: Request) -> dict[str, Any]:
-    """`fingerprint` of `backend`, with what else the prompt of `request` was written with.
+    """`fingerprint` of `backend`, plus anything else that the prompt of `request` depended on.
 
-    The messages and the model's files decide a prompt, and both are in the address already, unless the chat template
-    reads variables: whether to think, and the date. Then their values (`template`) and the hash of the rendered prompt
-    (`prompt_sha256`) are added. For all other templates the address stays what it was before these were recorded.
+    The messages and the model's files determine a prompt, and both are already in the cache address, unless the chat
+    template reads variables: whether to think, and the date. In that case their values (`template`) and the hash of the
+    rendered prompt (`prompt_sha256`) are added. For all other templates the address is the same as before these were
+    recorded.
 
     Example:
         >>> from pyterrier_expandr import HuggingFaceBackend

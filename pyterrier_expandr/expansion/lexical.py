@@ -15,18 +15,18 @@ from ..common.frames import expansion_lists, query_texts
 
 HELP_URL = "https://pyterrier.readthedocs.io/en/latest/rewrite.html"
 
-#: how often the query stands before its passages: a number, or MuGI's rule
+#: how often the query is repeated before its passages: a number, or MuGI's rule
 Repeats = int | Literal["mugi"]
-#: what the engine gets, see `LexicalExpander`
+#: the form of the query that the engine receives, see `LexicalExpander`
 Form = Literal["words", "toks", "matchop"]
 
 FORMS = ("words", "toks", "matchop")
-#: MuGI's constant: the query gets about a quarter of the words (Zhang et al., Findings of EMNLP 2024)
+#: MuGI's constant: the query contributes about a quarter of the words (Zhang et al., Findings of EMNLP 2024)
 MUGI_BETA = 4
 
 
 class _WordCharacters(dict[int, Any]):
-    """A table for `str.translate` that turns all but letters, marks and digits into spaces."""
+    """A table for `str.translate` that turns everything except letters, marks and digits into spaces."""
 
     def __missing__(self, code: int) -> int | str:
         self[code] = code if unicodedata.category(chr(code))[0] in "LMN" else " "
@@ -37,7 +37,7 @@ _WORD_CHARACTERS = _WordCharacters()
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text: runs of letters, marks and digits. Nothing in them is an operator of any query language.
+    """The words of a text: runs of letters, marks and digits, none of which is an operator of any query language.
 
     Example:
         >>> words_of('#combine:0=2(naïve) "IL-2"^3')
@@ -58,7 +58,7 @@ def mugi_repeats(query: str, passages: list[str], beta: int = MUGI_BETA) -> int:
 
 
 def _matchop(word: str, weight: int) -> str:
-    """A weighted word in Terrier's operators, as `pt.terrier.Retriever.matchop` writes it, which would start Java."""
+    """A weighted word in Terrier's operators, as `pt.terrier.Retriever.matchop` writes it, without starting Java."""
     safe = word if word.isascii() else f"#base64({b64encode(word.encode()).decode()})"
     return safe if weight == 1 else f"#combine:0={weight}({safe})"
 
@@ -66,22 +66,23 @@ def _matchop(word: str, weight: int) -> str:
 class LexicalExpander(pt.Transformer):
     """Puts the expansions into the query, for BM25 and other engines that match words.
 
-    Columns: `[qid, query]` (+ `query_expansions`, a list of str) -> `query`, in which the old query stands `repeats`
-    times before all of its passages; the old query is kept as `query_0`, as PyTerrier's rewriters do. A query without
-    expansions stays itself. Keywords (`LLMExpander(prompt="q2e")`) are expansions like any other.
+    Columns: `[qid, query]` (+ `query_expansions`, a list of str) -> `query`, in which the original query is repeated
+    `repeats` times, followed by all of its passages; the original query is kept as `query_0`, as in PyTerrier's
+    rewriters. A query without expansions is unchanged. Keywords (`LLMExpander(prompt="q2e")`) are treated like any
+    other expansions.
 
-    What a passage holds is text: quotes, colons or operators of a query language have no effect. A query and passages
-    without any word give an empty `query`, for which engines find nothing.
+    Passages are treated as plain text: quotes, colons and query language operators in them have no effect. If neither
+    the query nor its passages contain a word, `query` is empty, and engines find nothing for it.
 
     Args:
-        repeats: how often the query is repeated. 5 is query2doc's (Wang et al., EMNLP 2023); "mugi" takes
-            `mugi_repeats`, which grows with the passages.
-        form: what the engine gets.
-            "words": letters and digits alone; for every engine, Terrier's parser included.
-            "toks": `query_toks`, a dict from each lower-case word to its weight, beside the old `query`; for PISA and
-            Terrier. PISA leaves stop words in there: name them in `stops`.
+        repeats: how often the query is repeated. 5 is the value of query2doc (Wang et al., EMNLP 2023); "mugi" uses
+            `mugi_repeats`, which grows with the length of the passages.
+        form: what the engine receives.
+            "words": only letters and digits; works for every engine, including Terrier's parser.
+            "toks": `query_toks`, a dict from each lower-case word to its weight, in addition to the unchanged `query`;
+                for PISA and Terrier. PISA does not remove stop words from it: list them in `stops`.
             "matchop": `query` in Terrier's operators, each distinct word once with its weight.
-        stops: lower-case words that "toks" and "matchop" leave out.
+        stops: lower-case words to leave out of "toks" and "matchop".
 
     Raises:
         ValueError: `repeats` below 1, or an unknown name.
@@ -100,7 +101,7 @@ class LexicalExpander(pt.Transformer):
 
     @property
     def repeats(self) -> Repeats:
-        """How often the query stands before its passages; assigning a value out of range raises at once."""
+        """How often the query is repeated before its passages; assigning a value out of range raises immediately."""
         return self._repeats
 
     @repeats.setter
@@ -120,7 +121,7 @@ class LexicalExpander(pt.Transformer):
         made = [self._expanded(query, passages) for query, passages in zip(texts, lists, strict=True)]
         if self.form == "toks":
             return inp.assign(query_toks=pd.Series(made, index=inp.index, dtype=object))
-        # Python's strings are shared by the rows of a ranking; Arrow's would be copied into each of them.
+        # Python strings are shared by the rows of a ranking; Arrow strings would be copied into each of them.
         return pt.model.push_queries(inp).assign(query=pd.Series(made, index=inp.index, dtype=object))
 
     def _expanded(self, query: str, passages: list[str]) -> str | dict[str, float]:
@@ -148,9 +149,9 @@ class LexicalExpander(pt.Transformer):
         return f"LexicalExpander({self.repeats!r}, form={self.form!r}{stops})"
 
     def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
-        """The node that PyTerrier draws."""
+        """The node that PyTerrier draws for this transformer."""
         return {"label": "Lexical Expander", "help_url": HELP_URL}
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
-        """None."""
+        """Empty: this transformer contains no others."""
         return {}

@@ -1,4 +1,4 @@
-"""The named prompts, and how one becomes chat messages that fit a model's context."""
+"""The named prompts, and how they are turned into chat messages that fit a model's context."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from .backends.base import Backend, Message, Request, Sampling
 
-#: q2d is the prompt that the released checkpoints were trained on. The wording of the others is this project's own.
+#: q2d is the prompt that the released checkpoints were trained on. The others are worded by this project.
 PROMPTS: dict[str, str] = {
     "q2d": "Please write a passage to answer the question.\nQuestion: {query}\nPassage:",
     "q2a": (
@@ -25,7 +25,7 @@ PROMPTS: dict[str, str] = {
 
 
 def resolve_prompt(prompt: str, *, fields: tuple[str, ...] = ("query",)) -> str:
-    """The template that `prompt` names, or `prompt` itself if it is one.
+    """The template that `prompt` names, or `prompt` itself if it is already a template.
 
     Args:
         prompt: a key of `PROMPTS`, or a template with exactly `fields` in braces.
@@ -53,10 +53,10 @@ def resolve_prompt(prompt: str, *, fields: tuple[str, ...] = ("query",)) -> str:
 
 
 def resolve_prompts(prompts: str | Sequence[str]) -> tuple[str, ...]:
-    """The templates of one prompt or several, each with `{query}`, and with `{context}` where it shows search results.
+    """The templates of one or more prompts, each with `{query}`, and with `{context}` if it shows search results.
 
     Raises:
-        ValueError: no prompt, the same twice, or what `resolve_prompt` raises.
+        ValueError: no prompt, a repeated prompt, or any error of `resolve_prompt`.
 
     Example:
         >>> [len(template) for template in resolve_prompts(["q2d", "{context} {query}"])]
@@ -71,7 +71,7 @@ def resolve_prompts(prompts: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def render(template: str, **fields: str) -> tuple[Message, ...]:
-    """One user message: `template` with its fields filled in. Braces inside a field's text are text.
+    """One user message: `template` with its fields filled in. Braces inside a field's text are treated as plain text.
 
     Example:
         >>> render("Q: {query}", query="what is {x}?")
@@ -89,7 +89,7 @@ def fit(
     max_new_tokens: int,
     thinking: bool = False,
 ) -> tuple[tuple[Message, ...], bool]:
-    """The messages for `fields`, with the end of field `cut` taken off where the model's context is too short.
+    """The messages for `fields`, with field `cut` truncated at the end if the model's context is too short.
 
     Returns:
         The messages, and whether the field was cut; see `cut_to_fit`.
@@ -107,13 +107,13 @@ def cut_to_fit(
     max_new_tokens: int,
     thinking: bool = False,
 ) -> str:
-    """Field `cut`, without its end where all of `fields` and `max_new_tokens` exceed the model's context.
+    """Field `cut`, truncated at the end if all of `fields` and `max_new_tokens` together exceed the model's context.
 
-    The prompt's own words and the other fields are never cut. A backend that does not tell its context or cannot count
-    tokens gets everything.
+    The prompt's own words and the other fields are never truncated. If the backend does not report its context or
+    cannot count tokens, nothing is truncated.
 
     Raises:
-        ValueError: not even the first 8 characters of the field fit beside `max_new_tokens`.
+        ValueError: not even the first 8 characters of the field fit alongside `max_new_tokens`.
     """
     whole, context = fields[cut], backend.context_length
     if context is None:
@@ -156,9 +156,9 @@ def requests_for(
     *,
     thinking: bool = False,
 ) -> tuple[dict[tuple[str, str, str], Request], int]:
-    """What to ask for each (template, query, context), and how many queries had to be cut.
+    """The requests for each (template, query, context), and how many queries had to be truncated.
 
-    Where a template shows a context, that is cut to fit the model, and the query never.
+    If a template shows a context, the context is truncated to fit the model and the query never is.
 
     Raises:
         ValueError: a query leaves no room for its context.

@@ -1,4 +1,4 @@
-"""The JSONL format of recorded expansions: one query a line."""
+"""The JSONL format of recorded expansions: one query per line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def read_expansions(source: str | Path | list[dict[str, Any]]) -> tuple[dict[str
     """Recorded expansions by qid (lines with `query_id`) and by query text (lines with `query`).
 
     Raises:
-        ValueError: a broken line or missing fields, with file and line number. FileNotFoundError: no such file.
+        ValueError: a line is malformed or lacks fields; the message has file and line number. FileNotFoundError: the
+            file does not exist.
     """
     by_qid: dict[str, Record] = {}
     by_query: dict[str, Record] = {}
@@ -44,7 +45,7 @@ def read_expansions(source: str | Path | list[dict[str, Any]]) -> tuple[dict[str
 
 
 def _of_qid(qid: str, query: str | None, by_qid: dict[str, Record], by_query: dict[str, Record]) -> Record:
-    """The record of `qid`; it takes over passages that earlier lines gave its query without a qid."""
+    """The record of `qid`, including any passages that earlier lines recorded for its query without a qid."""
     if qid not in by_qid:
         earlier = by_query.get(query) if query is not None else None
         by_qid[qid] = earlier if earlier is not None and earlier.qid is None else Record(qid, query)
@@ -74,7 +75,7 @@ def _fields(where: str, row: Any) -> tuple[str | None, str | None, list[str]]:
 
 
 def write_expansions(path: str | Path, frame: pd.DataFrame) -> None:
-    """Write `[qid, query, query_expansions]` as `RecordedExpander` reads it; the file appears when it is complete."""
+    """Write `[qid, query, query_expansions]` for `RecordedExpander`; the file appears only once it is complete."""
     rows = zip(frame["qid"], frame["query"], frame["query_expansions"], strict=True)
     write_jsonl(
         path,

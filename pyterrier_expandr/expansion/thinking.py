@@ -1,11 +1,11 @@
-"""Texts of models that reason before they answer: what is left of them when the thought is taken off."""
+"""Texts of models that reason before they answer: what is left once the reasoning is removed."""
 
 from __future__ import annotations
 
 import re
 
-#: what opens and closes a thought: Qwen, DeepSeek and others; two rarer spellings; Seed; Magistral; Command; Kimi;
-#: Gemma
+#: the pairs of marks that open and close the reasoning: Qwen, DeepSeek and others; two rarer spellings; Seed;
+#: Magistral; Command; Kimi; Gemma
 MARKS: tuple[tuple[str, str], ...] = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
@@ -17,27 +17,28 @@ MARKS: tuple[tuple[str, str], ...] = (
     ("<|channel>thought", "<channel|>"),
 )
 
-#: the control tokens of gpt-oss, which writes every part of its turn to a channel: `analysis`, `commentary`, `final`
+#: the control tokens of gpt-oss, which writes each part of its turn to a channel: `analysis`, `commentary`, `final`
 CHANNEL, CHANNEL_TOKENS = "<|channel|>", ("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|constrain|>")
 
 _FINAL = re.compile(r"<\|channel\|>\s{0,9}final\b[^<]{0,99}(?:<\|constrain\|>[^<]{0,99})?<\|message\|>")
 _END_OF_PART = re.compile(r"<\|(?:end|return|call|start|channel)\|>")
-#: the same where the control tokens were dropped on decoding, as some servers do
+#: the same when the control tokens were dropped on decoding, as some servers do
 _BARE_THOUGHT, _BARE_FINAL = re.compile(r"\s*(?:analysis|commentary)(?=[A-Z\"'])"), "assistantfinal"
-#: what some models wrap their answer into when they have thought
+#: what some models wrap their answer in after reasoning
 _WRAPPED = re.compile(r"\s*<(answer|response)>(.*?)(?:</\1>\s*)?", re.DOTALL | re.IGNORECASE)
 _CLOSING = re.compile("|".join(re.escape(closing) for _, closing in MARKS), re.IGNORECASE)
 
 
 def without_thought(text: str, *, begun: bool = False) -> str:
-    """The answer in `text`, without the thought before it; "" where the thought does not end.
+    """The answer in `text`, without the reasoning before it; "" if the reasoning does not end.
 
-    Only what stands before the answer is taken off, and a text without a thought comes back as it is: a mark within a
-    passage is a part of it. A closing mark that none opened ends a thought that the chat template has opened.
+    Only reasoning before the answer is removed, and a text without reasoning is returned unchanged: a mark inside a
+    passage is part of the passage. A closing mark without an opening one ends reasoning that the chat template opened.
 
     Args:
         text: a text as the model wrote it, with its marks.
-        begun: whether the prompt itself opened the thought, see `begins_thought`; then all is thought up to the mark.
+        begun: whether the prompt itself opened the reasoning, see `begins_thought`; everything up to the closing mark
+            is then reasoning.
 
     Example:
         >>> without_thought("<think>The user asks about the sky.</think> Air scatters light.")
@@ -61,7 +62,7 @@ def without_thought(text: str, *, begun: bool = False) -> str:
 
 
 def begins_thought(prompt: str) -> bool:
-    """Whether a rendered prompt ends with the mark that opens a thought, so that the model's text begins inside it.
+    """Whether a rendered prompt ends with a mark that opens the reasoning, so that the model's text begins inside it.
 
     Example:
         >>> begins_thought("<|assistant|><think>\\n"), begins_thought("<|assistant|><think>\\n\\n</think>\\n\\n")
@@ -71,7 +72,7 @@ def begins_thought(prompt: str) -> bool:
 
 
 def _end_of_thought(text: str, begun: bool) -> int:
-    """Where the last thought at the beginning of `text` ends: 0 if there is none, the length if it does not end."""
+    """Where the last reasoning at the beginning of `text` ends: 0 if there is none, the length if it does not end."""
     end = 0
     while True:
         opened = _opening(text, end)
@@ -88,7 +89,7 @@ def _end_of_thought(text: str, begun: bool) -> int:
 
 
 def _opening(text: str, start: int) -> tuple[str, str] | None:
-    """The pair of marks whose first one stands at `start`, behind white space."""
+    """The pair of marks whose opening one is found at `start`, after any white space."""
     while start < len(text) and text[start].isspace():
         start += 1
     head = text[start : start + 20].casefold()

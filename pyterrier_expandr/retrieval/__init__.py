@@ -1,8 +1,9 @@
-"""Vectors in, rankings out: the FAISS artefact, how it is built and searched; BM25 (PISA) to compare with.
+"""Vectors in, rankings out: the FAISS artefact, how it is built and searched; BM25 (PISA) for comparison.
 
 `faiss_index.FaissIndex` reads `[docno, doc_vec]` as a stream; `faiss_indexer`, `faiss_build` and `spool` commit it as
-it comes and put the finished folder in place; `faiss_retriever.FaissRetriever` turns `[qid, query_vec]` into a
-ranking. To touch: factories and search parameters. The folder's layout has a version (`faiss_build.FORMAT_VERSION`).
+it arrives and put the finished folder in place; `faiss_retriever.FaissRetriever` turns `[qid, query_vec]` into a
+ranking. Meant to be changed: factories and search parameters. The layout of the folder has a version
+(`faiss_build.FORMAT_VERSION`).
 """
 
 from ..common.lazy import lazy_names

@@ -1,4 +1,4 @@
-"""The vectors of retrieved documents, from the index that holds them."""
+"""The vectors of retrieved documents, read from the index that stores them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ HELP_URL = "https://github.com/facebookresearch/faiss/wiki"
 
 
 class DocVectors(pt.Transformer):
-    """Adds `doc_vec` to results: what `pyterrier_dr.VectorPrf` and other feedback reads.
+    """Adds `doc_vec` to results, as read by `pyterrier_dr.VectorPrf` and other feedback methods.
 
     Columns: `[qid, docno]` -> adds `doc_vec` (float32, (d,)).
 
     Args:
-        faiss_index: an index that keeps vectors as they are (factory "Flat").
+        faiss_index: an index that stores vectors unmodified (factory "Flat").
 
     Raises:
-        ValueError: the index changes its vectors, or lacks a document.
+        ValueError: the index stores modified vectors, or lacks a document.
     """
 
     def __init__(self, faiss_index: FaissIndex) -> None:
@@ -56,9 +56,9 @@ class DocVectors(pt.Transformer):
         return f"DocVectors({str(self.faiss_index.path)!r})"
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
-        """None: the index is not part of the pipeline."""
+        """Empty: the index is not part of the pipeline."""
         return {}
 
     def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
-        """The node that PyTerrier draws."""
+        """The node that PyTerrier draws for this transformer."""
         return {"label": "Doc Vectors", "help_url": HELP_URL}

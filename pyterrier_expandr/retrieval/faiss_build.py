@@ -20,21 +20,21 @@ from .spool import CHUNK, SeenDocnos, Spool
 
 logger = logging.getLogger(__name__)
 
-#: version of the folder's layout; a higher one was written by a newer release
+#: version of the folder's layout; a higher number means that a newer release wrote the folder
 FORMAT_VERSION = 1
-#: the artefact's own record, beside PyTerrier's pt_meta.json
+#: the artefact's own metadata file, in addition to PyTerrier's pt_meta.json
 METADATA, PT_METADATA = "expandr_faiss.json", "pt_meta.json"
 VECTORS, DOCNOS = "index.faiss", "docnos.arrow"
 ARTEFACT = {"type": "dense_index", "format": "expandr_faiss", "package_hint": "pyterrier_expandr"}
 
-#: vectors that trained factories (IVF, PQ) learn from, drawn with a fixed seed ...
+#: number of vectors that trained factories (IVF, PQ) learn from, drawn with a fixed seed ...
 TRAIN_SAMPLE = 262_144
-#: ... or this many for each inverted list, where that is more: FAISS warns below 39
+#: ... or this many per inverted list, if that is more: FAISS warns below 39
 TRAIN_PER_LIST = 40
 
 
 def build(target: Path, docs: Iterable[dict[str, Any]], *, factory: str, metric: str, resume: bool) -> None:
-    """Index `docs` into the folder `target`; with `resume`, go on from what its spool has committed."""
+    """Index `docs` into the folder `target`; with `resume`, continue from what its spool has committed."""
     check_factory(factory, metric)
     spool = Spool(target)
     if resume and spool.exists():
@@ -46,18 +46,18 @@ def build(target: Path, docs: Iterable[dict[str, Any]], *, factory: str, metric:
         if spool.state()["count"] == 0:
             raise ValueError("there were no documents to index")
     except BaseException:
-        if spool.state()["count"] == 0:  # nothing to resume
+        if spool.state()["count"] == 0:  # there is nothing to resume
             spool.discard()
         raise
     finished = _finish(spool, factory, metric)
-    if target.exists():  # overwrite: the old index stays until the new one is whole
+    if target.exists():  # overwrite: the old index is kept until the new one is complete
         os.replace(target, spool.folder / "replaced")
     os.replace(finished, target)
     spool.discard()
 
 
 def check_factory(factory: str, metric: str, dim: int | None = None) -> Any:
-    """An empty FAISS index for `dim` dimensions; without `dim`, only whether FAISS can read the string.
+    """An empty FAISS index for `dim` dimensions; without `dim`, only check whether FAISS can parse the string.
 
     Raises:
         ValueError: FAISS does not know the factory, or it does not suit the dimensions or the metric.
@@ -70,7 +70,7 @@ def check_factory(factory: str, metric: str, dim: int | None = None) -> Any:
     except RuntimeError as error:
         reason = last_sentence(error)
         if dim is None and "could not parse" not in reason:
-            return None  # it may yet suit the vectors' own dimensions
+            return None  # it may still suit the actual dimensions of the vectors
         fits = f" for {dim} dimensions and metric {metric!r}" if dim else ""
         raise ValueError(f"FAISS cannot make an index from the factory string {factory!r}{fits}: {reason}") from error
 
@@ -81,7 +81,7 @@ def last_sentence(error: RuntimeError) -> str:
 
 
 def _fill(spool: Spool, docs: Iterable[dict[str, Any]], factory: str, metric: str) -> None:
-    """Commit all of `docs`, chunk by chunk; already committed documents may be repeated at the start."""
+    """Commit all of `docs`, chunk by chunk; the stream may start with documents that are already committed."""
     seen = SeenDocnos(spool)
     stream = _without_committed(iter(docs), spool)
     while chunk := list(islice(stream, CHUNK)):
@@ -105,7 +105,7 @@ def _fill(spool: Spool, docs: Iterable[dict[str, Any]], factory: str, metric: st
                 f"but earlier ones have {state['dim']} and come from {describe_source(state['encoder'])}: all must "
                 "come from the same encoder"
             )
-        if state["dim"] is None:  # before hours of encoding, not after
+        if state["dim"] is None:  # check before hours of encoding, not after
             check_factory(factory, metric, matrix.shape[1])
         spool.append(docnos, matrix, encoder)
 
@@ -126,7 +126,7 @@ def skip_committed(docs: Iterable[dict[str, Any]], committed: Any) -> Iterator[d
     """The documents after the first `len(committed)`, which must be those in the Arrow array `committed`.
 
     Raises:
-        ValueError: they are not.
+        ValueError: the first documents are others.
     """
     docs, number = iter(docs), 0
     for start in range(0, len(committed), CHUNK):
@@ -182,7 +182,7 @@ def _finish(spool: Spool, factory: str, metric: str) -> Path:
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """Size and SHA-256 of a file."""
+    """The size and SHA-256 of a file."""
     with open(path, "rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
@@ -220,10 +220,10 @@ def _training_sample(index: Any, matrix: np.ndarray) -> np.ndarray:
 
 
 def _stream_flat(path: Path, matrix: np.ndarray, empty: bytes) -> bool:
-    """Write FAISS's flat format without holding the vectors in memory; False where this FAISS has another layout.
+    """Write FAISS's flat format without holding the vectors in memory; False if this FAISS uses another layout.
 
-    It is the empty index's bytes with two counts put in, and then the vectors: bytes 8 to 15 hold the number of
-    vectors, the last 8 the number of floats that follow.
+    The file consists of the empty index's bytes with two counts filled in, followed by the vectors: bytes 8 to 15 hold
+    the number of vectors, the last 8 the number of floats that follow.
     """
     import faiss
 
@@ -250,7 +250,7 @@ def _with_counts(empty: bytes, vectors: int, floats: int) -> bytes:
 
 
 def import_faiss() -> Any:
-    """The module faiss, or an ImportError that names the extra."""
+    """The module faiss, or an ImportError that names the extra to install."""
     try:
         import faiss
     except ImportError as error:
@@ -261,5 +261,5 @@ def import_faiss() -> Any:
 
 
 def mmap_flag(faiss: Any) -> int:
-    """The flag that maps an index file rather than reading it: every type since FAISS 1.11, inverted lists before."""
+    """The flag for mapping an index file instead of reading it: all types since FAISS 1.11, inverted lists before."""
     return int(getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP))

@@ -29,15 +29,17 @@ class FaissIndex(pt.Artifact, pt.Indexer):
     """A folder with a FAISS index, its docnos, and a record of the encoder that filled it.
 
     Indexing reads `docno` (str, any Unicode) and `doc_vec` (float array (d,)) as a stream. Every 1,024 documents are
-    committed to a working folder beside `path`; the finished index is put in place by a rename, so that what opens is
-    always whole. An interrupted build is continued by `indexer(mode="resume")`. Memory is bounded: a chunk of vectors
-    and 8 bytes a document, and for factories other than "Flat" the training sample and the FAISS index itself.
+    committed to a working folder next to `path`; the finished index is put in place by a rename, so that an index that
+    opens is always complete. `indexer(mode="resume")` continues an interrupted build. Memory is bounded: a chunk of
+    vectors and 8 bytes per document, plus the training sample and the FAISS index itself for factories other than
+    "Flat".
 
     Args:
-        path: the folder.
-        factory: FAISS factory string for a new index: "Flat" (exact), "HNSW32", "IVF1024,PQ48" ... None is "Flat" for a
-            new index and whatever is there for one that exists.
-        metric: "ip" (inner product) or "l2" (squared distance; scores are its negative). None as for `factory`: "ip".
+        path: the folder of the index.
+        factory: FAISS factory string for a new index: "Flat" (exact), "HNSW32", "IVF1024,PQ48" ... None means "Flat"
+            for a new index, and the recorded factory for an existing one.
+        metric: "ip" (inner product) or "l2" (squared distance; scores are its negative). None means "ip" for a new
+            index, and the recorded metric for an existing one.
 
     Raises:
         ValueError: an unknown metric, an empty factory.
@@ -78,8 +80,9 @@ class FaissIndex(pt.Artifact, pt.Indexer):
         """What is recorded with the index: factory, metric, dim, count, encoder, versions, files.
 
         Raises:
-            FileNotFoundError: nothing is built. ValueError: the record is damaged or from a newer release, a file of
-                the index is missing or has another size than recorded, or `factory` or `metric` were given and differ.
+            FileNotFoundError: the index is not built. ValueError: the metadata are damaged or from a newer release, a
+                file of the index is missing or differs in size from the recorded one, or `factory` or `metric` were
+                given and differ.
         """
         if self._metadata is None:
             if not self.built():
@@ -98,24 +101,24 @@ class FaissIndex(pt.Artifact, pt.Indexer):
 
     @property
     def dim(self) -> int:
-        """Dimensions of the vectors."""
+        """The number of dimensions of the vectors."""
         return int(self.metadata["dim"])
 
     @property
     def encoder(self) -> dict[str, Any] | None:
-        """The specification of the encoder that made the vectors, or None where they did not say."""
+        """The specification of the encoder that made the vectors, or None if they did not carry it."""
         return self.metadata["encoder"]
 
     @property
     def exact(self) -> bool:
-        """Whether search is exhaustive over unchanged vectors."""
+        """Whether search is exhaustive over unmodified vectors."""
         return (self.metadata["factory"] if self.built() else self.factory) in ("Flat", None)
 
     def __len__(self) -> int:
         return int(self.metadata["count"])
 
     def __bool__(self) -> bool:
-        return True  # an index is something even before it has a length
+        return True  # an index is truthy even before it has a length
 
     def index(self, iter: Iterable[dict[str, Any]], **kwargs: Any) -> FaissIndex:
         """Index a stream of `{"docno": str, "doc_vec": array}` into a new folder; see `indexer` for other modes."""
@@ -130,8 +133,8 @@ class FaissIndex(pt.Artifact, pt.Indexer):
 
         Args:
             mode: "create" refuses a folder that exists; "overwrite" replaces a finished index once the new one is
-                complete; "resume" continues an interrupted build (and leaves a finished index as it is). Give "resume"
-                the whole corpus again, or only what is missing, which spares the encoder the rest:
+                complete; "resume" continues an interrupted build (and leaves a finished index unchanged). Give "resume"
+                the whole corpus again, or only what is missing, so that nothing is encoded twice:
                 `(encoder.doc_encoder() >> index.indexer("resume")).index(index.remaining(corpus))`.
         """
         return FaissIndexer(self, mode=mode)
@@ -140,7 +143,7 @@ class FaissIndex(pt.Artifact, pt.Indexer):
         """The documents of `corpus` that an interrupted build has not committed yet; none if the index is built.
 
         Raises:
-            ValueError: the documents committed before are not the first ones of `corpus`.
+            ValueError: the committed documents are not the first ones of `corpus`.
         """
         spool = Spool(self.folder)
         if spool.exists():
@@ -168,10 +171,10 @@ class FaissIndex(pt.Artifact, pt.Indexer):
         )
 
     def query_encoder(self, **options: Any) -> QueryEncoder:
-        """The query encoder that belongs to this index; `options` (device, batch_size ...) go to its encoder.
+        """The query encoder that belongs to this index; `options` (device, batch_size ...) are passed to its encoder.
 
         Raises:
-            ValueError: the vectors did not say what made them, or that encoder has changed since.
+            ValueError: the vectors did not carry their encoder's specification, or the encoder has changed since.
         """
         from ..encoding.encoder import ExpandREncoder
 
@@ -182,10 +185,11 @@ class FaissIndex(pt.Artifact, pt.Indexer):
         return ExpandREncoder.from_spec(self.encoder, **options).query_encoder()
 
     def open(self, search_params: str | None = None) -> Any:
-        """The FAISS index, memory-mapped, with `search_params` set; kept open.
+        """The FAISS index, memory-mapped, with `search_params` set; it is kept open.
 
         Raises:
-            ValueError: the file is damaged, or the parameters do not suit the index. ImportError: no FAISS.
+            ValueError: the file is damaged, or the parameters do not suit the index. ImportError: FAISS is not
+                installed.
         """
         if search_params not in self._opened:
             faiss, metadata = layout.import_faiss(), self.metadata
@@ -210,11 +214,11 @@ class FaissIndex(pt.Artifact, pt.Indexer):
         if self._docnos is None:
             import pyarrow as pa
 
-            count = len(self)  # says first what is wrong with the folder
+            count = len(self)  # raises first if something is wrong with the folder
             try:
                 with pa.memory_map(str(self.folder / layout.DOCNOS)) as source:
                     docnos = pa.ipc.open_file(source).read_all()["docno"].combine_chunks()
-                docnos.validate(full=True)  # an offset that points outside would end the process, not raise
+                docnos.validate(full=True)  # an offset out of bounds would crash the process instead of raising
                 if len(docnos) != count:
                     raise pa.ArrowInvalid(f"{len(docnos)} docnos for {count} vectors")
             except (pa.ArrowInvalid, OSError) as error:
@@ -223,7 +227,7 @@ class FaissIndex(pt.Artifact, pt.Indexer):
         return self._docnos
 
     def verify(self) -> None:
-        """Read every byte and compare with the SHA-256 of the build; opening only compares sizes.
+        """Read every byte and compare with the SHA-256 recorded by the build; opening only compares sizes.
 
         Raises:
             ValueError: a file differs from what was written.
@@ -235,7 +239,7 @@ class FaissIndex(pt.Artifact, pt.Indexer):
                 )
 
     def describe(self) -> dict[str, Any]:
-        """What the index holds, as JSON values: kind, and size and SHA-256 of its files."""
+        """What the index contains, as JSON values: kind, and size and SHA-256 of its files."""
         return {name: self.metadata[name] for name in ("factory", "metric", "files")}
 
     def _forget(self) -> None:
@@ -257,11 +261,11 @@ class FaissIndex(pt.Artifact, pt.Indexer):
         return f"FaissIndex({str(self.path)!r})"
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
-        """None."""
+        """Empty: an index contains no transformers."""
         return {}
 
     def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
-        """The node that PyTerrier draws."""
+        """The node that PyTerrier draws for this index."""
         return {"label": "Faiss Index", "help_url": HELP_URL}
 
 

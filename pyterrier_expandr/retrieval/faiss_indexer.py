@@ -1,4 +1,4 @@
-"""The last step of an indexing pipeline: checks whether the target may be written, then builds."""
+"""The last step of an indexing pipeline: checks that the target may be written, then builds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Mode = Literal["create", "overwrite", "resume"]
 
 
 class FaissIndexer(pt.Indexer):
-    """Consumes `{"docno", "doc_vec"}` records into a `FaissIndex`; made by `FaissIndex.indexer`.
+    """Writes a stream of `{"docno", "doc_vec"}` records into a `FaissIndex`; created by `FaissIndex.indexer`.
 
     Raises:
         ValueError: an unknown mode.
@@ -37,10 +37,11 @@ class FaissIndexer(pt.Indexer):
         """Build the index and return it.
 
         Raises:
-            FileExistsError: the folder exists ("create"), or holds anything that is not such an index ("overwrite").
-            ValueError: no documents; a docno that is missing, no string or repeated; vectors with NaN or of unequal
-                size; a factory that does not suit them. What was committed before stays and can be resumed.
-            ImportError: no FAISS.
+            FileExistsError: the folder exists ("create"), or contains anything that is not such an index ("overwrite").
+            ValueError: no documents; a docno that is missing, not a string or repeated; vectors with NaN or of
+                different sizes; a factory that does not suit them. Everything committed before is kept and can be
+                resumed.
+            ImportError: FAISS is not installed.
         """
         target = self.faiss_index
         layout.import_faiss()
@@ -79,16 +80,16 @@ class FaissIndexer(pt.Indexer):
         return f"{self.faiss_index!r}.indexer(mode={self.mode!r})"
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
-        """None: the index is the target, not a part."""
+        """Empty: the index is the target, not a part."""
         return {}
 
     def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
-        """The node that PyTerrier draws."""
+        """The node that PyTerrier draws for this transformer."""
         return self.faiss_index.schematic(input_columns=input_columns)
 
 
 def _foreign(folder: Path) -> str | None:
-    """Why `folder` must not be replaced, or None where it is an index of this package and nothing else."""
+    """Why `folder` must not be replaced, or None if it is an index of this package and nothing else."""
     if not folder.is_dir():
         return "is a file"
     names = {path.name for path in folder.iterdir()}

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 HELP_URL = "https://github.com/facebookresearch/faiss/wiki"
 
-#: bytes that the results of one FAISS call may take; FAISS is fastest with as many queries a call as fit
+#: maximum size in bytes of the results of one FAISS call; FAISS is fastest with as many queries per call as possible
 BLOCK_BYTES = 256 * 2**20
-#: bytes for each result: score, number, and FAISS's own buffers
+#: bytes per result: score, number, and FAISS's own buffers
 RESULT_BYTES = 36
 
 
@@ -29,20 +29,20 @@ class FaissRetriever(pt.Transformer):
     """Searches a `FaissIndex` with query vectors.
 
     Columns: `[qid, query_vec]` (float array (d,)) -> the input's columns with `docno` (str), `score` (float32; the
-    inner product, or the negative squared distance), `rank` (int, from 0). Each row of the input is searched for by
-    itself. A query gets fewer rows where the index has fewer documents. Documents of equal score stand in docno order;
-    where more of them tie at the last rank than fit, which of them come in is FAISS's choice.
+    inner product, or the negative squared distance), `rank` (int, from 0). Each row of the input is searched
+    independently. A query gets fewer than `num_results` rows if the index has fewer documents. Documents with equal
+    scores are ordered by docno; if more of them tie at the last rank than fit, FAISS decides which are included.
 
     Args:
         faiss_index: the index.
-        num_results: documents for each query.
+        num_results: maximum number of documents per query.
         search_params: FAISS parameter string for approximate indexes, e.g. "nprobe=32" or "efSearch=128".
         drop_query_vec: leave `query_vec` out of the result.
         verbose: show a progress bar.
 
     Raises:
-        ValueError: `num_results` below 1; vectors with NaN, or of another size than the index's (both encoders are
-            named). FileNotFoundError: the index is not built. ImportError: no FAISS.
+        ValueError: `num_results` below 1; vectors with NaN, or whose size differs from the index's (the message names
+            both encoders). FileNotFoundError: the index is not built. ImportError: FAISS is not installed.
 
     Example:
         >>> from pyterrier_expandr import FaissIndex
@@ -101,7 +101,7 @@ class FaissRetriever(pt.Transformer):
             )
 
     def _search(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and document numbers, each (n, k), best first; -1 where there is no document."""
+        """Scores and document numbers, each (n, k), best first; -1 if there is no document."""
         index = self.faiss_index
         opened = index.open(self.search_params)
         k = min(self.num_results, len(index))
@@ -114,13 +114,13 @@ class FaissRetriever(pt.Transformer):
         return (scores if index.metadata["metric"] == "ip" else -scores), numbers
 
     def fuse_rank_cutoff(self, k: int) -> pt.Transformer | None:
-        """This retriever with `k` results where search is exact; None for approximate indexes."""
+        """This retriever with `k` results if search is exact; None for approximate indexes."""
         if not self.faiss_index.exact or k >= self.num_results:
             return None
         return pt.inspect.transformer_apply_attributes(self, num_results=k)
 
     def describe(self) -> dict[str, Any]:
-        """What decides the ranking beside the query vectors, as JSON values."""
+        """Everything that determines the ranking besides the query vectors, as JSON values."""
         settings = {"num_results": self.num_results, "search_params": self.search_params}
         return {"retriever": "FaissRetriever", **self.faiss_index.describe(), **settings}
 
@@ -137,16 +137,16 @@ class FaissRetriever(pt.Transformer):
         return f"FaissRetriever({str(self.faiss_index.path)!r}, num_results={self.num_results})"
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
-        """None: the index is not a transformer."""
+        """Empty: the index is not a transformer."""
         return {}
 
     def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
-        """The node that PyTerrier draws."""
+        """The node that PyTerrier draws for this transformer."""
         return {"label": "Faiss Retriever", "help_url": HELP_URL}
 
 
 def _result_frame(queries: pd.DataFrame, scores: np.ndarray, numbers: np.ndarray, docnos: pa.Array) -> pd.DataFrame:
-    """The rows of all queries below one another, from (n, k) arrays.
+    """The rows of all queries, one query after another, from (n, k) arrays.
 
     Built from whole columns: a row-wise builder is slow, and breaks on a query with exactly one result.
     """
@@ -162,18 +162,18 @@ def _result_frame(queries: pd.DataFrame, scores: np.ndarray, numbers: np.ndarray
 
 
 def _order_ties(scores: np.ndarray, numbers: np.ndarray, docnos: pa.Array) -> None:
-    """Order documents of equal score by docno, in place; only tied documents are looked up."""
+    """Order documents with equal scores by docno, in place; only the docnos of tied documents are looked up."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    # (n, k - 1): whether a result ties with the next one of its query; padding (-1) has no score to tie with
+    # (n, k - 1): whether a result ties with the next one of its query; padding (-1) has no score and cannot tie
     tied = (scores[:, 1:] == scores[:, :-1]) & (numbers[:, 1:] >= 0) & (numbers[:, :-1] >= 0)
     if not tied.any():
         return
     edge = np.zeros((len(scores), 1), bool)
     before, after = np.hstack([edge, tied]).ravel(), np.hstack([tied, edge]).ravel()
-    places = np.flatnonzero(before | after)  # of all results that tie with a neighbour, query by query
-    group = np.cumsum(~before[places])  # a run of equal scores starts where there is no tie with the one before
+    places = np.flatnonzero(before | after)  # all results that tie with a neighbour, query by query
+    group = np.cumsum(~before[places])  # a run of equal scores starts where there is no tie with the previous one
     documents = numbers.ravel()[places]
     table = pa.table({"group": group, "docno": pc.take(docnos, documents)})
     order = pc.sort_indices(table, sort_keys=[("group", "ascending"), ("docno", "ascending")]).to_numpy()

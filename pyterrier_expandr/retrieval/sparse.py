@@ -17,7 +17,7 @@ from ..common.files import path_of
 from ..common.fingerprint import file_fingerprint
 from ..common.frames import document_text, mended, warn_mended
 
-#: PISA's own record of an index
+#: the file in which PISA describes an index
 METADATA = "pt_meta.json"
 
 
@@ -25,7 +25,7 @@ class LexicalIndex:
     """A PISA index of `title + " " + text`, and BM25 over it.
 
     Args:
-        folder: of the index, built or to be built by `index`. It appears when it is complete.
+        folder: the folder of the index, existing or to be built by `index`. It appears only once complete.
 
     Example:
         >>> from pyterrier_expandr.collections import pocket
@@ -38,7 +38,7 @@ class LexicalIndex:
 
     @classmethod
     def beside(cls, index: Path) -> LexicalIndex:
-        """The one that belongs to the index of vectors in the folder `index`: FOLDER.pisa.
+        """The lexical index that belongs to the vector index in the folder `index`: FOLDER.pisa.
 
         Example:
             >>> LexicalIndex.beside(Path("sky.faiss"))
@@ -47,16 +47,16 @@ class LexicalIndex:
         return cls(index.with_name(f"{index.name}.pisa"))
 
     def built(self) -> bool:
-        """Whether there is a finished index."""
+        """Whether the index has been built completely."""
         return (self.folder / METADATA).is_file()
 
     def index(self, corpus: Iterable[dict[str, Any]]) -> LexicalIndex:
-        """Index `{"docno", "title", "text"}` records and return this index; one that is built is left as it is.
+        """Index `{"docno", "title", "text"}` records and return this index; an index already built is left unchanged.
 
         Raises:
             ImportError: pyterrier-pisa is not installed (it has wheels for Linux on x86-64 only). ValueError: the
-                corpus is empty, or a docno has white space in it. FileExistsError: the folder holds other things.
-                What reading the corpus raises.
+                corpus is empty, or a docno contains white space. FileExistsError: the folder contains something else.
+                Any error raised while reading the corpus.
         """
         _pisa()
         if not self.built():
@@ -69,7 +69,7 @@ class LexicalIndex:
         Repeated query terms count as often as they occur, as in other BM25 engines.
 
         Raises:
-            FileNotFoundError: nothing is built. ImportError: pyterrier-pisa is not installed.
+            FileNotFoundError: the index has not been built. ImportError: pyterrier-pisa is not installed.
         """
         if not self.built():
             raise FileNotFoundError(f"there is no lexical index at {str(self.folder)!r}: index documents first")
@@ -81,11 +81,11 @@ class LexicalIndex:
 
     @property
     def docnos(self) -> list[str]:
-        """All docnos in the order in which they were indexed."""
+        """All docnos in indexing order."""
         return (self.folder / "fwd.documents").read_text(encoding="utf-8").splitlines()
 
     def describe(self) -> dict[str, Any]:
-        """What the index holds, as JSON values: its engine, and a hash of each file with documents or postings."""
+        """What the index contains, as JSON values: its engine, and a hash of each file with documents or postings."""
         files = sorted(path for path in self.folder.iterdir() if path.name.startswith(("fwd", "inv")))
         return {"engine": "pisa", "files": {path.name: file_fingerprint(path) for path in files}}
 
@@ -113,7 +113,7 @@ def bm25(corpus: Iterable[dict[str, Any]], folder: str | Path, *, num_results: i
 
 
 def _pisa() -> Any:
-    """The class of PISA's indexes."""
+    """The class of PISA indexes."""
     try:
         from pyterrier_pisa import PisaIndex
     except ImportError as error:
@@ -124,7 +124,7 @@ def _pisa() -> Any:
 
 
 def _build(corpus: Iterable[dict[str, Any]], folder: Path) -> None:
-    """Index the corpus beside `folder`, then rename."""
+    """Index the corpus in a folder next to `folder`, then rename it."""
     if folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(
             f"{str(folder)!r} contains other files but no finished index: remove it, or choose another folder"
@@ -141,7 +141,7 @@ def _build(corpus: Iterable[dict[str, Any]], folder: Path) -> None:
             index = _pisa()(str(part), text_field="text")
             index.index(chain([first], documents))
             if not errors:
-                _retriever(index, 1).search("index")  # PISA compresses its index at the first search
+                _retriever(index, 1).search("index")  # PISA compresses its index on the first search
         if errors:
             raise errors[0]
         os.replace(part, folder)
@@ -151,7 +151,7 @@ def _build(corpus: Iterable[dict[str, Any]], folder: Path) -> None:
 
 
 def _documents(corpus: Iterable[dict[str, Any]], errors: list[Exception]) -> Iterator[dict[str, str]]:
-    """The corpus as PISA takes it. PISA reads in a thread of its own, where an error would only end the corpus."""
+    """The corpus in PISA's format. PISA reads in its own thread, where an error would merely end the corpus."""
     try:
         for doc in corpus:
             docno, text = mended(doc["docno"]), document_text(doc.get("title"), doc["text"])

@@ -1,4 +1,4 @@
-"""The working folder of an index under construction: what is in it is committed chunk by chunk and survives a kill."""
+"""The working folder of an index under construction: its content is committed chunk by chunk and survives a kill."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import numpy as np
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: documents that one commit holds
+#: number of documents per commit
 CHUNK = 1024
 
 
 class Spool:
-    """Raw vectors and docnos beside the index they will become, and how many of them are committed.
+    """Raw vectors and docnos, stored next to the index they will become, and the number of them that are committed.
 
-    A commit is complete once `state.json` counts it; whatever the data files hold behind that is cut off by `rewind`.
-    Docnos are kept as Arrow keeps strings (one run of UTF-8, one array of offsets), so that any number of them is read
-    without becoming Python objects.
+    A commit is complete once it is counted in `state.json`; anything after that in the data files is cut off by
+    `rewind`. Docnos are stored as Arrow stores strings (one run of UTF-8, one array of offsets), so that any number of
+    them can be read without creating Python objects.
     """
 
     def __init__(self, target: Path) -> None:
@@ -33,14 +33,14 @@ class Spool:
         self._state = self.folder / "state.json"
 
     def exists(self) -> bool:
-        """Whether an interrupted build lies here."""
+        """Whether the folder contains an interrupted build."""
         return self._state.is_file() and self.vectors.is_file()
 
     def start(self) -> None:
         """Start an empty spool, replacing any earlier build.
 
         Raises:
-            FileExistsError: something that is no build has the folder's name; it is not touched.
+            FileExistsError: the folder's name is taken by something other than a build; it is not touched.
         """
         if self.folder.is_dir() and any(self.folder.iterdir()) and not self.vectors.is_file():
             raise FileExistsError(f"{str(self.folder)!r} is needed to build {str(self.target)!r}: move it away")
@@ -58,11 +58,11 @@ class Spool:
             shutil.rmtree(self.folder)
 
     def state(self) -> dict[str, Any]:
-        """`count`, `dim` and `encoder` of what is committed."""
+        """The `count`, `dim` and `encoder` of the committed data."""
         return json.loads(self._state.read_text(encoding="utf-8"))
 
     def docnos(self) -> pa.Array:
-        """The committed docnos in order, memory-mapped; none where there is no spool."""
+        """The committed docnos in order, memory-mapped; empty if there is no spool."""
         import pyarrow as pa
 
         count = self.state()["count"] if self.exists() else 0
@@ -78,14 +78,14 @@ class Spool:
         return np.memmap(self.vectors, np.float32, "r", shape=(state["count"], state["dim"]))
 
     def rewind(self) -> None:
-        """Cut off what a killed process wrote after its last commit."""
+        """Cut off anything that a killed process wrote after its last commit."""
         state = self.state()
         os.truncate(self.vectors, state["count"] * (state["dim"] or 0) * 4)
         os.truncate(self._offsets, (state["count"] + 1) * 8)
         os.truncate(self._texts, self._end())
 
     def append(self, docnos: list[str], matrix: np.ndarray, encoder: dict[str, Any] | None) -> None:
-        """Commit a chunk: its data reach the disk before it is counted."""
+        """Commit a chunk: its data are on disk before it is counted."""
         state, texts = self.state(), [docno.encode() for docno in docnos]
         ends = self._end() + np.cumsum([len(text) for text in texts], dtype=np.int64)
         for path, data in (
@@ -101,7 +101,7 @@ class Spool:
         self._write({"count": count, "dim": matrix.shape[1], "encoder": state["encoder"] or encoder})
 
     def _end(self) -> int:
-        """Bytes of UTF-8 that are committed."""
+        """The number of committed bytes of UTF-8."""
         with open(self._offsets, "rb") as file:
             file.seek(self.state()["count"] * 8)
             return int(np.frombuffer(file.read(8), np.int64)[0])
@@ -118,7 +118,7 @@ class Spool:
 class SeenDocnos:
     """The docnos seen so far, at 8 bytes each: sorted runs of hashes; the spool distinguishes repeats from collisions.
 
-    Runs are merged like the digits of a binary counter, so n documents cost O(n log n) and a few dozen runs at most.
+    Runs are merged like the digits of a binary counter, so n documents cost O(n log n) and at most a few dozen runs.
     """
 
     def __init__(self, spool: Spool) -> None:
@@ -129,7 +129,7 @@ class SeenDocnos:
             self._add(_hashes(committed[start : start + CHUNK].to_pylist()))
 
     def add(self, docnos: list[str]) -> str | None:
-        """Note `docnos`; the first of them that was there before (or twice in the list), else None."""
+        """Record `docnos`; return the first one that was seen before (or twice in the list), else None."""
         here: set[str] = set()
         for docno in docnos:
             if docno in here:

@@ -1,4 +1,4 @@
-"""One query searched by two retrievers, side by side: what a hybrid fuses, kept so that no search is repeated."""
+"""One query searched by two retrievers, side by side: the input of a hybrid, kept so that no search is repeated."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import pyterrier as pt
 
 HELP_URL = "https://pyterrier.readthedocs.io/en/latest/operators.html"
 
-#: rows of results that are remembered, about 40 bytes each
+#: maximum number of result rows to remember, about 40 bytes each
 MEMO_ROWS = 10_000_000
 
 LISTS = ("lexical", "dense")
 COLUMNS = [f"score_{name}" for name in LISTS]
 
-#: queries x documents up to which lists are joined in a table, 4 bytes a cell
+#: maximum queries x documents for joining lists in a table, 4 bytes per cell
 TABLE_CELLS = 2**26
 
 
 class _Place(NamedTuple):
-    """Where the results of a query lie: rows `start` to `stop` of a search."""
+    """The location of a query's results: rows `start` to `stop` of a search."""
 
     search: int
     start: int
@@ -31,21 +31,21 @@ class _Place(NamedTuple):
 
 
 class TwoLists(pt.Transformer):
-    """Searches with two retrievers and puts what they found side by side.
+    """Searches with two retrievers and puts their results side by side.
 
-    Columns: `[qid, query]` -> the input's columns with `docno`, `score_lexical` and `score_dense` (float64, NaN where
-    that list lacks the document). The rows of a query stand together, in docno order. A query for which neither finds
-    anything has no rows.
+    Columns: `[qid, query]` -> the input's columns with `docno`, `score_lexical` and `score_dense` (float64, NaN if the
+    document is not in that list). The rows of a query are contiguous, in docno order. A query for which neither
+    retriever finds anything has no rows.
 
-    Results are remembered by query: an equal row is not searched again, so that weights can be tried at no cost.
+    Results are remembered by query: an identical row is not searched again, so that trying several weights is free.
 
     Args:
         lexical: a pipeline `[qid, query]` -> R.
         dense: the same.
 
     Raises:
-        ValueError: a qid stands in the frame twice; a score is NaN or infinite, or a list has a document twice (list,
-            qid and docno are named).
+        ValueError: a qid occurs twice in the frame; a score is NaN or infinite, or a list contains a document twice
+            (the message names list, qid and docno).
 
     Example:
         >>> one = pt.Transformer.from_df(pd.DataFrame({"qid": ["1"], "docno": ["a"], "score": [2.0]}))
@@ -61,15 +61,15 @@ class TwoLists(pt.Transformer):
         self._numbers = count()
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """`[qid, query]` -> both lists, see above."""
+        """`[qid, query]` -> both lists, see the class."""
         pt.validate.query_frame(inp, ["query"], context=self)
         if inp.empty:
-            self.lexical.transform(inp), self.dense.transform(inp)  # they say what they miss
+            self.lexical.transform(inp), self.dense.transform(inp)  # they raise if something is missing
             missing = pd.Series(dtype=np.float64)
             return inp.reset_index(drop=True).assign(docno=pd.Series(dtype=str), **dict.fromkeys(COLUMNS, missing))
         if inp["qid"].duplicated().any():
             raise ValueError(f"qid {inp.loc[inp['qid'].duplicated(), 'qid'].iloc[0]!r} is repeated")
-        # Python's strings are shared by the rows of a ranking; Arrow's would be copied into each of them.
+        # Python strings are shared by the rows of a ranking; Arrow strings would be copied into each of them.
         texts = [name for name in inp.columns if name != "qid" and pd.api.types.is_string_dtype(inp[name])]
         inp = inp.astype(dict.fromkeys(texts, object))
         keys = [tuple(map(_frozen, row)) for row in inp.itertuples(index=False, name=None)]
@@ -81,7 +81,7 @@ class TwoLists(pt.Transformer):
         return pd.concat([inp.iloc[rows].reset_index(drop=True), found.reset_index(drop=True)], axis=1)
 
     def _search(self, inp: pd.DataFrame, keys: list[Hashable]) -> None:
-        """Search for queries, and remember what was found by their keys."""
+        """Search for queries, and remember the results by their keys."""
         rows, found = side_by_side(list(inp["qid"]), self.lexical.transform(inp), self.dense.transform(inp))
         number = next(self._numbers)
         self._searches[number] = found
@@ -90,7 +90,7 @@ class TwoLists(pt.Transformer):
             self._places[key] = _Place(number, int(ends[place]), int(ends[place + 1]))
 
     def _remembered(self, places: list[_Place]) -> tuple[np.ndarray, pd.DataFrame]:
-        """Results of queries, in their order, and the number of the query of each row."""
+        """The results of queries, in the order of the queries, and the query number of each row."""
         owners, parts = [], []
         for number in dict.fromkeys(place.search for place in places):
             mine = [(i, place) for i, place in enumerate(places) if place.search == number]
@@ -105,7 +105,7 @@ class TwoLists(pt.Transformer):
         return np.concatenate(owners)[order], pd.concat(parts, ignore_index=True).take(order)
 
     def _trim(self) -> None:
-        """Forget the oldest searches where too much is remembered."""
+        """Forget the oldest searches if too many rows are remembered."""
         while sum(map(len, self._searches.values())) > MEMO_ROWS:
             oldest = next(iter(self._searches))
             del self._searches[oldest]
@@ -132,10 +132,10 @@ class TwoLists(pt.Transformer):
 
 
 def side_by_side(qids: list[Any], lexical: pd.DataFrame, dense: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
-    """Two rankings of the queries `qids` as one frame, see `TwoLists`, and the number of the query of each row.
+    """Two rankings of the queries `qids` as one frame, see `TwoLists`, and the query number of each row.
 
     Raises:
-        ValueError: a score is NaN or infinite, a document occurs twice, or a ranking has other queries.
+        ValueError: a score is NaN or infinite, a document occurs twice, or a ranking contains other queries.
     """
     lists = dict(zip(LISTS, (lexical, dense), strict=True))
     place = pd.Index(qids)
@@ -154,7 +154,7 @@ def side_by_side(qids: list[Any], lexical: pd.DataFrame, dense: pd.DataFrame) ->
 
 
 def _union(keys: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct keys (each below `size`) in their order, and the place of each key among them."""
+    """The distinct keys (each below `size`) in ascending order, and the position of each key among them."""
     if size > TABLE_CELLS:
         return np.unique(keys, return_inverse=True)
     place = np.zeros(size, np.int32)  # marking is faster than sorting
@@ -165,7 +165,7 @@ def _union(keys: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rows(name: str, place: pd.Index, found: pd.DataFrame) -> np.ndarray:
-    """The number of the query of each row of a ranking, which is checked."""
+    """The query number of each row of a ranking, after checking the ranking."""
     pt.validate.result_frame(found, extra_columns=["score"])
     wrong = ~np.isfinite(found["score"].to_numpy(np.float64))
     if wrong.any():
@@ -174,7 +174,7 @@ def _rows(name: str, place: pd.Index, found: pd.DataFrame) -> np.ndarray:
             f"the {name} list has the score {row['score']} for qid {row['qid']!r}, docno {row['docno']!r}: only finite "
             "scores can be fused"
         )
-    starts = run_starts(found["qid"])  # retrievers give the rows of a query together: few qids need be looked up
+    starts = run_starts(found["qid"])  # the rows of a query are together: only few qids need to be looked up
     heads = place.get_indexer(pd.Index(found["qid"].iloc[starts]))
     if (heads < 0).any():
         unknown = found["qid"].iloc[starts[np.argmin(heads)]]
@@ -183,12 +183,12 @@ def _rows(name: str, place: pd.Index, found: pd.DataFrame) -> np.ndarray:
 
 
 def run_starts(column: pd.Series) -> np.ndarray:
-    """The places at which a column's value differs from the one before, the first included."""
+    """The positions at which a column's value differs from the previous one, including the first."""
     return np.flatnonzero((column != column.shift()).fillna(True).to_numpy(bool))
 
 
 def _frozen(value: Any) -> Hashable:
-    """A cell as a key of a dictionary."""
+    """A cell in a form that can be a dictionary key."""
     if isinstance(value, np.ndarray):
         return value.tobytes()
     if isinstance(value, list):

@@ -36,10 +36,10 @@ class AnchorDR(InputModule):
     Args:
         model: the encoder-decoder.
         tokenizer: its tokenizer.
-        max_seq_length: tokens read of each text, `<s>` and `</s>` counted; 1,024 at most.
+        max_seq_length: maximum number of tokens read per text, including `<s>` and `</s>`; at most 1,024.
 
     Raises:
-        ValueError: a tokenizer with more ids than the model has embeddings, or a length that the positions forbid.
+        ValueError: the tokenizer has more ids than the model has embeddings, or the length exceeds the positions.
 
     Example:
         >>> from sentence_transformers import SentenceTransformer
@@ -67,13 +67,13 @@ class AnchorDR(InputModule):
             )
         self.model = model
         for parameter in model.unused_parameters().values():
-            parameter.requires_grad_(False)  # it never gets a gradient, which data-parallel training takes for an error
-        self.tokenizer: Any = tokenizer  # a tokenizer in all but its base class
+            parameter.requires_grad_(False)  # it never gets a gradient, which data-parallel training treats as an error
+        self.tokenizer: Any = tokenizer  # a tokenizer in everything but its base class
         self.max_seq_length = max_seq_length
 
     @property
     def max_seq_length(self) -> int:
-        """Tokens read of each text."""
+        """Maximum number of tokens read per text."""
         return self._max_seq_length
 
     @max_seq_length.setter
@@ -84,7 +84,7 @@ class AnchorDR(InputModule):
 
     @property
     def auto_model(self) -> AnchorDRModel:
-        """The encoder-decoder, under the name that sentence-transformers' own modules give theirs."""
+        """The encoder-decoder, under the name that the modules of sentence-transformers use for theirs."""
         return self.model
 
     @classmethod
@@ -97,18 +97,18 @@ class AnchorDR(InputModule):
         revision: str | None = None,
         dtype: torch.dtype | None = None,
     ) -> AnchorDR:
-        """The module of a folder (the reference's layout, or one written by `save_pretrained`) or hub name.
+        """The module from a folder (in the reference's layout, or written by `save_pretrained`) or a hub name.
 
         Args:
-            name_or_folder: where config.json, the weights and the tokenizer's files are.
-            tokenizer: takes the place of the folder's own.
-            max_seq_length: None takes what the folder says, or 512.
-            revision: the revision on the hub.
-            dtype: the weights' type; None keeps the file's.
+            name_or_folder: the location of config.json, the weights and the tokenizer's files.
+            tokenizer: replaces the folder's own tokenizer.
+            max_seq_length: None uses the value in the folder, or 512.
+            revision: the model's revision on the hub.
+            dtype: dtype of the weights; None keeps that of the file.
 
         Raises:
-            ValueError: files that are missing or damaged, weights that are not exactly AnchorDR's (all names are
-                listed), a stock T5 checkpoint, a checkpoint saved without its decoder.
+            ValueError: files are missing or damaged, the weights are not exactly AnchorDR's (all names are listed), or
+                the checkpoint is a stock T5 or was saved without its decoder.
         """
         name = str(name_or_folder)
         model = AnchorDRModel.from_pretrained(name, revision=revision, dtype=dtype)
@@ -118,7 +118,7 @@ class AnchorDR(InputModule):
         return cls(model, tokenizer, max_seq_length or saved.get("max_seq_length", 512))
 
     @classmethod
-    def load(  # type: ignore[override]  # the loading options that this module has no use for are in `options`
+    def load(  # type: ignore[override]  # loading options that this module does not need are in `options`
         cls, model_name_or_path: str, subfolder: str = "", **options: Any
     ) -> AnchorDR:
         """The module of a sentence-transformers folder; called by `SentenceTransformer`."""
@@ -132,22 +132,22 @@ class AnchorDR(InputModule):
         return cls.from_pretrained(name, revision=options.get("revision"), dtype=dtype, max_seq_length=length)
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write weights (safetensors always), configuration and tokenizer; called by `SentenceTransformer`."""
+        """Write weights (always as safetensors), configuration and tokenizer; called by `SentenceTransformer`."""
         self.model.save_pretrained(output_path)
         self.tokenizer.save_pretrained(output_path)
         self.save_config(output_path)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the module to a folder that `from_pretrained` reads."""
+        """Write the module to a folder that `from_pretrained` can read."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.save(str(folder))
 
     def get_embedding_dimension(self) -> int:
-        """Numbers in an embedding."""
+        """The size of an embedding."""
         return self.model.config.d_model
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Tensor | Any]:
-        """`input_ids` and `attention_mask` (n, length) of texts or of pairs of texts, `prompt` put before each."""
+        """`input_ids` and `attention_mask` (n, length) of texts or of pairs of texts, each preceded by `prompt`."""
         pairs = [item if isinstance(item, (list, tuple)) else (item,) for item in inputs]
         first = [(prompt or "") + pair[0] for pair in pairs]
         second = [pair[1] for pair in pairs] if all(len(pair) == 2 for pair in pairs) else None
@@ -162,13 +162,13 @@ class AnchorDR(InputModule):
 def open_anchordr(
     name: str, *, revision: str | None = None, device: str | None = None, normalize: bool | None = None
 ) -> SentenceTransformer:
-    """A `SentenceTransformer` of an AnchorDR checkpoint: the reference's layout, or a folder that was saved from one.
+    """A `SentenceTransformer` of an AnchorDR checkpoint: in the reference's layout, or a folder saved from one.
 
     Args:
         name: a folder or hub name.
-        revision: the revision on the hub.
+        revision: the model's revision on the hub.
         device: "cuda", "cpu" ...
-        normalize: L2-normalise embeddings; None takes what a saved folder says, and True for the reference's layout
+        normalize: L2-normalise embeddings; None uses the setting of a saved folder, and True for the reference's layout
             (as in its evaluation).
 
     Raises:
@@ -179,10 +179,10 @@ def open_anchordr(
     from .sentence_transformer import apply_overrides
 
     if has_own_modules(name, revision):
-        # Trusted: every module class is this file's or a plain one of sentence-transformers.
+        # Trusted: every module class is from this file or a plain one from sentence-transformers.
         model = SentenceTransformer(name, revision=revision, device=device, trust_remote_code=True)
     else:
-        # modules.json of the reference's script names T5 and mean pooling, which it did not train: it is not read.
+        # The reference script's modules.json is not read: it names T5 and mean pooling, which were not trained.
         module = AnchorDR.from_pretrained(name, revision=revision)
         model = SentenceTransformer(modules=[module], device=device, similarity_fn_name="dot")
         normalize = True if normalize is None else normalize

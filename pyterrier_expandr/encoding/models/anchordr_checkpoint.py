@@ -1,4 +1,4 @@
-"""Reads AnchorDR checkpoints, and refuses whatever only looks like one."""
+"""Reads AnchorDR checkpoints, and rejects anything that merely looks like one."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import torch
 from torch import Tensor
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-#: what a T5 configuration says that decides the numbers; the rest of the file is about generation
+#: the fields of a T5 configuration that affect the numbers; the rest of the file is about generation
 FIELDS = (
     "vocab_size d_model d_kv d_ff num_layers num_decoder_layers num_heads relative_attention_num_buckets dropout_rate "
     "layer_norm_epsilon feed_forward_proj pad_token_id eos_token_id decoder_start_token_id initializer_factor"
 ).split()
-#: tied to `shared.weight`, or of a language-model head: checkpoints may have them, nothing here reads them
+#: tied to `shared.weight`, or part of a language-model head: checkpoints may have them, but they are not read here
 COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")
 
 Kind = Literal["anchordr", "t5", "encoder-only"]
 
 
 def find_file(name: str, filename: str, revision: str | None = None) -> Path | None:
-    """The local path of a file of a folder or of a hub model (downloaded if need be), or None where it has none.
+    """The local path of a file of a folder or hub model (downloaded if necessary), or None if it has no such file.
 
     Raises:
-        ValueError: there is no such folder or hub model.
+        ValueError: the folder or hub model does not exist.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -42,7 +42,7 @@ def find_file(name: str, filename: str, revision: str | None = None) -> Path | N
 
 
 def read_config(name: str, revision: str | None = None) -> dict[str, Any]:
-    """The fields of config.json that decide the numbers. Raises ValueError where it is missing or of another model."""
+    """The fields of config.json that affect the numbers. Raises ValueError if it is missing or of another model."""
     path = find_file(name, "config.json", revision)
     if path is None:
         raise ValueError(
@@ -59,7 +59,7 @@ def read_config(name: str, revision: str | None = None) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises ValueError where there is none."""
+    """The object in a JSON file. Raises ValueError if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -70,7 +70,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def weights_file(name: str, revision: str | None = None) -> Path:
-    """The path of the weights, safetensors first. Raises ValueError where there are none."""
+    """The path of the weights, preferring safetensors. Raises ValueError if there are none."""
     for filename in WEIGHTS:
         if path := find_file(name, filename, revision):
             return path
@@ -81,7 +81,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file or of a PyTorch zip, on the CPU.
 
     Raises:
-        ValueError: the file is damaged, or it is a pickle that holds more than tensors (it is not executed).
+        ValueError: the file is damaged, or it is a pickle that contains more than tensors (it is not executed).
     """
     try:
         if path.suffix == ".safetensors":
@@ -94,7 +94,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path} is damaged, or contains Python objects as well as tensors, which could run code: "
             "it was not opened. Save the weights as model.safetensors."
         ) from error
-    except Exception as error:  # safetensors and the zip reader raise types of their own on damaged files
+    except Exception as error:  # safetensors and the zip reader raise their own types for damaged files
         raise ValueError(f"{path} cannot be read as weights: {error}") from error
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError(
@@ -104,7 +104,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def weight_names(path: Path) -> list[str]:
-    """The names in a weights file; of a safetensors file only the header is read."""
+    """The names in a weights file; for a safetensors file, only the header is read."""
     if path.suffix == ".safetensors":
         from safetensors import safe_open
 
@@ -117,7 +117,7 @@ def weight_names(path: Path) -> list[str]:
 
 
 def kind_of(names: Iterable[str]) -> Kind:
-    """What the names of a T5-like state dict say: AnchorDR, stock T5, or AnchorDR's encoder without its decoder."""
+    """The kind of a T5-like state dict, judged by its names: AnchorDR, stock T5, or AnchorDR without its decoder."""
     own = {name for name in names if "pos_embed." in name or "first_layer_norm." in name}  # T5 has neither
     if not own:
         return "t5"
@@ -125,7 +125,7 @@ def kind_of(names: Iterable[str]) -> Kind:
 
 
 def refuse_t5(weights: Mapping[str, Tensor], source: object) -> None:
-    """Raises ValueError where `weights` are a stock T5's."""
+    """Raise ValueError if `weights` are those of a stock T5."""
     if kind_of(weights) == "t5":
         raise ValueError(
             f"{source} is not an AnchorDR checkpoint: it has plain T5 weights, without AnchorDR's position tables and "
@@ -134,9 +134,9 @@ def refuse_t5(weights: Mapping[str, Tensor], source: object) -> None:
 
 
 def is_anchordr(name: str, revision: str | None = None) -> bool:
-    """Whether a folder or hub model has AnchorDR's weights (its encoder alone included), which T5 classes open wrongly.
+    """Whether a folder or hub model has AnchorDR's weights (or only its encoder's), which T5 classes open wrongly.
 
-    Only config.json is read unless it says "t5". False where there is no such file.
+    If config.json does not say "t5", nothing else is read. False if there is no such file.
     """
     path = find_file(name, "config.json", revision)
     if path is None:
@@ -153,10 +153,10 @@ def is_anchordr(name: str, revision: str | None = None) -> bool:
 
 
 def check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: object) -> None:
-    """Nothing, if `weights` has exactly the names and shapes of `expected`, tied copies aside.
+    """Do nothing if `weights` has exactly the names and shapes of `expected`, apart from tied copies.
 
     Raises:
-        ValueError: with all missing and unknown names and wrong shapes, and what the checkpoint seems to be.
+        ValueError: lists all missing and unknown names and wrong shapes, and says what the checkpoint seems to be.
     """
     missing = [name for name in expected if name not in weights and name not in COPIES]
     unknown = [name for name in weights if name not in expected and name not in COPIES]

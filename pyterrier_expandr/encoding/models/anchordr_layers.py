@@ -1,7 +1,7 @@
-"""The parts that AnchorDR is built of: positions, relative buckets, attention, and the blocks of its two stacks.
+"""The parts that AnchorDR is built from: positions, relative buckets, attention, and the blocks of its two stacks.
 
-Every part differs from T5's: learned absolute positions beside relative ones, a relative table in each encoder block,
-another bucket function, mean-centred norms after each sublayer instead of before, biases, and scaled scores.
+Every part differs from T5's: learned absolute positions in addition to relative ones, a relative table in each encoder
+block, another bucket function, mean-centred norms after each sublayer instead of before, biases, and scaled scores.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 if TYPE_CHECKING:
     from .anchordr_model import AnchorDRConfig
 
-#: rows of each position table that a text may use; a fixed number of the architecture
+#: number of rows of each position table that a text may use; fixed by the architecture
 MAX_POSITIONS = 1024
-#: distance from which all relative positions share a bucket
+#: distance from which on all relative positions share a bucket
 MAX_DISTANCE = 128
 
 
 def relative_buckets(length: int, num_buckets: int, device: torch.device | None = None) -> Tensor:
     """Row of the relative table for each pair of positions: int64, shape (query, key).
 
-    Distances below a quarter of the buckets have a bucket each; further ones share buckets on a logarithmic scale that
-    ends at 127. Keys to the right come after keys to the left, distance 0 in between.
+    Distances below a quarter of the buckets have a bucket each; larger ones share buckets on a logarithmic scale that
+    ends at 127. Keys to the right come after keys to the left, with distance 0 in between.
 
     Example:
         >>> relative_buckets(3, 32).tolist()
@@ -45,7 +45,7 @@ def relative_buckets(length: int, num_buckets: int, device: torch.device | None 
 def token_positions(input_ids: Tensor, pad_token_id: int) -> Tensor:
     """Row of the position table for each token (batch, length): `pad_token_id` for pads, then counting up for others.
 
-    Pads are told by their id, wherever they stand, so that neither left padding nor a pad inside shifts a position.
+    Pads are recognised by their id, wherever they are, so that neither left padding nor a pad inside shifts a position.
 
     Example:
         >>> token_positions(torch.tensor([[1, 0, 7, 1, 2]]), 1).tolist()
@@ -56,7 +56,7 @@ def token_positions(input_ids: Tensor, pad_token_id: int) -> Tensor:
 
 
 def finite(hidden: Tensor) -> Tensor:
-    """`hidden` with overflows of float16 pulled back to its largest numbers; other types as they are."""
+    """`hidden` with float16 overflows clipped to the largest finite numbers; other types unchanged."""
     if hidden.dtype != torch.float16:
         return hidden
     largest = torch.finfo(torch.float16).max
@@ -65,7 +65,7 @@ def finite(hidden: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Scaled multi-head attention with biases; the scale comes from `d_model // num_heads`, whatever `d_kv` is."""
+    """Scaled multi-head attention with biases; the scale follows from `d_model // num_heads`, whatever `d_kv` is."""
 
     def __init__(self, config: AnchorDRConfig, relative: bool = False) -> None:
         super().__init__()
@@ -97,10 +97,11 @@ class Attention(nn.Module):
         return self.o(context.transpose(1, 2).flatten(2))
 
     def of_one_token(self, hidden: Tensor, source: Tensor, masked: Tensor | None) -> Tensor:
-        """The same for one token `hidden` (B, 1, d), without keys and values of the whole source.
+        """The same for one token `hidden` (B, 1, d), without computing keys and values for the whole source.
 
         In one head q·(W_k x + b_k) = (W_k^T q)·x + constant, and softmax drops the constant; the weighted sum of
-        W_v x + b_v is W_v times the weighted sum of x, plus b_v. Both run over one vector per head, not per token.
+        W_v x + b_v is W_v times the weighted sum of x, plus b_v. Both are computed on one vector per head, not per
+        token.
         """
         shape = (self.heads, self.head_size)
         query = self.q(hidden).squeeze(1).unflatten(-1, shape) * self.scale  # (B, H, k)
@@ -144,7 +145,7 @@ class FeedForward(nn.Module):
 
 
 class Sublayer(nn.Module):
-    """A part of a block and the norm after it: `norm(x + dropout(part(x)))`."""
+    """One part of a block, followed by its norm: `norm(x + dropout(part(x)))`."""
 
     def __init__(self, config: AnchorDRConfig, name: str, part: nn.Module) -> None:
         super().__init__()
@@ -155,16 +156,16 @@ class Sublayer(nn.Module):
 
     @property
     def part(self) -> Any:
-        """The attention or the network, under whatever name the checkpoint has for it."""
+        """The attention or the network, whatever its name in the checkpoint."""
         return getattr(self, self.name)
 
     def forward(self, hidden: Tensor, change: Tensor) -> Tensor:
-        """`hidden` and what the part made of it, added and normalised."""
+        """`hidden` plus the output of the part, normalised."""
         return finite(self.layer_norm(hidden + self.dropout(change)))
 
 
 class EncoderBlock(GradientCheckpointingLayer):
-    """Self-attention with a relative table of its own, and the feed-forward network."""
+    """Self-attention with its own relative table, and the feed-forward network."""
 
     def __init__(self, config: AnchorDRConfig) -> None:
         super().__init__()
@@ -174,7 +175,7 @@ class EncoderBlock(GradientCheckpointingLayer):
         )
 
     def forward(self, hidden: Tensor, buckets: Tensor, masked: Tensor | None) -> Tensor:
-        """(B, T, d) -> (B, T, d); `buckets` (T, T) are table rows, `masked` (B, 1, 1, T) is true at keys to skip."""
+        """(B, T, d) -> (B, T, d); `buckets` (T, T) are table rows, `masked` (B, 1, 1, T) is true for keys to skip."""
         own: Any
         network: Any
         own, network = self.layer
@@ -201,7 +202,7 @@ class DecoderBlock(GradientCheckpointingLayer):
     def forward(self, hidden: Tensor, causal: Tensor | None, source: Tensor, masked: Tensor | None) -> Tensor:
         """(B, T, d) -> (B, T, d) given the encoder's states `source` (B, S, d) and its keys to skip, (B, 1, 1, S).
 
-        `causal` (B, 1, T, T) is added to the decoder's own scores; None means that there is one token only.
+        `causal` (B, 1, T, T) is added to the decoder's own scores; None means that there is only one token.
         """
         own: Any
         cross: Any

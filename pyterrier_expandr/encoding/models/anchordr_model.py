@@ -1,4 +1,4 @@
-"""The encoder-decoder of AnchorDR, and of retrievers fine-tuned from it, with the reference checkpoints' names."""
+"""The encoder-decoder of AnchorDR and of retrievers fine-tuned from it, with the names of the reference checkpoints."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from .anchordr_layers import MAX_POSITIONS, DecoderBlock, EncoderBlock, relative
 
 
 class AnchorDRConfig(T5Config):
-    """T5's configuration under a name of its own, so that no T5 class opens the checkpoint and computes nonsense.
+    """T5's configuration under its own name, so that no T5 class opens the checkpoint and computes wrong results.
 
     Raises:
-        ValueError: values that the architecture cannot have (`pad_token_id` 0, another activation, too few buckets).
+        ValueError: values that the architecture does not allow (`pad_token_id` 0, another activation, too few buckets).
     """
 
     model_type = "anchordr"
 
     @property
     def max_position_embeddings(self) -> int:
-        """Tokens that a text may have."""
+        """Maximum number of tokens in a text."""
         return MAX_POSITIONS
 
     def check(self) -> AnchorDRConfig:
-        """This configuration, once it is known to be possible."""
+        """This configuration, after checking that it is valid."""
         pad = self.pad_token_id
         if pad is None or not 0 < pad < self.vocab_size:
             raise ValueError(
@@ -50,7 +50,7 @@ class AnchorDRConfig(T5Config):
 
 
 class Stack(nn.Module):
-    """The tokens' embedding and the blocks of one side."""
+    """The token embedding and the blocks of one side."""
 
     def __init__(self, config: AnchorDRConfig, embed_tokens: nn.Embedding, blocks: list[nn.Module]) -> None:
         super().__init__()
@@ -75,7 +75,8 @@ class Stack(nn.Module):
 class AnchorDRModel(PreTrainedModel):
     """The encoder-decoder; its embedding of a text is the decoder's state at its first and only token, `<s>`.
 
-    State-dict names and shapes are the reference checkpoint's own (525 keys with the tied copies for the base size).
+    The names and shapes in the state dict are those of the reference checkpoint (525 keys with the tied copies for the
+    base size).
 
     Example:
         >>> config = AnchorDRConfig(vocab_size=50, d_model=8, d_kv=4, d_ff=16, num_layers=1, pad_token_id=1)
@@ -108,7 +109,7 @@ class AnchorDRModel(PreTrainedModel):
         return self.shared
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Give both sides another token embedding."""
+        """Replace the token embedding of both sides."""
         for owner, name in ((self, "shared"), (self.encoder, "embed_tokens"), (self.decoder, "embed_tokens")):
             setattr(owner, name, value)
 
@@ -124,7 +125,7 @@ class AnchorDRModel(PreTrainedModel):
     def encode(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """The encoder's last states (B, T, d), and its keys to skip (B, 1, 1, T), None if there are none.
 
-        Without a mask all tokens are attended to, pads included.
+        Without a mask, all tokens are attended to, including pads.
         """
         masked = None
         if attention_mask is not None:
@@ -142,7 +143,7 @@ class AnchorDRModel(PreTrainedModel):
         return hidden, masked
 
     def decode(self, decoder_input_ids: Tensor, source: Tensor, masked: Tensor | None) -> Tensor:
-        """The decoder's last states (B, T, d) given what `encode` returned."""
+        """The decoder's last states (B, T, d), given the output of `encode`."""
         hidden = self.decoder.embed(decoder_input_ids)
         causal = None
         if (length := decoder_input_ids.shape[1]) > 1:
@@ -165,7 +166,7 @@ class AnchorDRModel(PreTrainedModel):
         decoder_input_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> Seq2SeqModelOutput:
-        """Last states of decoder and encoder; one decoder token of id 0 where `decoder_input_ids` is not given."""
+        """Last states of decoder and encoder; without `decoder_input_ids`, the decoder reads one token of id 0."""
         if ignored := {name for name, value in kwargs.items() if value is not None and name not in ("return_dict",)}:
             raise TypeError(
                 f"AnchorDRModel takes input_ids, attention_mask and decoder_input_ids, not {sorted(ignored)}"
@@ -180,28 +181,28 @@ class AnchorDRModel(PreTrainedModel):
     def from_pretrained(  # type: ignore[override]  # strict and local: fewer options than transformers' own
         cls, name_or_folder: str | Path, *, revision: str | None = None, dtype: torch.dtype | None = None
     ) -> AnchorDRModel:
-        """The model of a folder or of the hub, in evaluation mode, on the CPU.
+        """The model from a folder or the hub, in evaluation mode, on the CPU.
 
         Args:
-            name_or_folder: a folder with config.json and model.safetensors or pytorch_model.bin (of which only tensors
-                are read; code in it is not run), or a hub name.
-            revision: the revision on the hub.
-            dtype: the weights' type; None keeps the file's.
+            name_or_folder: a folder with config.json and model.safetensors or pytorch_model.bin (from which only
+                tensors are read; code in it is not run), or a hub name.
+            revision: the model's revision on the hub.
+            dtype: dtype of the weights; None keeps that of the file.
 
         Raises:
-            ValueError: no such model, another model (stock T5 too), a decoder that is missing, unknown names, wrong
-                shapes; the message lists them all.
+            ValueError: the model does not exist, is another model (including stock T5), or has no decoder, unknown
+                names or wrong shapes; the message lists all problems.
         """
         name = str(name_or_folder)
         settings = checkpoint.read_config(name, revision)
         path = checkpoint.weights_file(name, revision)
         weights = checkpoint.read_weights(path)
-        checkpoint.refuse_t5(weights, path)  # before the configuration: what it lacks would sound like a small mistake
+        checkpoint.refuse_t5(weights, path)  # first: errors about its configuration would sound like a small mistake
         try:
             config = AnchorDRConfig(**settings).check()
         except (ValueError, StrictDataclassError) as error:
             raise ValueError(f"config.json of {name!r}: {error}") from error
-        with torch.device("meta"):  # the weights come from the file: none are drawn
+        with torch.device("meta"):  # the weights come from the file, so none are drawn at random
             model = cls(config)
         expected = model.state_dict()
         checkpoint.check_weights(weights, expected, path)

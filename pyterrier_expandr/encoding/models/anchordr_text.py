@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# The only literal strings that stand for tokens inside a text; sentinels and [MASK] are ordinary text.
+# The only literal strings in a text that are read as special tokens; sentinels and [MASK] are ordinary text.
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 _SPECIAL = re.compile("(" + "|".join(map(re.escape, SPECIAL_TOKENS)) + ")")
 _TYPOGRAPHIC = str.maketrans(
@@ -19,7 +19,7 @@ _CLITICS = (
 
 
 class _Punctuation(dict[str, bool]):
-    """Whether a character is punctuation: ASCII signs, and Unicode's categories P*."""
+    """Whether a character is punctuation: ASCII signs, and the Unicode categories P*."""
 
     def __missing__(self, char: str) -> bool:
         code = ord(char)
@@ -32,7 +32,7 @@ _PUNCTUATION = _Punctuation()
 
 
 def split_specials(text: str) -> list[str]:
-    """`text` cut at the literal special tokens, which stay as parts; white space that touches them is dropped.
+    """`text` split at literal special tokens, which are kept as parts; white space next to them is dropped.
 
     Example:
         >>> split_specials("one <s>two")
@@ -41,7 +41,7 @@ def split_specials(text: str) -> list[str]:
     parts = _SPECIAL.split(text)
     last = len(parts) - 1
     kept = []
-    for number, part in enumerate(parts):  # odd parts are special
+    for number, part in enumerate(parts):  # odd parts are special tokens
         if number % 2 == 0:
             part = part.lstrip() if number > 0 else part
             part = part.rstrip() if number < last else part
@@ -51,7 +51,7 @@ def split_specials(text: str) -> list[str]:
 
 
 def detach(word: str) -> str:
-    """`word` with its leading and trailing punctuation set apart by spaces; what stands inside stays.
+    """`word` with its leading and trailing punctuation separated by spaces; punctuation inside is kept.
 
     Example:
         >>> detach('("quoted")')
@@ -70,7 +70,7 @@ def detach(word: str) -> str:
 
 
 def pretokenize(text: str, lower: bool) -> str:
-    """`text` with plain quotes and dashes, punctuation set apart, English clitics joined again, in lower case if asked.
+    """`text` with plain quotes and dashes, punctuation detached, English clitics rejoined, and lower-cased if asked.
 
     Example:
         >>> pretokenize("It's “fine”.", lower=True)

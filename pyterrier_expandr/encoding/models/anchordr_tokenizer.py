@@ -17,7 +17,7 @@ from .anchordr_text import SPECIAL_TOKENS, pretokenize, split_specials
 
 logger = logging.getLogger(__name__)
 
-#: files that a tokenizer folder must have; special_tokens_map.json may be there and says nothing new
+#: files that a tokenizer folder must have; it may also have special_tokens_map.json, which adds nothing
 FILES = ("sp.model", "dict.txt", "tokenizer_config.json")
 BOS, PAD, EOS, UNK = range(4)
 _OVERWRITE = "#fairseq:overwrite"
@@ -28,7 +28,7 @@ def read_dictionary(text: str, source: object = "dict.txt") -> list[str]:
     """The symbols in id order: the four special ones, then those of the lines "symbol count".
 
     Raises:
-        ValueError: a line without a count, or a symbol twice without fairseq's mark for it.
+        ValueError: a line without a count, or a symbol that occurs twice without fairseq's mark for it.
     """
     symbols, known = list(SPECIAL_TOKENS), set(SPECIAL_TOKENS)
     for number, line in enumerate(text.split("\n"), 1):
@@ -48,18 +48,18 @@ def read_dictionary(text: str, source: object = "dict.txt") -> list[str]:
 
 
 class AnchorDRTokenizer:
-    """Text -> ids as the reference tokenizer makes them, in batches; called like a tokenizer of transformers.
+    """Text -> ids as in the reference tokenizer, in batches; called like a tokenizer of transformers.
 
     Args:
-        sp_model: the bytes of sp.model.
+        sp_model: the content of sp.model in bytes.
         dictionary: the text of dict.txt.
         lower: lower-case texts before sentencepiece.
-        n_sentinel_tokens: symbols `<sen000>` ... that follow the dictionary's.
+        n_sentinel_tokens: number of symbols `<sen000>` ... that follow those of the dictionary.
 
     Raises:
-        ValueError: a dictionary that cannot be read, or that belongs to another sentencepiece model.
+        ValueError: the dictionary cannot be read, or belongs to another sentencepiece model.
 
-    Source: the description of the reference tokenizer; no fairseq is needed.
+    Source: the description of the reference tokenizer; fairseq is not needed.
     """
 
     model_input_names = ("input_ids", "attention_mask")
@@ -83,13 +83,13 @@ class AnchorDRTokenizer:
         self._check_agreement(sentinels)
         known = set(self._symbols)
         self._symbols += [name for name in sentinels if name not in known]
-        self._index = {symbol: number for number, symbol in enumerate(self._symbols)}  # of a repeated symbol the last
+        self._index = {symbol: number for number, symbol in enumerate(self._symbols)}  # the last of repeated symbols
         names = [self._pieces.id_to_piece(number) for number in range(len(self._pieces))]
         self._id_of_piece = [self._index.get(name, UNK) for name in names]
         self._id_of_piece[self._pieces.unk_id()] = UNK
 
     def _check_agreement(self, sentinels: list[str]) -> None:
-        """Raises ValueError where dictionary and sentencepiece model cannot belong together."""
+        """Raise ValueError if dictionary and sentencepiece model cannot belong together."""
         pieces = self._pieces
         every = {pieces.id_to_piece(i): pieces.is_control(i) or pieces.is_unknown(i) for i in range(len(pieces))}
         ordinary = {piece for piece, special in every.items() if not special}
@@ -110,7 +110,7 @@ class AnchorDRTokenizer:
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, *, revision: str | None = None) -> AnchorDRTokenizer:
-        """The tokenizer of a folder or hub model. Raises ValueError where files are missing or cannot be read."""
+        """The tokenizer of a folder or hub model. Raises ValueError if files are missing or cannot be read."""
         name = str(name_or_folder)
         paths = {file: find_file(name, file, revision) for file in FILES}
         if absent := [file for file, path in paths.items() if path is None]:
@@ -136,7 +136,7 @@ class AnchorDRTokenizer:
             raise ValueError(f"the tokenizer of {name!r} cannot be read: {error}") from error
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> tuple[str, ...]:
-        """Write the tokenizer's files and return their paths; `from_pretrained` reads them, the reference too."""
+        """Write the tokenizer's files and return their paths; `from_pretrained` and the reference can read them."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         specials = {
@@ -159,11 +159,11 @@ class AnchorDRTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids."""
+        """The number of ids."""
         return len(self._symbols)
 
     def get_vocab(self) -> dict[str, int]:
-        """Id of each symbol."""
+        """The id of each symbol."""
         return dict(self._index)
 
     def _parts(self, text: str) -> list[str]:
@@ -172,7 +172,7 @@ class AnchorDRTokenizer:
         return split_specials(text if text.isascii() else without_surrogates(text))
 
     def tokenize(self, text: str) -> list[str]:
-        """The pieces of a text; pieces that the dictionary lacks as they are written."""
+        """The pieces of a text; pieces that are missing in the dictionary are kept as written."""
         pieces: list[str] = []
         for part in self._parts(text):
             if part in SPECIAL_TOKENS:
@@ -182,7 +182,7 @@ class AnchorDRTokenizer:
         return pieces
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, without special tokens around them and without truncation; one call for the whole batch."""
+        """The ids of each text, without special tokens and without truncation; one call for the whole batch."""
         parts = [self._parts(text) for text in texts]
         plain = [pretokenize(part, self.lower) for own in parts for part in own if part not in SPECIAL_TOKENS]
         encoded = iter(self._pieces.encode(plain, out_type=int) if plain else [])
@@ -192,7 +192,7 @@ class AnchorDRTokenizer:
             for part in own:
                 if part in SPECIAL_TOKENS:
                     row.append(SPECIAL_TOKENS.index(part))
-                else:  # a text of characters that the normaliser drops is unknown rather than nothing
+                else:  # a text of only characters that the normaliser drops is unknown, not empty
                     row += [of_piece[piece] for piece in next(encoded)] or [UNK]
             rows.append(row)
         return rows
@@ -211,16 +211,16 @@ class AnchorDRTokenizer:
         """`input_ids` and `attention_mask` of one text or a batch: `<s> A </s>`, or `<s> A </s></s> B </s>` for a pair.
 
         Args:
-            text: a text, or a list of them (then lists come back).
+            text: a text, or a list of texts (then lists are returned).
             text_pair: the second text of each pair.
-            add_special_tokens: put `<s>` and `</s>` around.
-            padding: to the longest text of the batch (True), or to `max_length`, on the right.
-            truncation: keep the first `max_length` tokens, the special ones counted.
-            max_length: 3 or more, 5 or more for pairs.
-            return_tensors: "pt" or "np"; lists where it is None.
+            add_special_tokens: put `<s>` and `</s>` around the text.
+            padding: pad on the right, to the longest text of the batch (True) or to `max_length`.
+            truncation: keep the first `max_length` tokens, including the special ones.
+            max_length: at least 3, or at least 5 for pairs.
+            return_tensors: "pt" or "np"; None returns lists.
 
         Raises:
-            TypeError: a text is not a string. ValueError: a `max_length` that leaves no token of the text.
+            TypeError: a text is not a string. ValueError: `max_length` leaves no room for a token of the text.
 
         Example:
             >>> tokenizer = AnchorDRTokenizer.from_pretrained(folder)  # doctest: +SKIP
@@ -259,11 +259,11 @@ class AnchorDRTokenizer:
         return [BOS, *first, EOS] if second is None else [BOS, *first, EOS, EOS, *second, EOS]
 
     def encode(self, text: str, text_pair: str | None = None, **options: Any) -> list[int]:
-        """The ids alone of one text or pair; options as for a call."""
+        """Only the ids of one text or pair; the options are those of a call."""
         return self(text, text_pair, **options)["input_ids"]
 
     def convert_tokens_to_ids(self, tokens: str | list[str]) -> Any:
-        """The id of a symbol, or a list of ids; `<unk>`'s for what the dictionary lacks."""
+        """The id of a symbol, or a list of ids; that of `<unk>` for symbols missing in the dictionary."""
         return self._index.get(tokens, UNK) if isinstance(tokens, str) else [self._index.get(t, UNK) for t in tokens]
 
     def convert_ids_to_tokens(self, ids: int | Sequence[int]) -> Any:
@@ -271,7 +271,7 @@ class AnchorDRTokenizer:
         return self._symbols[ids] if isinstance(ids, int) else [self._symbols[int(number)] for number in ids]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """The text of ids; the special tokens stand in it as they are written unless they are skipped."""
+        """The text of ids; special tokens appear in it as written unless they are skipped."""
         kept = [int(number) for number in ids if not (skip_special_tokens and int(number) <= UNK)]
         return "".join(self.convert_ids_to_tokens(kept)).replace("\u2581", " ").strip()
 
@@ -286,7 +286,7 @@ class AnchorDRTokenizer:
 def _truncate(
     first: list[list[int]], second: list[list[int]] | None, room: int
 ) -> tuple[list[list[int]], list[list[int]] | None]:
-    """Both sides cut to `room` tokens in all; of a pair the longer side loses first, the second one at a tie."""
+    """Both sides cut to `room` tokens in total; the longer side is cut first, the second one if they are equal."""
     if second is None:
         return [row[:room] for row in first], None
     cut = [([*a], [*b]) for a, b in zip(first, second, strict=True)]

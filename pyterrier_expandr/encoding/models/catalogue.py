@@ -1,28 +1,28 @@
-"""The encoders and language models that have a name here: one table, read by `registry.py` and `expandr models`."""
+"""The encoders and language models with a short name: one table, read by `registry.py` and `expandr models`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-#: the pooling of AnchorDR, which no other model has: asking for it says that a checkpoint must be AnchorDR's
+#: the pooling of AnchorDR, which no other model has: asking for it requires an AnchorDR checkpoint
 FIRST_DECODER_POSITION = "first decoder position"
 
 
 @dataclass(frozen=True)
 class EncoderEntry:
-    """One encoder: where it is, how it reads and pools, and who hosts it.
+    """One encoder: where it is, how it reads and pools, and which class hosts it.
 
     Attributes:
-        model: hub id; None where no checkpoint in the format of transformers is known here.
-        pooling: how tokens become a vector; None means that the checkpoint's own files say it.
-        normalize: L2-normalise; None means that the checkpoint's own files say it.
-        similarity: what the model was trained for.
-        licence: of the weights, as far as known here; "see the card" where it was not.
-        paper: the row or table of the ExpandR paper that has it.
+        model: hub id; None if no checkpoint in the format of transformers is known here.
+        pooling: how tokens become a vector; None means that this is set in the checkpoint's own files.
+        normalize: L2-normalise; None means that this is set in the checkpoint's own files.
+        similarity: the similarity that the model was trained for.
+        licence: licence of the weights, as far as known here; otherwise "see the card".
+        paper: the row or table of the ExpandR paper that contains it.
         home: "ExpandREncoder", "pyterrier_dr.CLASS", or the PyTerrier plugin that provides it.
         context_model: the second hub id of a model with two encoders.
-        note: what else must be known.
+        note: anything else to know.
     """
 
     model: str | None
@@ -40,7 +40,7 @@ class EncoderEntry:
 
     @property
     def documented(self) -> str:
-        """Where the settings are documented: the model's card, unless the note names another place."""
+        """Where the settings are documented: the model card, unless the note names another place."""
         return f"https://huggingface.co/{self.model}" if self.model else ""
 
 
@@ -121,7 +121,7 @@ ENCODERS: dict[str, EncoderEntry] = {
 
 @dataclass(frozen=True)
 class LLMEntry:
-    """One language model that writes expansions: its prompt, what its chat template does, and its context."""
+    """One language model that writes expansions: its prompt, the behaviour of its chat template, and its context."""
 
     model: str
     prompt: str = "q2d"
@@ -132,7 +132,7 @@ class LLMEntry:
 
     @property
     def documented(self) -> str:
-        """The model's card."""
+        """The model card."""
         return f"https://huggingface.co/{self.model}"
 
 

@@ -1,4 +1,4 @@
-"""DPR's two encoders as one sentence-transformers model: questions by one, passages by the other."""
+"""DPR's two encoders as one sentence-transformers model: one for questions, the other for passages."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _CLASSES: dict[str, Any] = {"question": DPRQuestionEncoder, "context": DPRContex
 
 
 class DPRTower(InputModule):
-    """Texts -> `sentence_embedding` (n, d): the first token's state of one of DPR's two encoders.
+    """Texts -> `sentence_embedding` (n, d): the state of the first token in one of DPR's two encoders.
 
-    `AutoModel` opens a context encoder as a question encoder, and fills it with random numbers; this names the class.
+    `AutoModel` opens a context encoder as a question encoder, and fills it with random numbers; this class opens each
+    as what it is.
     """
 
     config_keys = ["tower", "max_seq_length"]  # noqa: RUF012  sentence-transformers reads a list
@@ -34,14 +35,14 @@ class DPRTower(InputModule):
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, tower: Tower, max_seq_length: int = 512) -> DPRTower:
-        """One encoder of a folder or hub model. Raises ValueError where it is the other one, or no DPR at all."""
+        """One encoder from a folder or hub model. Raises ValueError if it is the other one, or not DPR at all."""
         from .sentence_transformer import opening
 
         name = str(name_or_folder)
         with opening(name):
             model, report = _CLASSES[tower].from_pretrained(name, output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(name)
-        # DPR keeps BERT's pooler in some checkpoints only, and never uses it.
+        # Some DPR checkpoints contain BERT's pooler, but it is never used.
         missing = sorted(key for key in report["missing_keys"] if ".pooler." not in key)
         if missing:
             raise ValueError(
@@ -51,7 +52,7 @@ class DPRTower(InputModule):
         return cls(model.eval(), tokenizer, tower, max_seq_length)
 
     @classmethod
-    def load(  # type: ignore[override]  # the loading options that this module has no use for are in `options`
+    def load(  # type: ignore[override]  # loading options that this module does not need are in `options`
         cls, model_name_or_path: str, subfolder: str = "", **options: Any
     ) -> DPRTower:
         """The module of a sentence-transformers folder; called by `SentenceTransformer`."""
@@ -66,12 +67,12 @@ class DPRTower(InputModule):
         self.save_config(output_path)
 
     def get_embedding_dimension(self) -> int:
-        """Numbers in an embedding."""
+        """The size of an embedding."""
         config: Any = self.model.config
         return config.projection_dim or config.hidden_size
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Tensor | Any]:
-        """Token ids (n, length) of texts, `prompt` put before each."""
+        """Token ids (n, length) of texts, each preceded by `prompt`."""
         texts = [(prompt or "") + text for text in inputs]
         options: dict[str, Any] = {"padding": True, "truncation": True, "max_length": self.max_seq_length}
         return dict(self.tokenizer(texts, return_tensors="pt", **options))
@@ -83,7 +84,7 @@ class DPRTower(InputModule):
 
 
 def open_dpr(question: str | Path, context: str | Path, *, device: str | None = None) -> SentenceTransformer:
-    """A `SentenceTransformer` whose `encode_query` is DPR's question and whose `encode_document` its context encoder.
+    """A `SentenceTransformer` with DPR's question encoder for `encode_query` and context encoder for `encode_document`.
 
     Example:
         >>> model = open_dpr("facebook/dpr-question_encoder-multiset-base",

@@ -14,7 +14,7 @@ OURS = (
     "pyterrier_expandr.models.anchordr.AnchorDR",  # saved before the modules moved
     "pyterrier_expandr.models.dpr.DPRTower",
 )
-#: what may stand beside them: modules of sentence-transformers that bring no code of their own
+#: modules that may occur along with them: those of sentence-transformers that bring no code of their own
 PLAIN = ("Normalize", "Dense", "Dropout", "LayerNorm", "Router")
 
 
@@ -23,10 +23,10 @@ def has_own_modules(name: str, revision: str | None = None) -> bool:
 
     Args:
         name: a folder or a hub name.
-        revision: the revision on the hub.
+        revision: the model's revision on the hub.
 
     Raises:
-        ValueError: beside our modules there are others that may bring code of their own.
+        ValueError: along with our modules there are others that may bring code of their own.
 
     Example:
         >>> has_own_modules(".")

@@ -1,4 +1,4 @@
-"""A built `SentenceTransformer`: what it is, how it pools and normalises, and how to change that."""
+"""A constructed `SentenceTransformer`: what it is, how it pools and normalises, and how to change that."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def opening(name: object) -> Iterator[None]:
-    """Whatever goes wrong while a model is opened, as one ValueError that names it and says what to do."""
+    """Turn any error while a model is opened into one ValueError that names the model and says what to do."""
     try:
         yield
     except (OSError, KeyError, ValueError) as error:
@@ -29,13 +29,13 @@ def opening(name: object) -> Iterator[None]:
 
 
 def copy_of(model: SentenceTransformer, device: str) -> SentenceTransformer:
-    """A model that can be changed without `model` seeing it, on `device`; there its weights are those of `model`.
+    """A copy of `model` on `device` that can be changed without affecting it; on the same device, weights are shared.
 
     Raises:
-        ValueError: the model cannot be copied (its weights live outside of PyTorch).
+        ValueError: the model cannot be copied (its weights are stored outside PyTorch).
     """
     shared: dict[int, Any] = {}
-    if torch.device(device).type == model.device.type:  # moving shared weights would move those of `model` as well
+    if torch.device(device).type == model.device.type:  # moving shared weights would also move those of `model`
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     try:
         return copy.deepcopy(model, shared).to(device)
@@ -54,10 +54,10 @@ def apply_overrides(
     max_length: int | None = None,
     truncate_dim: int | None = None,
 ) -> None:
-    """Give `model` another pooling, normalisation, length or size, in place; None leaves what the model has.
+    """Change the pooling, normalisation, length or size of `model` in place; None keeps what the model has.
 
     Raises:
-        ValueError: `pooling` is unknown, or `max_length` or `truncate_dim` is below 1 or above what the model has.
+        ValueError: `pooling` is unknown, or `max_length` or `truncate_dim` is below 1 or above what the model supports.
     """
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
@@ -80,11 +80,11 @@ def apply_overrides(
         limit = position_limit(model)
         if max_length < 1 or (limit is not None and max_length > limit):
             raise ValueError(f"max_length must be between 1 and {limit or 'the model length'}, got {max_length}")
-        for module in model.modules():  # all of them: a router's own length is read by nothing
+        for module in model.modules():  # all of them, because nothing reads a router's own length
             if module is not model and hasattr(module, "max_seq_length"):
                 module.max_seq_length = max_length  # type: ignore[assignment]  # a property, not a tensor
     if truncate_dim is not None:
-        model.truncate_dim = None  # so that the model tells the size of its whole vectors
+        model.truncate_dim = None  # so that the model reports the size of its full vectors
         whole = model.get_embedding_dimension()
         if truncate_dim < 1 or (whole is not None and truncate_dim > whole):
             raise ValueError(f"truncate_dim must be between 1 and {whole or 'the model size'}, got {truncate_dim}")
@@ -92,13 +92,13 @@ def apply_overrides(
 
 
 def position_limit(model: SentenceTransformer) -> int | None:
-    """The longest input that the model's position embeddings allow, or None where nothing says so."""
+    """The longest input that the model's position embeddings allow, or None if that is not known."""
     config = getattr(getattr(model[0], "auto_model", None), "config", None)
     return getattr(config, "max_position_embeddings", None)
 
 
 def pooling_of(model: SentenceTransformer) -> str | None:
-    """The name of the model's pooling ("mean", "cls" ...), or None where no module of it pools."""
+    """The name of the model's pooling ("mean", "cls" ...), or None if none of its modules pools."""
     for module in model.children():
         mode = getattr(module, "pooling_mode", None)
         if mode is not None:
@@ -114,15 +114,15 @@ def normalizes(model: SentenceTransformer) -> bool:
 
 
 def normalizes_again(model: SentenceTransformer) -> bool:
-    """Whether the model's vectors are cut after it has normalised them, and must be normalised once more."""
+    """Whether the model's vectors are truncated after it has normalised them, and must be normalised again."""
     return model.truncate_dim is not None and normalizes(model)
 
 
 def prompt_of(model: SentenceTransformer, side: str, given: str | None) -> str:
     """The text put before each input of `side` ("query" or "document"): the given one, else the model's own.
 
-    The model's own is what its `encode_query` and `encode_document` take: a prompt that is there and empty counts, and
-    the default prompt stands in only where none of the side's names is there.
+    The model's own is the one that its `encode_query` and `encode_document` use: an empty prompt counts if it is
+    defined, and the default prompt is used only if none of the side's names is defined.
     """
     if given is not None:
         return given
@@ -132,18 +132,18 @@ def prompt_of(model: SentenceTransformer, side: str, given: str | None) -> str:
 
 
 def name_of(model: SentenceTransformer) -> str:
-    """The name that a built model was opened by, or "SentenceTransformer" where it does not say."""
+    """The name that a constructed model was opened by, or "SentenceTransformer" if that is not known."""
     configs = (getattr(module, "config", None) for module in model.modules())
     return next((name for config in configs if (name := getattr(config, "name_or_path", ""))), type(model).__name__)
 
 
 def portable_name(name: str) -> str:
-    """The absolute path of a folder or file, so that a record of it holds from anywhere; a hub name as it is."""
+    """The absolute path of a folder or file, so that a record of it is valid from anywhere; hub names are unchanged."""
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def weights_fingerprint(model: SentenceTransformer) -> dict[str, Any]:
-    """A hash over all weights of a built model, as JSON values."""
+    """A hash over all weights of a constructed model, as JSON values."""
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -152,7 +152,7 @@ def weights_fingerprint(model: SentenceTransformer) -> dict[str, Any]:
 
 
 def forward(model: SentenceTransformer, texts: list[str], side: str, prompt: str, batch_size: int) -> torch.Tensor:
-    """Embeddings (n, d) with gradients, in the order of `texts`, as `side` ("query" or "document") reads them."""
+    """Embeddings (n, d) with gradients, in the order of `texts`, encoded by `side` ("query" or "document")."""
     parts = []
     for start in range(0, len(texts), batch_size):
         features = model.preprocess(texts[start : start + batch_size], prompt=prompt or None, task=side)

@@ -1,8 +1,8 @@
-"""The LLMs behind one protocol: `Request`s in, `Generation`s out (`base.Backend`), as a stream.
+"""All LLMs behind one protocol: `Request`s in, `Generation`s out (`base.Backend`), as a stream.
 
-transformers in this process, vLLM, and servers with OpenAI's chat completions; `opening.open_backend` opens each by
-name. A new backend is a file with a subclass of `Backend`, a word in `opening`, and a subclass of the tests'
-`BackendContract`.
+There are backends for transformers in this process, for vLLM, and for servers with OpenAI's chat completions;
+`opening.open_backend` opens each by name. To add a backend, write a file with a subclass of `Backend`, add its prefix
+to `opening`, and subclass `BackendContract` in the tests.
 """
 
 from ...common.lazy import lazy_names

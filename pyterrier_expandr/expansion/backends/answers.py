@@ -1,4 +1,4 @@
-"""What a chat completions server answered: the text in a completion, and what its errors say."""
+"""What a chat completions server answered: the text of a completion, and the meaning of its errors."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 from ...common.frames import without_surrogates
 from .base import Generation
 
-#: how servers name the end of a text that the model ended itself; some say nothing
+#: how servers report that the model ended the text itself; some report nothing
 FINISHED = frozenset({"", "stop", "eos", "eos_token", "stop_sequence", "end_turn"})
 
-#: how they name the end of one that `max_new_tokens` cut
+#: how servers report that the text was cut off at `max_new_tokens`
 CUT = frozenset({"length", "max_tokens", "model_length"})
 
-#: what a server says whose context is exceeded
+#: how servers report that the context is exceeded
 CONTEXT = re.compile(
     r"context[ _](length|window|size)|maximum context|exceeds? the (available |model'?s )?context|prompt is too long|"
     r"input is too long|too many (input )?tokens",
     re.IGNORECASE,
 )
 
-#: where it says how many tokens the prompt has
+#: where such a message gives the number of tokens in the prompt
 COUNTS = (
     r"n_prompt_tokens\W+(\d+)",
     r"(\d+) in the messages",
@@ -32,7 +32,7 @@ COUNTS = (
 
 
 def generation(answer: Any) -> Generation:
-    """The one completion in `answer`; ValueError if it is anything else: the client library does not look inside."""
+    """The single completion in `answer`; ValueError if it is anything else, which the client library does not check."""
     choices = getattr(answer, "choices", None)
     if not isinstance(choices, list) or len(choices) != 1:
         found = f"{len(choices)} choices instead of one" if isinstance(choices, list) else repr(answer)
@@ -48,14 +48,14 @@ def generation(answer: Any) -> Generation:
     text = content if isinstance(content, str) else _joined(content)
     apart = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
     if content is None and (reason in CUT or (apart and reason in FINISHED)):
-        text = ""  # all that was written is a reasoning that the server keeps apart
+        text = ""  # all that was written is reasoning, which the server returns separately
     if text is None or reason not in FINISHED | CUT:
         raise ValueError(f"a choice that ended with {said!r} and the text {content!r}")
     return Generation(without_surrogates(text), truncated=reason in CUT)
 
 
 def _joined(content: Any) -> str | None:
-    """The texts in a list of parts; None where it is no such list. A reasoning among them is left out."""
+    """The texts in a list of parts, without any reasoning; None if it is not such a list."""
     kinds = ("text", "output_text", "thinking", "reasoning")
     if not isinstance(content, list) or not content or len(_parts(content, *kinds)) < len(content):
         return None
@@ -69,7 +69,7 @@ def _parts(content: Any, *kinds: str) -> list[dict[str, Any]]:
 
 
 def context_exceeded(said: str) -> bool:
-    """Whether a server's words say that prompt and answer exceed its context.
+    """Whether a server's error message says that prompt and answer exceed its context.
 
     Example:
         >>> context_exceeded("This model's maximum context length is 8 tokens.")
@@ -79,7 +79,7 @@ def context_exceeded(said: str) -> bool:
 
 
 def counted_tokens(said: str) -> int | None:
-    """The tokens of the prompt, where a server's words name them.
+    """The number of tokens in the prompt, if a server's error message gives it, else None.
 
     Example:
         >>> counted_tokens("maximum context length is 100 tokens and your request has 93 input tokens")

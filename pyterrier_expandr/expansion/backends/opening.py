@@ -1,4 +1,4 @@
-"""Names of backends, as the command line, recipes and notebooks use them."""
+"""Names of backends, as used by the command line, recipes and notebooks."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ and may end in ?OPTION=VALUE&OPTION=VALUE, e.g. vllm:Qwen/Qwen2.5-7B-Instruct?te
 
 
 def open_backend(name: str, *, device: str | None = None, **options: Any) -> Backend:
-    """The backend that `name` means; nothing is loaded or contacted before its first use.
+    """The backend that `name` refers to; nothing is loaded or contacted before its first use.
 
-    Names are `hf:NAME_OR_FOLDER`, `vllm:NAME_OR_FOLDER` and `openai:MODEL@URL`, each with `?option=value&option=value`
-    at its end if need be; a name without one of the three words is a model for transformers. Options are the arguments
-    of `HuggingFaceBackend`, `VLLMBackend` and `OpenAIBackend`: text as it is, numbers and everything else as JSON.
+    Names are `hf:NAME_OR_FOLDER`, `vllm:NAME_OR_FOLDER` and `openai:MODEL@URL`, optionally followed by
+    `?option=value&option=value`; a name without one of these three prefixes is a model for transformers. Options are
+    the arguments of `HuggingFaceBackend`, `VLLMBackend` and `OpenAIBackend`: text is written as it is, numbers and
+    everything else as JSON.
 
     Args:
         name: the backend and its model.
-        device: "cuda", "cpu"; for transformers, which the other backends do not need.
-        options: more options; those in the name win over them.
+        device: "cuda" or "cpu"; only used for transformers.
+        options: further options; options in the name take precedence over these.
 
     Raises:
-        ValueError: no such backend, no model, an unknown option, or what the backend's class refuses.
+        ValueError: an unknown backend or option, a missing model, or any error of the backend's class.
 
     Example:
         >>> open_backend("openai:llama3.1:8b@http://localhost:11434/v1?concurrency=4").model
@@ -51,10 +52,10 @@ def open_backend(name: str, *, device: str | None = None, **options: Any) -> Bac
 
 
 def backend_parts(name: str) -> tuple[str, str, dict[str, str]]:
-    """The backend's word, its model (for a server with `@URL`), and the options at the end as they are written.
+    """The backend's prefix, its model (for a server with `@URL`), and the options at the end exactly as written.
 
     Raises:
-        ValueError: no such backend, no model, or options that are not written as such.
+        ValueError: an unknown backend, a missing model, or malformed options.
 
     Example:
         >>> backend_parts("vllm:Qwen/Qwen2.5-7B-Instruct?tensor_parallel_size=2")
@@ -78,7 +79,7 @@ def backend_parts(name: str) -> tuple[str, str, dict[str, str]]:
 
 
 def _value(option: str, text: str, kind: str) -> Any:
-    """An option's value: text where the backend takes text, else JSON."""
+    """An option's value: text if the backend expects text, otherwise parsed as JSON."""
     if kind.startswith("str"):
         return text
     try:

@@ -1,4 +1,4 @@
-"""What the models of servers do not take, learned from their refusals and remembered for the next process."""
+"""What the models of a server do not accept, learned from their error messages and remembered across processes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .gguf import cache_folder
 
 logger = logging.getLogger(__name__)
 
-#: the fields without which a request can do, and those that have another name at some servers
+#: the fields that a request can do without, and those that some servers know by another name
 LEFT_OUT = ("seed", "top_p", "temperature")
 RENAMED = {"max_tokens": "max_completion_tokens"}
 
-#: how a refusal says that it is about a field and not about its value
+#: how an error message shows that it is about a field rather than its value
 REFUSED = re.compile(
     r"unsupported|not support|n't support|unknown|unrecogni[sz]ed|unexpected|extra_forbidden|not permitted|not allowed|"
     r"not accept|deprecated|cannot both|only the default|use '?max_completion_tokens",
@@ -28,14 +28,14 @@ REFUSED = re.compile(
 
 @dataclass(frozen=True)
 class Quirks:
-    """What one model of one server does not take: fields left out, fields sent under another name; and its context."""
+    """What a model on a server does not accept: fields to leave out or to send under another name; and its context."""
 
     not_honoured: tuple[str, ...] = ()
     renamed: tuple[str, ...] = ()
     context: int | None = None
 
     def applied(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """`fields` of a request as this model takes them.
+        """The `fields` of a request in the form that this model accepts.
 
         Example:
             >>> Quirks(("seed",), ("max_tokens",)).applied({"seed": 1, "max_tokens": 9, "top_p": 0.5})
@@ -45,7 +45,7 @@ class Quirks:
         return {RENAMED[name] if name in self.renamed else name: value for name, value in kept.items()}
 
     def after(self, said: str) -> Quirks | None:
-        """These quirks and the one that a refusal names, or None where it names none that is new.
+        """These quirks plus the one that an error message reveals, or None if it reveals nothing new.
 
         Example:
             >>> Quirks().after("Unsupported value: 'temperature' does not support 0.7 with this model.")
@@ -62,7 +62,7 @@ class Quirks:
         return Quirks(tuple(sorted({*self.not_honoured, fresh})), self.renamed, self.context)
 
     def joined(self, other: Quirks) -> Quirks:
-        """What either knows; the context is this one's."""
+        """The quirks of both combined; the context is taken from this one."""
         return Quirks(
             tuple(sorted({*self.not_honoured, *other.not_honoured})),
             tuple(sorted({*self.renamed, *other.renamed})),
@@ -71,7 +71,7 @@ class Quirks:
 
 
 def remembered(server: str, model: str) -> Quirks:
-    """What an earlier process learned of a model; nothing where the file is missing or unreadable."""
+    """What an earlier process learned about a model; empty if the file is missing or unreadable."""
     try:
         known = _read()[server][model]
         return Quirks(tuple(known["not_honoured"]), tuple(known["renamed"]), known["context"])
@@ -80,7 +80,7 @@ def remembered(server: str, model: str) -> Quirks:
 
 
 def remember(server: str, model: str, quirks: Quirks) -> None:
-    """Keep what was learned for the next process; without a folder to write to, each process learns anew."""
+    """Save what was learned for later processes; if the folder cannot be written, each process learns it again."""
     try:
         known = _read()
     except (OSError, ValueError):

@@ -8,7 +8,7 @@ from email.utils import mktime_tz, parsedate_tz
 from random import random
 from typing import Any
 
-#: seconds before the second try; each further pause is twice as long, up to the longest
+#: seconds before the second attempt; each further pause is twice as long, up to the longest
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 
 
@@ -22,9 +22,9 @@ def may_pass(error: Any) -> bool:
 
 
 def pause_after(error: Any, number: int) -> float:
-    """Seconds to wait after the failed try `number` (from 0): what the server asks for, else 0.5, 1, 2, ... up to 60.
+    """Seconds to wait after failed attempt `number` (from 0): what the server asks for, else 0.5, 1, 2, ... up to 60.
 
-    Up to a quarter is added at random, so that calls which failed together do not come back together.
+    Up to a quarter is added at random, so that calls that failed together are not repeated at the same moment.
     """
     headers = getattr(getattr(error, "response", None), "headers", {})
     asked = retry_after(headers.get("retry-after", ""))
@@ -33,7 +33,7 @@ def pause_after(error: Any, number: int) -> float:
 
 
 def retry_after(value: str) -> float | None:
-    """Seconds that a `Retry-After` header asks for, as a number or a date; None where it says nothing.
+    """Seconds that a `Retry-After` header asks for, as a number or a date; None if it is not understood.
 
     Example:
         >>> retry_after("1.5"), retry_after("Thu, 01 Jan 1970 00:00:00 GMT"), retry_after("soon")

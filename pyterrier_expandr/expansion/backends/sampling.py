@@ -7,23 +7,23 @@ from transformers import LogitsProcessor
 
 from .base import Sampling
 
-#: the most probable tokens among which a row's nucleus is looked for first
+#: number of most probable tokens in which a row's nucleus is searched first
 NEAR = 256
 
 
 class NucleusByRow(LogitsProcessor):
-    """Leaves one token per row: drawn by temperature and top_p with the row's own noise (the Gumbel-max trick).
+    """Keeps one token per row, drawn by temperature and top_p with the row's own noise (the Gumbel-max trick).
 
-    For `generate(do_sample=False)`, whose argmax then picks that token. The noise of a token depends on the row's seed,
-    the step and the token's id alone, so neighbours in the batch have no influence. Gumbel-max and not the inverse of
-    the cumulative distribution: there a rounding difference in any probability moves the borders of all tokens that
-    follow, here it matters only if the two best tokens are closer than the difference.
+    Meant for `generate(do_sample=False)`, whose argmax then picks that token. The noise of a token depends only on the
+    row's seed, the step and the token's id, so other rows of the batch have no influence. Gumbel-max is used rather
+    than inverting the cumulative distribution: with the latter, a rounding difference in any probability shifts the
+    boundaries of all later tokens, whereas here it matters only if the two best tokens are closer than that difference.
 
     Args:
-        samplings: settings of each row.
-        seeds: seed of each row, 63 bits.
-        prompt_length: tokens before the first one to draw.
-        device: where the scores are.
+        samplings: the settings of each row.
+        seeds: the seed of each row, 63 bits.
+        prompt_length: number of tokens before the first one to draw.
+        device: the device of the scores.
     """
 
     def __init__(self, samplings: list[Sampling], seeds: list[int], prompt_length: int, device: torch.device) -> None:
@@ -41,7 +41,7 @@ class NucleusByRow(LogitsProcessor):
         best, tokens = probabilities.topk(min(NEAR, scores.shape[-1]), dim=-1)
         inside = nucleus(best, self.top_p)
         drawn = _draw(heated.gather(-1, tokens), inside, tokens, self.seeds, step)
-        # Where the nucleus reaches past the tokens that were looked at, the row is drawn from the whole vocabulary.
+        # If the nucleus extends past the tokens examined, the row is drawn from the whole vocabulary.
         far = (inside[:, -1] > 0).nonzero()[:, 0]
         if len(far) and best.shape[-1] < scores.shape[-1]:
             everything = torch.arange(scores.shape[-1], device=scores.device)
@@ -62,7 +62,7 @@ def _draw(
 def nucleus(probabilities: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     """`probabilities` (rows, k) with 0 outside the smallest set of most probable tokens that reaches `top_p`.
 
-    Where not even all of them reach `top_p`, none becomes 0.
+    If not even all of them together reach `top_p`, none is set to 0.
 
     Example:
         >>> nucleus(torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[0.7]]))
@@ -78,7 +78,7 @@ def nucleus(probabilities: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
 def gumbel(seeds: torch.Tensor, step: int, tokens: torch.Tensor) -> torch.Tensor:
     """Standard Gumbel noise (rows, k), float32, a pure function of seed (rows, 1), step and token id (k,) or (rows, k).
 
-    The 64-bit mixer is splitmix64's: whole-number arithmetic, hence the same on every device, with no state to carry.
+    The 64-bit mixer is that of splitmix64: integer arithmetic, hence identical on every device, with no state to carry.
     """
     x = seeds + _signed(0x9E3779B97F4A7C15) * (step + 1) + _signed(0xD1342543DE82EF95) * (tokens + 1)
     x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
@@ -93,5 +93,5 @@ def _signed(constant: int) -> torch.Tensor:
 
 
 def _shift(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """A right shift that fills with zeros; torch's own repeats the sign."""
+    """A right shift that fills with zeros; torch's own shift repeats the sign bit."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)

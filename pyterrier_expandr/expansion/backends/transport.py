@@ -1,4 +1,4 @@
-"""The HTTP client of `OpenAIBackend`: answers of bounded size, from the server that was named and from no other."""
+"""The HTTP client of `OpenAIBackend`: accepts answers of bounded size, and only from the server that was named."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from collections.abc import AsyncIterator
 from functools import lru_cache
 from typing import Any
 
-#: bytes of an answer, after decompression, beyond which it is given up; a text of 100,000 tokens has less than one MiB
+#: maximum size of an answer in bytes, after decompression; a text of 100,000 tokens has less than one MiB
 LARGEST_ANSWER = 16 * 2**20
 
-#: redirects that one request may follow
+#: maximum number of redirects that a request may follow
 MOST_REDIRECTS = 5
 
 
 class UnusableAnswer(ValueError):
-    """What a server sent is no answer that can be read; asking again would not help."""
+    """The server's answer cannot be read, and asking again would not help."""
 
 
 @lru_cache(maxsize=1)
 def bounded_client() -> type[Any]:
-    """The class of the client, a subclass of the one that the installed openai brings."""
+    """The class of the client, a subclass of the one in the installed openai package."""
     import openai
 
     class BoundedClient(openai.DefaultAsyncHttpxClient):  # type: ignore[misc, unused-ignore]
-        """Reads at most `LARGEST_ANSWER` bytes of an answer and follows redirects within one host and port."""
+        """Reads at most `LARGEST_ANSWER` bytes of an answer and follows redirects only within one host and port."""
 
         async def send(self, request: Any, **options: Any) -> Any:
-            """The answer to `request`, read whole; `UnusableAnswer` where it is too large or from elsewhere."""
-            # Asked for as it is: a decompressor may make gigabytes of one piece that it is given.
+            """The answer to `request`, read completely; `UnusableAnswer` if it is too large or from another server."""
+            # Ask for uncompressed data: a decompressor may turn a single piece into gigabytes.
             request.headers["Accept-Encoding"] = "identity"
             for _ in range(MOST_REDIRECTS + 1):
                 answer = await super().send(request, **options | {"stream": True, "follow_redirects": False})
@@ -71,7 +71,7 @@ async def _read(answer: Any) -> Any:
 
 
 async def _decompressed(answer: Any) -> AsyncIterator[bytes]:
-    """The pieces of a body, none of them longer than a byte more than `LARGEST_ANSWER`."""
+    """The pieces of a body, each at most one byte longer than `LARGEST_ANSWER`."""
     encoding = answer.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", "deflate"):
         raise UnusableAnswer(f"an answer compressed as {encoding[:40]!r}, which was not asked for")

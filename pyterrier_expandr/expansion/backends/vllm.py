@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     from vllm import LLM, SamplingParams
 
-#: samples that the engine holds at once; it decides by itself how many of them it decodes together
+#: number of samples given to the engine at once; it decides how many of them it decodes together
 WINDOW = 4096
 
-#: how long an engine may take to end by itself
+#: seconds that an engine may take to shut down by itself
 STOP_SECONDS = 30
 
-#: the ranks that vLLM has room for
+#: the LoRA ranks that vLLM supports
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -35,29 +35,29 @@ class VLLMBackend(Backend):
     """Generates with vLLM in this process.
 
     Prompts and texts are those of `HuggingFaceBackend`: rendered by the model's chat template, exactly one
-    begin-of-sequence token, spelled control tokens as plain text, no sampler but `Sampling`. All samples of all
-    requests are in one queue, whatever their temperatures and lengths; the engine reads a prompt once for all its
-    samples. Each sample has a seed of its own. The same requests give the same texts again; a text may change with what
-    is decoded beside it, because vLLM's kernels round differently in batches of another size.
-
-    The engine starts on first use, in processes of its own, and holds its memory until `close()` or the end of a `with`
+    begin-of-sequence token, control tokens in messages read as plain text, and sampling by `Sampling` alone. All
+    samples of all requests are in one queue, whatever their temperatures and lengths; the engine reads a prompt once
+    for all its samples. Each sample has its own seed. The same requests give the same texts again, but a text may
+    depend on what is decoded with it, because vLLM's kernels round differently in batches of different sizes.
+    The engine starts on first use, in separate processes, and holds its memory until `close()` or the end of a `with`
     block. A script that uses it needs `if __name__ == "__main__":`.
 
     Args:
         model: a hub name or a folder.
         adapter: the folder of a LoRA adapter, applied without merging.
-        dtype: "float32", "bfloat16", "float16"; None takes what vLLM chooses for the model and device.
+        dtype: "float32", "bfloat16", "float16"; None lets vLLM choose for the model and device.
         revision: the model's revision on the hub.
         trust_remote_code: run Python code that comes with the model.
-        tensor_parallel_size: GPUs that share the model.
-        gpu_memory_utilization: share of each GPU's memory that the engine takes.
-        max_model_len: tokens of prompt and text together; None takes the model's own context. Less saves memory.
-        options: more arguments of `vllm.LLM`, e.g. `{"quantization": "fp8"}`; they are part of the cache's address.
+        tensor_parallel_size: number of GPUs that share the model.
+        gpu_memory_utilization: fraction of each GPU's memory that the engine takes.
+        max_model_len: maximum number of tokens of prompt and text together; None uses the model's own context. A
+            smaller value saves memory.
+        options: more arguments of `vllm.LLM`, e.g. `{"quantization": "fp8"}`; they are part of the cache address.
 
     Raises:
-        ValueError: a folder that holds no model, or no adapter (at once); the engine does not start, e.g. because the
-            model does not fit into the memory; a prompt that with `max_new_tokens` exceeds the context.
-        ImportError: vLLM is missing (at first use).
+        ValueError: a folder contains no model or no adapter (immediately); the engine does not start, e.g. because the
+            model does not fit into memory; a prompt and `max_new_tokens` together exceed the context.
+        ImportError: vLLM is missing (on first use).
 
     Example:
         >>> backend = VLLMBackend("Qwen/Qwen2.5-7B-Instruct", max_model_len=2048)
@@ -80,7 +80,7 @@ class VLLMBackend(Backend):
         max_model_len: int | None = None,
         options: dict[str, Any] | None = None,
     ) -> None:
-        # Names, folders, prompts and tokens mean the same in both backends; this one never loads its weights.
+        # Names, folders, prompts and tokens mean the same in both backends; this helper never loads its weights.
         self._prompts = HuggingFaceBackend(
             model, adapter=adapter, revision=revision, trust_remote_code=trust_remote_code, device="cpu"
         )
@@ -94,7 +94,7 @@ class VLLMBackend(Backend):
         self._numbers = count()
 
     def fingerprint(self) -> dict[str, Any]:
-        """Model, its content or commit, adapter, dtype and further options."""
+        """Model, the hash of its files or its commit, adapter, dtype and further options."""
         options = {} if self.options is None else {"options": self.options}
         adapted = {} if self.adapter is None else {"adapter": model_fingerprint(self.adapter)}
         model = model_fingerprint(self._prompts.place, self.revision)
@@ -102,11 +102,11 @@ class VLLMBackend(Backend):
 
     @property
     def context_length(self) -> int | None:  # type: ignore[override]
-        """Tokens of prompt and text together: `max_model_len`, or what the model's configuration says."""
+        """Maximum tokens of prompt and text together: `max_model_len`, or the value in the model's configuration."""
         return self.max_model_len or self._prompts.context_length
 
     def template_variables(self, thinking: bool = False) -> dict[str, Any]:
-        """What the model's chat template is told besides the messages, see `templates.template_variables`."""
+        """The variables of the model's chat template besides the messages, see `templates.template_variables`."""
         return self._prompts.template_variables(thinking)
 
     def rendered_prompt(self, messages: Sequence[Message], thinking: bool = False) -> str:
@@ -118,11 +118,11 @@ class VLLMBackend(Backend):
         return self._prompts.prompt_ids(messages, thinking)
 
     def prompt_tokens(self, messages: Sequence[Message], thinking: bool = False) -> int:
-        """Tokens of the rendered prompt."""
+        """Number of tokens of the rendered prompt."""
         return len(self.prompt_ids(messages, thinking))
 
     def load(self) -> LLM:
-        """The engine, started when first asked for."""
+        """The engine, started on first use."""
         if self._llm is None:
             try:
                 from vllm import LLM
@@ -163,18 +163,18 @@ class VLLMBackend(Backend):
         if self._llm is not None:
             self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
-            for process in self._processes:  # its memory is free when it is gone, and not before
+            for process in self._processes:  # its memory is only free once the process is gone
                 process.join(STOP_SECONDS)
                 if process.is_alive():
                     process.kill()
                     process.join()
 
     def stream(self, requests: Sequence[Request]) -> Stream:
-        """Yield `(index, one Generation per sample)` as they are ready."""
+        """Yield `(index, one Generation per sample)` as they become ready."""
         yield from complete(requests, self._samples(requests))
 
     def _samples(self, requests: Sequence[Request]) -> Generator[tuple[int, int, Generation], None, None]:
-        """Each `(index of the request, sample, text)` as it is ready; what is given up midway leaves the engine."""
+        """Yield `(index of the request, sample, text)` once ready; stopping midway makes the engine drop the rest."""
         if not requests:
             return
         prompts = self._checked_prompts(requests)
@@ -200,7 +200,7 @@ class VLLMBackend(Backend):
             ) from error
         finally:
             if running and self._llm is not None:
-                with suppress(Exception):  # Ctrl-C reaches the engine too, which may be gone before this
+                with suppress(Exception):  # Ctrl-C reaches the engine too, which may exit before this
                     engine.abort_request(list(running))
 
     def _checked_prompts(self, requests: Sequence[Request]) -> dict[tuple[Any, ...], list[int]]:
@@ -224,7 +224,7 @@ class VLLMBackend(Backend):
         if output.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"a text ended with {output.finish_reason!r}")
         truncated = output.finish_reason == "length"
-        # Decoded as HuggingFaceBackend does: the engine's own decoding, token by token, drops an unfinished character.
+        # Decoded as in HuggingFaceBackend: the engine's own token-by-token decoding drops an unfinished character.
         ids = list(output.token_ids)
         return Generation(self._prompts.text_of(ids if truncated else ids[:-1]), truncated)
 
@@ -233,9 +233,9 @@ class VLLMBackend(Backend):
 
 
 def _wake_at_death(llm: LLM, processes: list[BaseProcess]) -> None:
-    """Let `step` fail when a process of the engine is killed: vLLM's client waits for ever for what it would send."""
+    """Make `step` fail if a process of the engine is killed; otherwise vLLM's client would wait for it forever."""
     outputs = getattr(llm.llm_engine.engine_core, "outputs_queue", None)
-    if outputs is None or not processes:  # the engine is no process of its own
+    if outputs is None or not processes:  # the engine has no process of its own
         return
 
     def watch() -> None:

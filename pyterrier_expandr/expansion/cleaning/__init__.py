@@ -1,10 +1,10 @@
-"""Texts as an LLM wrote them in, passages out: what a chat model puts around a passage is taken off.
+"""Texts as an LLM wrote them in, passages out: what a chat model adds around a passage is removed.
 
-In: one text, and the prompt where it is known. Out: the passage in it, never more than the text had. One file for each
-kind: `markup` (templates, tags, fences, JSON), `echoes` (the prompt again), `preambles`, `endings` (offers, notes),
-`repetition`; `refusals` tells texts that hold no passage. `passage` puts them together. To touch: a phrase that is
-missed, with a line in tests/fixtures/cleaning_labelled.jsonl. Not to touch without a new `passage.CLEANING`: anything
-that changes a result.
+In: one text, and the prompt if it is known. Out: the passage in it, never more than the text contained. There is one
+file for each kind: `markup` (templates, tags, fences, JSON), `echoes` (the prompt repeated), `preambles`, `endings`
+(offers, notes), `repetition`; `refusals` recognises texts without a passage. `passage` combines them. Meant to be
+changed: the phrases, adding missed ones together with a line in tests/fixtures/cleaning_labelled.jsonl. Anything that
+changes a result needs a new `passage.CLEANING`.
 """
 
 from ...common.lazy import lazy_names

@@ -1,5 +1,5 @@
-"""Takes off what a chat model says after the passage: offers of more help, hopes, notes on its own text."""
-# ruff: noqa: RUF001  typographic quotes and full-width marks are what models write
+"""Removes what a chat model says after the passage: offers of more help, good wishes, notes on its own text."""
+# ruff: noqa: RUF001  models write typographic quotes and full-width marks
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import re
 
 from .phrases import phrases
 
-#: longest ending that is looked for, in characters
+#: maximum length of an ending, in characters
 LONGEST = 400
 
-# The rest of a sentence; in what somebody "said" or "wrote" it is a quotation.
+# The rest of a sentence; if somebody "said" or "wrote" it, it is a quotation.
 _ANY = r"(?:(?!,[^\n,]{0,30}\b(?:said|says|asked|asks|wrote|writes|replied|sang|sings)\b)[^\n.!?]){0,120}"
 _SOME = r"[^\n。！？]{0,40}"
 _MORE = "(?:any|more|further|additional|other|another|anything|something)"
@@ -18,7 +18,7 @@ _PRODUCT = "(?:passage|paragraph|answer|response|text|explanation|information|ov
 _HESITATE = "(?:feel free|don't hesitate|do not hesitate) to (?:ask|let me know|reach out|contact me)"
 _ASK_ME = f"(?:please )?(?:let me know|{_HESITATE}|just ask|ask me)(?: me)?"
 
-# Only what a writer says to a reader: a passage that quotes one of these goes on, or has quotation marks around it.
+# Only what a writer says to a reader: a passage that quotes one goes on after it or puts it in quotes.
 _ENGLISH = phrases(rf"""
     (?:please )?let me know (?:if|whether|what|how|in case) (?:you(?:'d|'re|'ve)?|there|this|that|it|i)\b{_ANY}
     |{_ASK_ME}(?: (?:if|should|in case) you\b{_ANY}| {_MORE} questions?(?: (?:you|on|about)\b{_ANY})?
@@ -58,7 +58,7 @@ _OTHERS = phrases(rf"""
     |(?:この{_SOME}が)?(?:お役に立て(?:れ)?ば|参考になれば){_SOME}幸いです
     |{_SOME}(?:質問|ご不明な点|不明点){_SOME}(?:お知らせ|お聞かせ|お聞き|お尋ね|お問い合わせ|質問して)ください
 """)
-# A note counts where it is about the text itself, and says of it what only its writer would.
+# A note only counts if it is about the text itself and says something that only the writer of the text would say.
 _NOTE = phrases(rf"""
     (?:please )?note(?: that\b|\s*:)\W*(?:
     (?:i(?:'ve|'m| have| am| tried| kept| wrote)|as an? ai)\b[^\n]*
@@ -81,10 +81,10 @@ _LETTER = re.compile(
 
 
 def without_closing(text: str) -> str:
-    """`text` without offers, hopes and notes about itself at its end, such as "Let me know if you have questions!".
+    """`text` without offers, wishes and notes about itself at the end, such as "Let me know if you have questions!".
 
-    Only whole sentences and paragraphs that end the text are taken off. What a colon leads to is content, and so is the
-    end of a letter.
+    Only whole sentences and paragraphs at the end of the text are removed. Text that a colon introduces is content, and
+    so is the closing of a letter.
 
     Example:
         >>> without_closing("The sky is blue.\\n\\n(Note: This passage is a general overview.)")
@@ -100,7 +100,7 @@ def without_closing(text: str) -> str:
 
 
 def _before_closing(text: str) -> str | None:
-    """What comes before the last closing sentences or paragraph, None where there are none."""
+    """The text before the last closing sentences or paragraph, or None if there are none."""
     for boundary in _BOUNDARY.finditer(text, max(0, len(text) - LONGEST)):
         head = text[: boundary.start()].rstrip()
         if _ENDING.fullmatch(text, boundary.end()) and re.search(r"\w", head) and head[-1] not in ":：":

@@ -1,5 +1,5 @@
-"""Takes off what is not a text: leftovers of chat templates, tags, a code fence or a JSON object around the passage."""
-# ruff: noqa: RUF001  full-width marks are what models write
+"""Removes what is not text: leftovers of chat templates, and tags, a code fence or a JSON object around the passage."""
+# ruff: noqa: RUF001  models write full-width marks
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import re
 
 _TOKEN = r"(?:<\|[a-z_]{1,24}\|>|</?s>|<(?:bos|eos)>|<(?:start|end)_of_turn>|<</?SYS>>|\[/INST\])"
-# What goes on in a small letter is about the token or tag ("[INST] and [/INST] enclose an instruction").
+# If a lower-case letter follows, the text is about the token or tag ("[INST] and [/INST] enclose an instruction").
 _NEW_SENTENCE = r"(?:\s*\n\s*|[ \t]*(?-i:(?![a-z\s])))"
 _BEFORE = re.compile(
     rf"""\s*+(?:
@@ -34,7 +34,8 @@ _FENCE = re.compile(r"```[ \t]*(|text|txt|plain|plaintext|markdown|md|passage|js
 _PROSE = re.compile(r"\w[\"”’»)*_]*(?:[.!?…](?:\s|\Z|[\"”’»)*_])|[。！？])")
 _CODE_LINE = re.compile(r"[;{}=][ \t]*$", re.MULTILINE)
 
-#: keys of a JSON object that name the passage, alone or as a part ("generated_passage"), and those that repeat the task
+#: keys of a JSON object that name the passage, alone or as part of a key ("generated_passage"), and keys that repeat
+#: the task
 _PASSAGE_KEY = re.compile(
     r"passage|paragraph|answer|response|text|output|document|result|content|expansion|explanation|summary"
     r"|r[ée]ponse|respuesta|resposta|pasaje|passagem|antwort|段落|回答|答案|文章|内容",
@@ -44,7 +45,7 @@ _TASK_KEY = re.compile(r"(?:query|question|title|prompt|topic)", re.IGNORECASE)
 
 
 def without_markup(text: str) -> str:
-    """`text` without leftovers of a chat template at its beginning and end; further turns of the chat go too.
+    """`text` without leftovers of a chat template at its beginning and end; further chat turns are removed too.
 
     Example:
         >>> without_markup("<|im_start|>assistant\\nThe sky is blue.<|im_end|>")
@@ -53,13 +54,13 @@ def without_markup(text: str) -> str:
     start = _BEFORE.match(text)
     if start and re.search(r"\w", text[start.end() :]):
         text = text[start.end() :]
-    # Only the first token counts: what comes after another is about templates.
+    # Only the first token counts: if another one came before, the text is about templates.
     token = _TEMPLATE_TOKEN.search(text)
     return text[: token.start()].rstrip() if token and _ends_here(text, token) else text
 
 
 def _ends_here(text: str, token: re.Match[str]) -> bool:
-    """Whether the passage ends before this token; prose about templates has it inside a phrase."""
+    """Whether the passage ends before this token; prose about templates has such tokens inside a phrase."""
     before = text[: token.start()]
     attached = bool(before) and not before[-1].isspace()
     ends = _END.fullmatch(token[0]) and _NOTHING.match(text, token.end())
@@ -73,7 +74,7 @@ def _is_finished(text: str) -> bool:
 
 
 def without_wrapping(text: str) -> str:
-    """The text inside a tag, a code fence or a JSON object that encloses all of `text`, or `text` itself.
+    """The text inside a tag, a code fence or a JSON object that encloses all of `text`, else `text` itself.
 
     Example:
         >>> without_wrapping('{"answer": "The sky is blue."}')
@@ -86,7 +87,7 @@ def without_wrapping(text: str) -> str:
 
 
 def _inside_tag(text: str) -> str | None:
-    """The inside of `<passage>...</passage>`, also where one of both is missing; other tags of the kind are content."""
+    """The inside of `<passage>...</passage>`, even if one of the two is missing; other tags like it are content."""
     tags = list(_TAG.finditer(text))
     opened = bool(tags) and tags[0].start() == 0 and not tags[0][1]
     closed = bool(tags) and tags[-1].end() == len(text) and bool(tags[-1][1])
@@ -101,7 +102,7 @@ def _inside_tag(text: str) -> str | None:
 
 
 def _inside_fence(text: str) -> str | None:
-    """The prose inside one fence around all of `text`, or after one that never closes; code stays in its fence."""
+    """The prose inside one fence around all of `text`, or after one that is never closed; code keeps its fence."""
     fence = _FENCE.match(text)
     if not fence:
         return None
@@ -112,7 +113,7 @@ def _inside_fence(text: str) -> str | None:
 
 
 def _inside_json(text: str) -> str | None:
-    """The one text of a JSON object, by a key that names it; numbers beside it, and the task again, do not count."""
+    """The only text of a JSON object, under a key that names it; numbers and a repetition of the task are ignored."""
     if not text.lstrip().startswith("{"):
         return None
     try:
@@ -125,7 +126,7 @@ def _inside_json(text: str) -> str | None:
             or any(isinstance(v, list | dict) for v in found.values())
         ):
             return None
-        found[texts[0]].encode()  # half a surrogate pair is not a text
+        found[texts[0]].encode()  # half a surrogate pair is not text
     except (ValueError, RecursionError):
         return None
     return str(found[texts[0]])

@@ -1,4 +1,4 @@
-"""All steps of cleaning together: from a text as it was written to the passage in it."""
+"""All cleaning steps together: from a text as the model wrote it to the passage in it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from .preambles import strip_preamble
 from .refusals import is_refusal
 from .repetition import without_repetition
 
-#: The name of this cleaning, recorded with every result; a change of what it gives needs a new number.
+#: The name of this cleaning, recorded with every result; if its output changes, it needs a new number.
 CLEANING = "clean_passage/1"
 
-#: What systems were recorded with before: introductions are taken off, nothing else, and refusals stay.
+#: The cleaning recorded for earlier systems: only introductions are removed, and refusals are kept.
 OLDER_CLEANING = "strip_preamble"
 
 
 def clean_passage(text: str, prompt: str | None = None) -> str:
-    """The passage in `text`, without what a chat model puts around it.
+    """The passage in `text`, without what a chat model adds around it.
 
-    Taken off: leftovers of the chat template, the prompt repeated, introductions (see `strip_preamble`), tags and a
-    code fence around all of it, a JSON object with one text, closing offers and notes about the text itself, and the
-    copies of sentences that a model repeated until its limit. Nothing is ever added, and a text that holds nothing else
-    comes back exactly as it was. Applying it twice gives the same as once.
+    Removed are: leftovers of the chat template, a repetition of the prompt, introductions (see `strip_preamble`), tags
+    or a code fence around the whole text, a JSON object with a single text, closing offers and notes about the text
+    itself, and the copies of sentences that a model repeated up to its limit. Nothing is ever added, and a text without
+    any of these is returned exactly as it was. Applying it twice gives the same as applying it once.
 
     Args:
         text: what the model wrote.
-        prompt: the user message that it answered; without it the named prompts are looked for.
+        prompt: the user message that it answered; without it, the named prompts are looked for.
 
     Example:
         >>> clean_passage("Sure!\\n\\n<passage>The sky is blue.</passage>\\n\\nLet me know if you have any questions!")
@@ -48,10 +48,10 @@ def _clean_once(text: str, prompt: str | None) -> str:
 
 
 def cleaning_name(clean: bool | str) -> str | None:
-    """The name of a cleaning as results record it: of `clean_passage` for True, None for False; a name stays.
+    """The name of a cleaning as recorded with results: of `clean_passage` for True, None for False, a name unchanged.
 
     Raises:
-        ValueError: a name of no cleaning of this release.
+        ValueError: the name is not a cleaning of this release.
 
     Example:
         >>> cleaning_name(True), cleaning_name(False), cleaning_name("strip_preamble")
@@ -68,7 +68,7 @@ def cleaning_name(clean: bool | str) -> str | None:
 
 
 def cleaning_record(cleaning: str | None, keep_refusals: bool) -> dict[str, Any]:
-    """What results record of a cleaning; only this one looks for refusals, and records of others stay as they were.
+    """What results record about a cleaning; refusals are only part of the current one, so older records stay the same.
 
     Example:
         >>> cleaning_record("strip_preamble", False)
@@ -80,13 +80,13 @@ def cleaning_record(cleaning: str | None, keep_refusals: bool) -> dict[str, Any]
 def passages_in(
     texts: Iterable[str], prompt: str | None = None, *, cleaning: str | None = CLEANING, keep_refusals: bool = False
 ) -> tuple[list[str], int]:
-    """The cleaned passages in `texts`, without blank ones, and the number of refusals that were left out.
+    """The cleaned passages in `texts`, without blank ones, and the number of refusals that were dropped.
 
     Args:
         texts: what the model wrote.
         prompt: see `clean_passage`.
-        cleaning: a name from `cleaning_name`; under another name than this cleaning's, refusals stay.
-        keep_refusals: leave nothing out but blank texts.
+        cleaning: a name from `cleaning_name`; with any name other than the current one, refusals are kept.
+        keep_refusals: drop only blank texts.
 
     Example:
         >>> passages_in(["Answer: Air scatters light.", " ", "I'm sorry, but I can't help with that."])

@@ -1,13 +1,13 @@
-"""How the lists of phrases in this room are written: as one reads them."""
-# ruff: noqa: RUF001  typographic apostrophes are what models write
+"""How the lists of phrases in this package are written: in readable form."""
+# ruff: noqa: RUF001  models write typographic apostrophes
 
 from __future__ import annotations
 
 
 def phrases(written: str) -> str:
-    """The regular expression that `written` stands for, as a group: line breaks are for the reader alone.
+    """The regular expression that `written` stands for, as a group; line breaks are only for readability.
 
-    A space stands for white space of any length, and an apostrophe for the typographic one too.
+    A space stands for white space of any length, and an apostrophe also for the typographic one.
 
     Example:
         >>> phrases("let me know|feel free")

@@ -1,11 +1,11 @@
-"""Takes off the introduction that a chat model puts before the passage it was asked for (paper, appendix A.2)."""
-# ruff: noqa: RUF001  typographic quotes, dashes and full-width colons are what models write
+"""Removes the introduction that a chat model puts before the requested passage (paper, appendix A.2)."""
+# ruff: noqa: RUF001  models write typographic quotes, dashes and full-width colons
 
 from __future__ import annotations
 
 import re
 
-#: longest introduction that is looked for, in characters: beyond that it is prose
+#: maximum length of an introduction, in characters: anything longer is prose
 LONGEST = 400
 
 # What a chat model calls its own text. A colon after any other noun belongs to the passage.
@@ -17,7 +17,7 @@ _NOUN = (
     r"|antwort|abschnitt|passus|absatz|erkl[äa]rung|zusammenfassung|risposta|passaggio|brano"
     r"|passagem|par[áa]grafo|resposta|trecho|explica[çc][ãa]o|resumo)"
 )
-# As a bare label ("Answer:") only what names the thing that was asked for: "Texts:" opens prose as well.
+# As a bare label ("Answer:"), only the name of what was asked for counts: "Texts:" also opens prose.
 _LABEL = (
     r"(?:passage|paragraph|answer|response|reply|explanation|summary"
     r"|r[ée]ponse|paragraphe|pasaje|p[áa]rrafo|respuesta|antwort|abschnitt|risposta|passaggio|brano"
@@ -27,11 +27,12 @@ _LIST_LABEL = r"(?:key\s?words|rewritten\s+(?:question|query))"
 _ADJECTIVE = r"(?:(?:the|my|a|an|generated|relevant|sample|final|hypothetical|possible|suggested|short|brief)\s+)*"
 _TASK = r"(?:questions?|quer(?:y|ies)|request|prompt|claim|topic)"
 _QUOTED = r"(?:\"[^\"\n]*\"|“[^”\n]*”|(?<!\w)'[^'\n]*'(?!\w)|«[^»\n]*»)"
-# The inside of one sentence: a quoted question may have any marks, the rest neither a colon nor a sentence's end.
+# The inside of one sentence: a quoted question may contain any marks, the rest neither a colon nor the end of a
+# sentence.
 _REST = rf"(?:{_QUOTED}|[^\n:：.!?]|[.?!](?=[\w\"”»]))*?"
 _CLOSE = r"[*_\"”»」』`']*"
 _COLON = rf"\s*{_CLOSE}\s*[:：]"
-# What goes on in a small letter after a bare label is a title and what it means ("Answer: a film of 1994").
+# A lower-case letter after a bare label makes it a title with its explanation ("Answer: a film of 1994").
 _NO_GLOSS = r"(?![ \t]*(?-i:[a-zà-ÿ]))"
 # "... the question: why is the sky blue?" on the same line repeats the task and belongs to the introduction.
 _ASKED = rf"(?:(?:(?<=question:)|(?<=query:))[ \t]*[*_\"“«]*[^\n]{{1,250}}\?{_CLOSE}[ \t]*(?=\n))?"
@@ -65,9 +66,10 @@ _OPENER = (
     r"|(?:nachfolgend|im\s+folgenden|unten)\s+(?:ist|steht|finde(?:st\s+du|n\s+sie)))"
 )
 _WORDS = r"(?:\s+[\w'’-]+,?){0,6}?\s+"
-# A text "der Hymne:" or "que firmó Bolívar:" may follow on the same line; one that answers the question is our passage.
+# A text "der Hymne:" or "que firmó Bolívar:" may follow on the same line; one that answers the question is the passage
+# itself.
 _LEADS_TO_A_PASSAGE = rf"(?=[^\n:：]*(?:[:：]{_CLOSE}[ \t]*\n|\b(?:frage|question|pregunta|pergunta|domanda)\b))"
-# How a sentence about "a passage" goes on when it introduces one, and not when it is prose ("the answer he gave").
+# How a sentence about "a passage" continues if it introduces one, as opposed to prose ("the answer he gave").
 _TAIL = (
     r"(?:\s+(?:of\s+text|below))?"
     r"(?:,?\s+(?:to|for|from|about|on|with|regarding|concerning|based|written|rewritten|responding|related|covering"
@@ -81,7 +83,7 @@ _TAIL = (
 _OF = rf"(?:\s+of\b{_REST})?"
 _VERB = r"(?:answers?|address(?:es)?|explains?|discuss(?:es)?|describes?|provides?|responds?|summari[sz]es?)"
 
-# Chinese and Japanese put the noun last. A colon on the same line may lead to what the noun is about.
+# Chinese and Japanese put the noun last. A colon on the same line may introduce what the noun is about.
 _CHINESE = r"""
       (?:以下|下面|这里?)(?:就?是|为)[^\n。！？:：]{0,60}?
       (?:段落|回答|答案|答复|解答|文章|文字|文本|短文|内容|介绍|说明|解释|段话)[^\n。！？:：]{0,20}(?:[:：]|。)(?=\s*\n)
@@ -128,17 +130,17 @@ _INTRODUCTION = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-# A label that stands alone on its line needs no colon: a heading, bold, or a line before an empty one.
+# A label alone on its line needs no colon: a heading, bold, or a line before an empty one.
 _LINE = re.compile(
     rf"(?:[ \t]*+[>#*_]++[ \t>#*_]*+{_ADJECTIVE}(?:{_LABEL}|{_LIST_LABEL})[ \t]*[*_]*[ \t]*\n"
     rf"|(?:{_LABEL}|{_LIST_LABEL})[ \t]*\n[ \t]*(?=\n))",
     re.IGNORECASE,
 )
-# An interjection that is a sentence of its own; before a small letter it is a name ("Certainly! is an album").
+# An interjection that is a sentence of its own; before a lower-case letter it is a name ("Certainly! is an album").
 _INTERJECTION = re.compile(
     rf"(?:{_POLITE}\s*(?:[!.！。]+|[,:，：](?=[ \t]*\n))(?:\s*\n\s*|\s+(?-i:(?![a-zà-ÿ])))|{_HELP})+", re.IGNORECASE
 )
-# Marks that may stand before an introduction, and rules that may stand after it.
+# Marks that may come before an introduction, and rules that may come after it.
 _MARKS = re.compile(r"[\s>#*_`~\"“”„«「『'‘¡]*")
 _AFTER = re.compile(r"(?:\s*(?:-{3,}|\*{3,}|_{3,}|={3,})[ \t]*(?=\n))*\s*")
 _CLOSING = {"“": "”", "„": "“", "«": "»", "‘": "’", "「": "」", "『": "』"}
@@ -147,9 +149,9 @@ _CLOSING = {"“": "”", "„": "“", "«": "»", "‘": "’", "「": "」", 
 def strip_preamble(text: str) -> str:
     """`text` without a leading introduction such as "Here is a passage that answers the question:" or "**Passage:**".
 
-    Only a sentence or label at the very beginning is removed, in any letter case, with Markdown, quotes and full-width
-    colons around it; never anything in the middle. A text that would be left without a word, and a text without an
-    introduction, comes back exactly as it was. Applying it twice gives the same as once.
+    Only a sentence or label at the very beginning is removed, in any letter case, including surrounding Markdown,
+    quotes and full-width colons; never anything in the middle. A text without an introduction, or one that would be
+    left without a word, is returned exactly as it was. Applying it twice gives the same as applying it once.
 
     Example:
         >>> strip_preamble("Sure! Here's a passage about the sky:\\n\\nThe sky is blue because ...")
@@ -163,7 +165,7 @@ def strip_preamble(text: str) -> str:
 
 
 def _strip_once(text: str) -> str | None:
-    """What follows the first introduction, or None if there is none."""
+    """The text after the first introduction, or None if there is none."""
     start = _MARKS.match(text).end()  # type: ignore[union-attr]  # the pattern matches the empty string too
     head = text[: start + LONGEST]
     label = _LINE.match(head, len(text) - len(text.lstrip()))
@@ -177,7 +179,7 @@ def _strip_once(text: str) -> str | None:
 
 
 def _without_closing(rest: str, opening: str) -> str:
-    """`rest` without the marks that close those which stood open before the introduction."""
+    """`rest` without the marks that close those opened before the introduction."""
     closing = "".join(_CLOSING.get(mark, mark) for mark in reversed(opening))
     trimmed = rest.lstrip(" \t")
     return trimmed[len(closing) :] if closing and trimmed.startswith(closing) else rest

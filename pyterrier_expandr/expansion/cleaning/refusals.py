@@ -1,5 +1,5 @@
-"""Tells texts that hold no passage: a refusal, or the offer to answer a question that was asked already."""
-# ruff: noqa: RUF001  typographic quotes and full-width marks are what models write
+"""Recognises texts without a passage: a refusal, or an offer to answer a question that was already asked."""
+# ruff: noqa: RUF001  models write typographic quotes and full-width marks
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from .phrases import phrases
 from .sentences import sentences
 
-#: a longer text says something else as well
+#: maximum length of a refusal: a longer text also says something else
 LONGEST = 700
 
 _AI = r"""as an? (?:ai|artificial intelligence|large language model|language model)(?: language)?
@@ -18,7 +18,7 @@ _SORRY = r"""(?:(?:i'm|i am) (?:(?:very|really|so|truly|deeply) )?(?:sorry|afrai
     |thank you for[^,.!]{0,40})"""
 _CANNOT = """(?:cannot|can not|can't|will not|won't(?: be able)?|must (?:respectfully )?decline|do not have|don't have
     |(?:am|'m) (?:not able|unable|not programmed|not capable|not comfortable))"""
-# What an assistant is asked for. A song may say that it cannot live without you.
+# What an assistant is asked for. By contrast, a song may say that it cannot live without you.
 _HELP = r"""(?:(?:to )?(?:provide|assist|help (?:you|with)|answer|fulfil?l|comply|create|generate|write|give
     |offer|engage|discuss|complete|access|browse|produce|share|recommend|predict|support|respond|process
     |do (?:that|this)|satisfy|verify|determine|confirm|find|identify|advise|speculate|perform|make|suggest|promote
@@ -51,7 +51,7 @@ _REFUSES = re.compile(
     """),
     re.IGNORECASE,
 )
-# A refusal goes on between the writer and the reader, or says why it is one ...
+# A refusal continues between the writer and the reader, or gives its reason ...
 _BETWEEN_US = re.compile(
     phrases(r"""
     \b(?:I|I'm|I'd|I've|I'll|my)\b
@@ -61,7 +61,7 @@ _BETWEEN_US = re.compile(
     |我|您|你|ください|お手伝い|私
     """)
 )
-# ... and brings no content: no report of what is so, no list, no speech that is quoted.
+# ... and has no content: no statement of facts, no list, no quoted speech.
 _CONTENT = re.compile(
     phrases(r"""
     \b(?:tell|say|explain|note|inform|add)\b[^.]{0,16}\bthat\b|[:：;；](?=\s*\S)|\bhere(?:'s| is| are)\b
@@ -70,7 +70,7 @@ _CONTENT = re.compile(
     """),
     re.IGNORECASE | re.MULTILINE,
 )
-# A sentence that says what the words before "is" are, such as a motto, is none of the assistant's.
+# A sentence that says what the words before "is" are, such as a motto, is not the assistant's own.
 _REST = r"(?:(?!\b(?:is|was)\b)[^.!?:]){0,160}"
 _OFFER = re.compile(
     phrases(rf"""
@@ -95,9 +95,9 @@ _HELLO = re.compile(
 
 
 def is_refusal(text: str) -> bool:
-    """Whether all of `text` refuses to answer, or only offers to, and so holds no passage.
+    """Whether all of `text` only refuses to answer, or only offers to answer, and so contains no passage.
 
-    A text that excuses itself and then says something of the matter is a passage.
+    A text that apologises and then says something about the matter is a passage.
 
     Example:
         >>> is_refusal("I'm sorry, but I can't help with that.")

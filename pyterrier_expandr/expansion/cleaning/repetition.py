@@ -1,20 +1,20 @@
-"""Takes off what a model repeats, sentence by sentence, until it reaches its limit."""
+"""Removes what a model repeats, sentence by sentence, until it reaches its limit."""
 
 from __future__ import annotations
 
 from .sentences import sentences
 
-#: longest loop that is looked for, in sentences
+#: maximum length of a loop, in sentences
 PERIOD = 4
 
-#: what is taken off has at least so many characters: three short cries, or a refrain, are style
+#: minimum number of characters to remove: three short exclamations, or a refrain, are style
 LEAST = 150
 
 
 def without_repetition(text: str) -> str:
-    """`text` up to the first copy of the one to four sentences that it repeats three times or more until its end.
+    """`text` up to the first copy of the one to four sentences that it repeats at least three times until its end.
 
-    A last copy that is cut off goes too.
+    A last copy that is cut off is removed too.
 
     Example:
         >>> without_repetition("Air scatters light. " + "The sky is blue for this reason alone. " * 7 + "The sky is")
@@ -24,10 +24,10 @@ def without_repetition(text: str) -> str:
     partial = found.pop().words if found and not found[-1].finished else ""
     words = [sentence.words for sentence in found]
     for period in range(1, PERIOD + 1):
-        repeated = 0  # sentences at the end, each equal to the one that stands `period` before it
+        repeated = 0  # number of sentences at the end that each equal the one `period` before
         while repeated + period < len(words) and words[-1 - repeated] == words[-1 - repeated - period]:
             repeated += 1
-        # Two whole loops beside the first; an unfinished sentence must go on with the loop.
+        # Two whole loops in addition to the first; an unfinished sentence must continue the loop.
         if repeated >= 2 * period and words[-period].startswith(partial):
             end = found[len(found) - repeated - 1].end
             return text[:end] if len(text) - end >= LEAST else text

@@ -1,5 +1,5 @@
-"""Where the sentences of a text stand, in scripts with and without spaces."""
-# ruff: noqa: RUF001  full-width marks are what models write
+"""Splits a text into sentences, in scripts with and without spaces."""
+# ruff: noqa: RUF001  models write full-width marks
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Sentence(NamedTuple):
 
 
 def sentences(text: str) -> list[Sentence]:
-    """The sentences and lines of `text` in order, without those that have no word; only the last can be unfinished.
+    """The sentences and lines of `text` in order, skipping those without a word; only the last can be unfinished.
 
     Example:
         >>> [s.words for s in sentences("It is blue. Why?\\nAir  scatters")]

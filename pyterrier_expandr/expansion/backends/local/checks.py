@@ -1,4 +1,4 @@
-"""What can be refused about a language model before it is opened."""
+"""Checks that reject a language model before it is opened."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ....common.fingerprint import gguf_file
 
 
 def check_place(name: str, place: str, adapter: str | Path | None) -> None:
-    """Raise ValueError where `place`, named `name`, or `adapter` is a folder or file without a model or adapter in it.
+    """Raise ValueError if `place`, named `name`, or `adapter` is a folder or file without a model or adapter in it.
 
     Example:
         >>> check_place("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-0.5B-Instruct", None)
@@ -33,7 +33,7 @@ def check_place(name: str, place: str, adapter: str | Path | None) -> None:
 
 
 def refuse_encoder_decoder(name: str, config: dict[str, Any]) -> None:
-    """Raise ValueError where `config`, a model's configuration, is that of an encoder-decoder model.
+    """Raise ValueError if `config`, a model's configuration, is that of an encoder-decoder model.
 
     Example:
         >>> refuse_encoder_decoder("tiny", {"model_type": "llama"})

@@ -1,4 +1,4 @@
-"""Control tokens: those that a message spells out do not act, and of those that a model writes the marks stay."""
+"""Control tokens: inactive when spelled out in a message; in generated text, only reasoning marks are kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def plain_control_tokens(text: str, tokens: list[str]) -> str:
-    """`text` with a space put into each spelling of a control token, so that a tokenizer reads it as ordinary text.
+    """`text` with a space inserted into each spelled-out control token, so that a tokenizer reads it as ordinary text.
 
     Example:
         >>> plain_control_tokens("what does <|eot_id|> mean", ["<|eot_id|>"])
@@ -29,7 +29,7 @@ def plain_control_tokens(text: str, tokens: list[str]) -> str:
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The control tokens of a model, as text."""
-    # Some models mark turns with added tokens that are not flagged special: those that the template itself writes.
+    # Some models mark turns with added tokens that are not flagged as special: those that the template itself writes.
     template = str(tokenizer.chat_template)
     control = [
         t.content
@@ -42,9 +42,9 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def visible_ids(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """`ids` without control tokens other than the marks of a thought; `ids` itself where no mark is a control token.
+    """`ids` without control tokens other than reasoning marks; `ids` itself if no mark is a control token.
 
-    Decoding drops control tokens. Where the marks are among them, the thought would run into the answer.
+    Decoding drops control tokens. If the marks were among them, the reasoning would run into the answer.
     """
     control = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     marks = {mark for pair in MARKS for mark in pair}

@@ -1,4 +1,4 @@
-"""Reading a prompt once for all its samples, for models whose state can be laid out for them."""
+"""Reading a prompt once for all its samples, for models whose state can be copied to each of them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-#: families of which transformers mixes the rows of a batch up: RWKV's step adds each row's state to every row
+#: model families for which transformers mixes up the rows of a batch: RWKV's step adds each row's state to every row
 ONE_BY_ONE = ("rwkv",)
 
 
 def shares_prefill(model: PreTrainedModel) -> bool:
-    """Whether all that `model` keeps of a prompt are keys and values, which can be copied from row to row.
+    """Whether `model` keeps only keys and values of a prompt, which can be copied from row to row.
 
-    Mamba, RWKV and their like keep a state of another kind, hybrids such as LFM2, Granite 4 and Qwen3-Next do in some
-    of their layers. transformers' cache cannot lay that out, and not every such layer masks padding.
+    Mamba, RWKV and similar models keep another kind of state, as do hybrids such as LFM2, Granite 4 and Qwen3-Next in
+    some of their layers. transformers' cache cannot copy that state, and not every such layer masks padding.
     """
     from transformers import DynamicCache
 
@@ -27,9 +27,9 @@ def shares_prefill(model: PreTrainedModel) -> bool:
 
 
 def prefill(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, place: torch.Tensor) -> Any:
-    """Keys and values of all prompt tokens but the last, once for each prompt, then laid out for the rows of `place`.
+    """Keys and values of all prompt tokens but the last, computed once per prompt, then copied to the rows of `place`.
 
-    None where prompts have a single token, so that there is nothing to share.
+    None if the prompts have a single token, so that there is nothing to share.
     """
     from transformers import DynamicCache
 

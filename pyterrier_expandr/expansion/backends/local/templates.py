@@ -1,4 +1,4 @@
-"""What a chat template is told besides the messages: whether the model is to think, and which day it is."""
+"""The variables of a chat template besides the messages: whether the model should think, and the date."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from jinja2 import Environment, TemplateError, meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 
-#: the day on which every prompt is written: the one that Llama 3.1's template names where it is told none
+#: the date used in every prompt: the default of Llama 3.1's template
 DATE = datetime(2024, 7, 26)
 
-#: variables that switch the thought on and off
+#: variables that switch reasoning on and off
 SWITCHES = ("enable_thinking", "thinking")
 
-#: text constants of a template that may be formats of a date; the rest could hold what ends a tag of the template
+#: string constants of a template that may be date formats; others could contain the end of a template tag
 _FORMAT = re.compile(r"[^{}\n]*%[^{}\n]*")
 
 
 def template_variables(template: str, thinking: bool) -> dict[str, Any]:
-    """The variables that `template` reads and a request decides, with their values, as JSON values.
+    """The variables that `template` reads and that a request determines, with their values, as JSON values.
 
     - `enable_thinking` or `thinking`: true or false.
-    - `reasoning_effort`: the thought of gpt-oss cannot be switched off, so it is "low" instead of "medium"; where the
-      template knows "none", that instead of "high".
-    - `date`: the fixed day `DATE`, where the template asks for the time (`strftime_now`). A prompt with today's date
-      gives another text tomorrow. A template that has a date of its own (`date_string` of Llama 3.1) keeps it.
+    - `reasoning_effort`: the reasoning of gpt-oss cannot be switched off, so this is "low" instead of "medium"; if the
+      template knows "none", it is "none" instead of "high".
+    - `date`: the fixed day `DATE`, if the template asks for the time (`strftime_now`); with today's date a prompt would
+      give a different text tomorrow. A template with its own date (`date_string` of Llama 3.1) keeps it.
 
-    A template that reads none of them gives {}.
+    {} if the template reads none of them.
 
     Example:
         >>> template_variables("{% if enable_thinking is false %}<think></think>{% endif %}", thinking=False)
@@ -50,10 +50,10 @@ def template_variables(template: str, thinking: bool) -> dict[str, Any]:
 
 
 def rendering_options(template: str, variables: dict[str, Any]) -> dict[str, Any]:
-    """`variables` of `template` as `apply_chat_template` takes them.
+    """`variables` of `template` in the form that `apply_chat_template` expects.
 
-    transformers hands a template plain values only, so a clock that stands still is written into the template itself,
-    as a macro in place of `strftime_now`.
+    transformers passes only plain values to a template, so the fixed date is written into the template itself, as a
+    macro that replaces `strftime_now`.
 
     Example:
         >>> print(rendering_options("{{ strftime_now('%d %b') }}", {"date": "2024-07-26"})["chat_template"])
@@ -69,12 +69,12 @@ def rendering_options(template: str, variables: dict[str, Any]) -> dict[str, Any
 
 @lru_cache(maxsize=64)
 def _read(template: str) -> tuple[frozenset[str], frozenset[str]]:
-    """The variables that a template takes from outside, and its text constants; none of a template that is broken."""
+    """The variables that a template takes from outside, and its string constants; both empty if it is malformed."""
     environment = Environment(extensions=["jinja2.ext.loopcontrols", _GenerationBlock])
     try:
         tree = environment.parse(template)
         read = meta.find_undeclared_variables(tree)
-    except (TemplateError, AssertionError):  # rendering it says what is wrong
+    except (TemplateError, AssertionError):  # the error is reported when rendering
         return frozenset(), frozenset()
     constants = (constant.value for constant in tree.find_all(nodes.Const))
     return frozenset(read), frozenset(value for value in constants if isinstance(value, str))
