@@ -170,7 +170,7 @@ def split_examples(
 
     Args:
         examples: a stream.
-        parts: name -> size. Sizes summing up to 1 are fractions: an example's part depends on its query only. Whole
+        parts: name -> size. Sizes that sum to 1 or less are fractions: an example's part depends on its query. Whole
             numbers are counts: parts fill up in stream order, and whatever comes after the last one is full is dropped.
             Counts therefore give a random split only if they add up to the length of the stream, as the paper's do:
             `{"llm": 100_000, "retriever-train": 637_866, "retriever-dev": 70_874}`. For part of
