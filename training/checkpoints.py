@@ -9,8 +9,8 @@ from pathlib import Path
 def last_checkpoint(folder: str | Path) -> Path | None:
     """The newest complete checkpoint that a transformers Trainer left in `folder`, or None.
 
-    A run that was killed, or whose disk was full, while it wrote one leaves it half done. The Trainer writes
-    `trainer_state.json` last, so a checkpoint in which that file can be read is whole.
+    A run that was killed, or ran out of disk, while writing a checkpoint leaves it incomplete. The Trainer writes
+    `trainer_state.json` last, so a checkpoint in which that file is readable is complete.
 
     Example:
         >>> last_checkpoint("no-such-folder") is None

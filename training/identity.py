@@ -1,4 +1,4 @@
-"""Identities of what a recipe reads, by content: changed files are noticed, moved ones are not."""
+"""Content-based identities of a recipe's inputs: changed files get a new identity, moved ones keep theirs."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from ..expansion.backends.gguf import resolve_llm
 
 
 def model_identity(name: str) -> dict[str, Any]:
-    """A hash over a model's files, or its name where it is not a folder.
+    """A hash over a model's files, or its name if it is not a folder.
 
-    Of a hub model the name counts: its commit is not known before the download.
+    A hub model is identified by name, since its commit is not known before the download.
     """
     place = resolve_llm(name)
     return model_fingerprint(place) if Path(place).exists() else {"name": place}
 
 
 def encoder_identity(name: str) -> dict[str, Any]:
-    """`model_identity`, but a short name is never a folder, as `load_encoder` has it."""
+    """`model_identity`, but a short name is never taken for a folder, as in `load_encoder`."""
     return {"name": name} if name in ENCODERS else model_identity(name)
 
 
 def data_identity(source: str, split: str) -> dict[str, Any]:
-    """Hashes of the files that `open_examples` reads of a source, or its name if it is not on this machine."""
+    """Hashes of the files that `open_examples` reads for a source, or its name if it is not on this machine."""
     path = POCKET if source == "pocket" else Path(source)
     if source.startswith("irds:"):
         return {"name": source}
@@ -51,7 +51,7 @@ def queries_identity(collection: Collection) -> list[str]:
 
 
 def file_stem(collection: Collection) -> str:
-    """What a stage calls its files of a collection: the name, and of a folder that is named by its path the last part
+    """The file stem a stage uses for a collection: its name or, for a folder given by path, the last part of the path
     with a hash of the corpus, so that the folder may be moved."""
     folder = Path(collection.name).name
     if collection.name in SOURCES or folder == collection.name or not isinstance(collection.dataset, BeirFolder):

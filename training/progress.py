@@ -21,11 +21,11 @@ class ProgressBar(TrainerCallback):
         self._bar: Any = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Open the bar, at the step where a resumed run goes on."""
+        """Open the bar, at the current step if the run was resumed."""
         self._bar = pt.tqdm(total=state.max_steps, initial=state.global_step, desc=self.desc, unit="step")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """One step further."""
+        """Advance by one step."""
         self._bar.update(state.global_step - self._bar.n)
 
     def on_log(

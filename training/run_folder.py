@@ -13,7 +13,7 @@ from ..common.files import write_json
 
 
 def is_finished(out: Path, record: str, settings: dict[str, Any]) -> bool:
-    """Whether `out` was made by a run with these settings; `record` names the file in it that says so.
+    """Whether `out` was made by a run with these settings; `record` names the file in it that records them.
 
     Raises:
         ValueError: `out` is something else, or was made with other settings (they are named).
@@ -29,7 +29,7 @@ def is_finished(out: Path, record: str, settings: dict[str, Any]) -> bool:
 
 
 def claim(out: Path, settings: dict[str, Any]) -> Path:
-    """The working folder beside `out`, created if missing; an interrupted run resumes in it.
+    """The working folder next to `out`, created if missing; an interrupted run resumes in it.
 
     Raises:
         ValueError: it belongs to a run with other settings (they are named).
@@ -39,7 +39,7 @@ def claim(out: Path, settings: dict[str, Any]) -> Path:
     if record.is_file():
         _compare(json.loads(record.read_text(encoding="utf-8")), settings, work)
     elif is_first_process():
-        if work.exists():  # its removal was interrupted, or its making: nothing says what it is of
+        if work.exists():  # its removal or creation was interrupted: nothing tells which run it belongs to
             shutil.rmtree(work)
         work.mkdir(parents=True)
         write_json(record, settings)
@@ -47,13 +47,13 @@ def claim(out: Path, settings: dict[str, Any]) -> Path:
 
 
 def publish(finished: Path, out: Path) -> None:
-    """Move `finished`, a folder inside the working folder, into place and remove the rest."""
+    """Move `finished`, a folder inside the working folder, into place and remove the rest of that folder."""
     finished.rename(out)
     shutil.rmtree(finished.parent)
 
 
 def is_first_process() -> bool:
-    """Whether this process writes for all of a run that `accelerate launch` or `torchrun` started on many."""
+    """Whether this is the process that writes the output of a run started by `accelerate launch` or `torchrun`."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -75,7 +75,7 @@ def _differences(found: dict[str, Any], settings: dict[str, Any], of: str = "") 
             continue
         if isinstance(there, dict) and isinstance(here, dict):
             yield from _differences(there, here, f"{of}{name.removesuffix('_fingerprint')} ")
-        elif name.endswith("sha256"):  # two hashes tell a reader no more than that
+        elif name.endswith("sha256"):  # showing two hashes would tell a reader nothing more
             yield f"different {(of + name.removesuffix('sha256')).strip(' _')} ({of}{name})"
         else:
             yield f"{of}{name}: {there!r} there, {here!r} here"

@@ -1,4 +1,4 @@
-"""Checks of numbers in settings, which come from code, the command line and YAML alike."""
+"""Checks of numbers in settings, whether they come from code, the command line or YAML."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_whole(name: str, value: Any, *, least: int = 1) -> None:
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Raise TypeError where `value` is neither True nor False.
+    """Raise TypeError if `value` is neither True nor False.
 
     Example:
         >>> check_flag("bf16", True)

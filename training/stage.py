@@ -1,7 +1,7 @@
 """A chain of long steps, each in a folder named by a hash of its settings and inputs.
 
-A stage that was finished is never run again; one that was interrupted is called again on its own folder and goes on
-there. A changed setting changes the fingerprint of its stage and of all behind it, so that exactly those run anew.
+A finished stage is never run again; an interrupted one is called again on its own folder and resumes there. A changed
+setting changes the fingerprints of its stage and of all that depend on it, so that exactly those run again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..common.files import write_json
 
 logger = logging.getLogger(__name__)
 
-#: `run(folder, *folders of the inputs) -> counts`: fills `folder`, or goes on filling it, and says what is in it
+#: `run(folder, *folders of the inputs) -> counts`: fills `folder`, or resumes filling it, and counts what is in it
 Run = Callable[..., dict[str, Any]]
 
 RECORD = "stage.json"
@@ -31,10 +31,10 @@ RECORD = "stage.json"
 
 @dataclass(frozen=True)
 class Stage:
-    """One step: what it is called, what decides its result, what it builds on, and how it is done.
+    """One step: its name, what determines its result, the stages it builds on, and the function that runs it.
 
-    `settings` are JSON values and hold everything that decides the result beside `inputs`, for instance the fingerprint
-    of a model that is read from elsewhere.
+    `settings` are JSON values and hold everything besides `inputs` that determines the result, for instance the
+    fingerprint of a model that is read from elsewhere.
 
     Example:
         >>> one, other = (Stage("first", {"n": n}, (), lambda folder: {}) for n in (1, 2))
@@ -55,17 +55,17 @@ class Stage:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     def folder(self, root: Path) -> Path:
-        """Where its result is, or will be."""
+        """The folder where its result is, or will be."""
         return root / f"{self.name}-{self.fingerprint}"
 
     def record(self, root: Path) -> dict[str, Any] | None:
-        """The record written when it finished; None before that."""
+        """The record written when the stage finished, or None before that."""
         path = self.folder(root) / RECORD
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def in_order(stages: Iterable[Stage]) -> list[Stage]:
-    """`stages` and all they build on, each once, inputs first; equal fingerprints are one stage."""
+    """`stages` and everything they build on, each once, inputs first; equal fingerprints mean the same stage."""
     found: dict[str, Stage] = {}
 
     def visit(stage: Stage) -> None:
@@ -80,7 +80,7 @@ def in_order(stages: Iterable[Stage]) -> list[Stage]:
 
 
 def build(stages: Iterable[Stage], root: Path, say: Callable[[str], None] = logger.info) -> None:
-    """Run the unfinished ones of `stages` and their inputs, in order, each in its folder below `root`."""
+    """Run those of `stages` and their inputs that are unfinished, in order, each in its folder below `root`."""
     todo = in_order(stages)
     for place, stage in enumerate(todo, 1):
         heading = f"[{place}/{len(todo)}] {stage.name} {stage.fingerprint}"
@@ -97,10 +97,10 @@ def build(stages: Iterable[Stage], root: Path, say: Callable[[str], None] = logg
 
 
 def status(stages: Iterable[Stage], root: Path) -> pd.DataFrame:
-    """`[stage, fingerprint, state, seconds, bytes, counts]` of `stages` and all they build on, in order.
+    """`[stage, fingerprint, state, seconds, bytes, counts]` of `stages` and everything they build on, in order.
 
-    `state` is "finished", "interrupted" or "missing"; `seconds` are those of the last start, NaN before the end;
-    `bytes` is what the folder holds now.
+    `state` is "finished", "interrupted" or "missing"; `seconds` is the duration of the last run, NaN until it
+    finishes; `bytes` is the current size of the folder.
     """
     return pd.DataFrame(_rows(stages, root), columns=["stage", "fingerprint", "state", "seconds", "bytes", "counts"])
 

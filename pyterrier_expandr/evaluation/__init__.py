@@ -1,7 +1,7 @@
-"""Systems and collections in, a folder of results out, cell by cell, by the protocol of BEIR and of the paper.
+"""Systems and collections in, a folder of results out, cell by cell, following the protocol of BEIR and the paper.
 
 `beir.experiment` runs them; `beir_collections` knows the 15 collections; `cells` searches, checks and evaluates one
-ranking; `result_store` commits it and `results.Results` reads the folder, averages and tests significance. To touch: a
+ranking; `result_store` commits it and `results.Results` reads the folder, averages and tests significance. To change: a
 measure (any of ir-measures), a collection's entry. What makes a cell stale is decided in `provenance`.
 """
 

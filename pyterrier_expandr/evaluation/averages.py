@@ -1,4 +1,4 @@
-"""The averages of the BEIR protocol: which collections each is over, and when it may be stated."""
+"""The averages of the BEIR protocol: which collections each covers, and when it may be reported."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ COLLECTIONS = (
     "SciFact",
 )
 
-#: what is averaged arithmetically, by name
+#: the members of each arithmetic mean, by name
 AVERAGES = {"CQADupStack": FORUMS, "Avg.BEIR14": COLLECTIONS[1:], "Avg.All": COLLECTIONS}
 
 
 def parts_of(name: str, available: Container[str]) -> dict[str, float] | None:
-    """The weight of each available collection in the mean called `name`, or None where one of them is missing.
+    """The weight of each available collection in the mean called `name`, or None if one of them is missing.
 
-    Weights add up to 1; a collection that is available by itself is its own mean.
+    Weights sum to 1; a collection that is available itself is its own mean.
 
     Example:
         >>> parts_of("SciFact", {"SciFact"})

@@ -1,4 +1,4 @@
-"""Experiments by the BEIR protocol: systems on collections, finished cell by cell (METHOD 5)."""
+"""Experiments following the BEIR protocol: systems on collections, completed cell by cell (METHOD 5)."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ MEASURES = ("nDCG@10", "R@100")
 
 @runtime_checkable
 class IndexedSystem(Protocol):
-    """A system that has the index of one corpus, or gets one for each collection, as `ExpandR` does."""
+    """A system with the index of one corpus, or that gets one for each collection, like `ExpandR`."""
 
     @property
     def faiss_index(self) -> FaissIndex | None:
-        """Its index, or None where each collection is to get one."""
+        """Its index, or None if each collection is to get its own."""
 
     def for_collection(self, collection: Collection, indexes: Path, *, verbose: bool = False) -> IndexedSystem:
         """The same system with an index of the collection in the folder `indexes`."""
@@ -61,35 +61,35 @@ def experiment(
     versions: Mapping[str, str] | None = None,
     verbose: bool = True,
 ) -> Results:
-    """The results of every system on every collection, kept in `folder`.
+    """The results of every system on every collection, stored in `folder`.
 
-    Each cell (one system on one collection) is written as it ends: its ranking in TREC format, its value for each
-    query, and what produced it. Called again, it computes only what is missing, what failed, and what has changed;
-    further measures are computed from the rankings that are there. A cell that fails is noted (`Results.failures`) and
-    the others go on; after Ctrl-C or a crash the finished ones are there.
+    Each cell (one system on one collection) is written when it finishes: its ranking in TREC format, per-query values,
+    and what produced it. A repeated call computes only what is missing, failed or changed; additional measures are
+    computed from the stored rankings. If a cell fails, that is recorded (`Results.failures`) and the others continue;
+    after Ctrl-C or a crash, finished cells are kept.
 
-    What has changed is seen by a fingerprint: queries, judgments and corpus of the collection, and of the pipeline what
-    `describe_pipeline` says. Of parts from other packages that is their class and `repr`: name a new word in `versions`
-    after a change that these do not show.
+    Changes are detected by a fingerprint of the collection's queries, judgments and corpus, and of what
+    `describe_pipeline` returns for the pipeline. For parts from other packages that is their class and `repr`: after a
+    change that these do not show, set a new word in `versions`.
 
     Args:
-        systems: name -> a function that gets a `Collection` and gives a pipeline `[qid, query]` -> R, or an `ExpandR`.
+        systems: name -> a function from `Collection` to pipeline (`[qid, query]` -> R), or an `ExpandR`.
             The pipeline should retrieve `collection.num_results` documents. An `ExpandR` without an index gets one for
             each collection, which systems with equal encoders share.
         collections: names and `Collection` objects, see `resolve`.
-        folder: where results go; new, or one of an earlier experiment, which is added to.
-        measures: of ir-measures.
-        num_results: documents for each query that are evaluated.
-        data: a folder of collections in BEIR format; what it lacks comes from ir-datasets.
-        split: which queries, of collections that are none of the paper's.
-        indexes: where indexes of `ExpandR` systems go; `FOLDER/.indexes` if not given.
-        versions: name of a system -> any word; another word has all of its cells computed again.
+        folder: where results go; new, or that of an earlier experiment, to which they are added.
+        measures: ir-measures measures.
+        num_results: number of documents evaluated per query.
+        data: a folder of collections in BEIR format; any that are missing come from ir-datasets.
+        split: the split of the queries, for collections that are not among the paper's.
+        indexes: where indexes of `ExpandR` systems go; defaults to `FOLDER/.indexes`.
+        versions: name of a system -> any word; changing the word recomputes all of its cells.
         verbose: show a progress bar.
 
     Raises:
-        ValueError: two systems of one name, an unknown collection or measure, a folder of another version or with other
-            settings. TypeError: a system is neither. FileExistsError: the folder holds other things. OSError: it cannot
-            be written.
+        ValueError: two systems with the same name, an unknown collection or measure, a folder of another version or
+            with other settings. TypeError: a system is neither. FileExistsError: the folder holds other things.
+            OSError: it cannot be written.
 
     Example:
         >>> from pyterrier_expandr.retrieval.sparse import bm25
@@ -160,7 +160,7 @@ def _maker(
 
 
 def _own_index(system: IndexedSystem, collection: Collection) -> pt.Transformer:
-    """The pipeline of a system with its own index. Raises ValueError where that is of another corpus."""
+    """The pipeline of a system with its own index. Raises ValueError if it is of another corpus."""
     index = system.faiss_index
     assert index is not None
     if not collection.qrels["docno"].isin(index.docnos.to_pylist()).any():
@@ -180,7 +180,7 @@ def _cell(
     version: str | None,
 ) -> None:
     """Compute one cell, or the missing parts of it."""
-    _ = collection.topics  # before hours of indexing: can it be evaluated at all?
+    _ = collection.topics  # fails now, before hours of indexing, if it cannot be evaluated
     pipeline = make(collection)
     record = store.finished(name, collection.name, _fingerprint(pipeline, collection, version))
     if record is not None:
@@ -196,7 +196,7 @@ def _cell(
         store.save_run(name, collection.name, run)
     per_query, means = evaluate(run, collection.qrels, measures)
     found = {
-        # Again: a model that was downloaded for the first search is known by its commit only now.
+        # Again: a model downloaded for the first search is identified by its commit only now.
         "fingerprint": _fingerprint(pipeline, collection, version),
         "means": means,
         "n_queries": int(collection.qrels["qid"].nunique()),

@@ -1,4 +1,4 @@
-"""The collections that an experiment runs on: the 15 of the paper by name, and any other."""
+"""The collections that an experiment runs on: the paper's 15 by name, and any other."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ GROUPS = {"BEIR14": AVERAGES["Avg.BEIR14"], "All": AVERAGES["Avg.All"], "CQADupS
 
 
 class Collection:
-    """A test collection as an experiment needs it: judged queries, judgments, corpus. Data is opened when first used.
+    """A test collection for an experiment: judged queries, judgments and corpus. Data is opened on first use.
 
     Args:
-        name: as it stands in tables.
-        source: a PyTerrier dataset, or a function that gives one.
-        self_matches: a document whose id is the query's is the query itself, and dropped (BEIR's ArguAna and Quora).
-            False where ids of queries and documents have nothing to do with each other, as in Vaswani.
-        num_results: documents for each query that are evaluated.
+        name: its name in tables.
+        source: a PyTerrier dataset, or a function that returns one.
+        self_matches: whether a document with the query's id is the query itself, to be dropped (BEIR's ArguAna and
+            Quora). False if ids of queries and documents are unrelated, as in Vaswani.
+        num_results: number of documents evaluated per query.
 
     Example:
         >>> from pyterrier_expandr.collections import pocket
@@ -82,7 +82,7 @@ class Collection:
 
     @property
     def num_results(self) -> int:
-        """What a pipeline should retrieve: one more than is evaluated where the query itself may be among it."""
+        """How many documents to retrieve: one more than are evaluated if the query itself may be among them."""
         return self.evaluated_results + self.self_matches
 
     def get_corpus_iter(self, verbose: bool = False) -> Iterator[dict[str, Any]]:
@@ -95,7 +95,7 @@ class Collection:
         """`[qid, docno, label]`.
 
         Raises:
-            ValueError: nothing is judged relevant, or one pair is judged in two ways. OSError: the data is neither here
+            ValueError: nothing is judged relevant, or judgments of a pair conflict. OSError: the data is neither here
                 nor can it be downloaded.
         """
         with self._reading():
@@ -131,14 +131,14 @@ class Collection:
 
     @cached_property
     def corpus_fingerprint(self) -> str:
-        """What the corpus is: a hash of its file, or the name under which ir-datasets provides it."""
+        """The identity of the corpus: a hash of its file, or the name under which ir-datasets provides it."""
         if isinstance(self.dataset, BeirFolder):
             return file_fingerprint(self.dataset.path / "corpus.jsonl")
         return stable_repr(self.dataset)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash over queries, judgments, the corpus' fingerprint, and how results are cut."""
+        """A hash over queries, judgments, the corpus's fingerprint, and how results are cut."""
         frames = [self.topics.to_csv(index=False), self.qrels.to_csv(index=False)]
         return digest([*frames, self.corpus_fingerprint, self.self_matches, self.evaluated_results])
 
@@ -172,18 +172,18 @@ def resolve(
     split: str = "test",
     num_results: int = 1000,
 ) -> list[Collection]:
-    """The collections with these names, each once; the sub-forums of CQADupStack are separate collections.
+    """The collections with these names, without duplicates; the sub-forums of CQADupStack are separate collections.
 
     Args:
-        collections: `Collection` objects; names of the paper ("SciFact") or of BEIR's folders ("scifact"), in any case;
+        collections: `Collection` objects; names from the paper ("SciFact") or BEIR's folders ("scifact"), in any case;
             "CQADupStack" for its 12 sub-forums, "BEIR14", "All"; the name of a folder in `data`; "pocket"; "irds:NAME";
             a folder in BEIR format.
-        data: a folder of folders in BEIR format. What it lacks comes from ir-datasets.
-        split: which queries, of collections that are none of the 15.
-        num_results: documents for each query that are evaluated.
+        data: a folder of folders in BEIR format. Any that are missing come from ir-datasets.
+        split: the split of the queries, for collections other than the 15.
+        num_results: number of documents evaluated per query.
 
     Raises:
-        ValueError: no collection, an unknown name, or two collections of one name.
+        ValueError: no collection, an unknown name, or two collections with the same name.
 
     Example:
         >>> [c.name for c in resolve(["scifact", "CQADupStack"])][:2]
@@ -206,7 +206,7 @@ def resolve(
 
 
 def _members(name: str) -> list[str]:
-    """The single collections that a name of the paper or a group stands for; any other name as it is."""
+    """The single collections that a name from the paper or a group stands for; any other name unchanged."""
     for group, members in GROUPS.items():
         if name.lower() == group.lower():
             return [single for member in members for single in _members(member)]

@@ -15,7 +15,7 @@ from .self_match import SelfMatchFilter
 
 
 def parse_measures(measures: Iterable[str | Measure]) -> list[Measure]:
-    """Measures of ir-measures from their names ("nDCG@10") or trec_eval's ("ndcg_cut_10"), each once.
+    """Measures of ir-measures from their names ("nDCG@10") or trec_eval's ("ndcg_cut_10"), without duplicates.
 
     Raises:
         ValueError: an unknown name, or none at all.
@@ -46,11 +46,11 @@ def _parsed(name: str) -> list[Measure]:
 
 
 def search(pipeline: pt.Transformer, collection: Collection) -> pd.DataFrame:
-    """The ranking `[qid, docno, rank, score]` of the judged queries, self-matches dropped and cut as the protocol says.
+    """The ranking `[qid, docno, rank, score]` of the judged queries, with self-matches dropped and cut by the protocol.
 
     Raises:
         ValueError: no result at all, NaN scores, a document twice for one query, or an id with white space in it.
-        TypeError: the pipeline gives no ranking.
+        TypeError: the pipeline does not return a ranking.
     """
     if not isinstance(pipeline, pt.Transformer):
         raise TypeError(f"a system must return a PyTerrier transformer, got {type(pipeline).__name__}")
@@ -74,7 +74,7 @@ def search(pipeline: pt.Transformer, collection: Collection) -> pd.DataFrame:
 
 
 def check_run(run: pd.DataFrame) -> None:
-    """Raise ValueError where `[qid, docno, score]` cannot be evaluated: NaN, repeated documents, broken ids."""
+    """Raise ValueError if `[qid, docno, score]` cannot be evaluated: NaN, repeated documents, invalid ids."""
     if (bad := run["score"].isna()).any():
         raise ValueError(
             f"{int(bad.sum())} scores are NaN, for qids {_some(run.loc[bad, 'qid'])}: they cannot be ranked"
@@ -98,8 +98,8 @@ def evaluate(
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """`[qid, measure, value]` and the mean of each measure, by ir-measures.
 
-    The mean is over the queries that have judgments, as in BEIR: one without results scores 0, one without a relevant
-    document too; results of queries without judgments are not looked at.
+    The mean is over the queries that have judgments, as in BEIR: a query without results or without a relevant document
+    scores 0; results of queries without judgments are ignored.
 
     Example:
         >>> run = pd.DataFrame({"qid": ["1"], "docno": ["a"], "score": [1.0]})

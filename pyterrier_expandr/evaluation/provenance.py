@@ -21,7 +21,7 @@ def digest(values: Any) -> str:
 
 
 def stable_repr(thing: Any) -> str:
-    """The `repr` of an object without its place in memory.
+    """The `repr` of an object without its memory address.
 
     Example:
         >>> stable_repr(object())
@@ -31,12 +31,12 @@ def stable_repr(thing: Any) -> str:
 
 
 def describe_pipeline(pipeline: pt.Transformer) -> Any:
-    """What decides the rankings of a pipeline, part by part, without running it or loading a model.
+    """What determines the rankings of a pipeline, part by part, without running it or loading a model.
 
-    A part that has `describe()` says it itself; this package's parts do: the model's content, prompt, sampling and
-    cleaning of an expander or the recorded texts; the encoder's weights and settings; the bytes of the index. Of other
-    parts their class and their `repr` count, and nothing that these do not show, such as what a lambda does or what an
-    index that was built anew under the same path holds. Versions of packages do not count.
+    A part with a `describe()` method describes itself; this package's parts do: the model's content, prompt, sampling
+    and cleaning of an expander or the recorded texts; the encoder's weights and settings; the bytes of the index. Other
+    parts are described by class and `repr` alone, which do not show what a lambda does, for instance, or what an index
+    holds that was rebuilt under the same path. Package versions do not count.
 
     Example:
         >>> describe_pipeline(pt.RankCutoff(10))

@@ -5,8 +5,8 @@
     FOLDER/<system>/<collection>/per_query.parquet      system, collection, qid, measure, value
     FOLDER/<system>/<collection>/cell.json              fingerprint, means, queries, seconds, versions
 
-A cell is finished when its cell.json is there: it is written last. Names of folders are percent-encoded; the true
-names stand in cell.json.
+A cell is finished when its cell.json exists, which is written last. Folder names are percent-encoded; the real names
+are in cell.json.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..common.files import part_of, path_of, replacing, write_json
 FORMAT_VERSION = 1
 EXPERIMENT, CELL, PER_QUERY, RUN = "experiment.json", "cell.json", "per_query.parquet", "run.res.gz"
 PER_QUERY_COLUMNS = ["system", "collection", "qid", "measure", "value"]
-#: packages whose versions are written down with each cell
+#: packages whose versions are recorded with each cell
 PACKAGES = (
     "pyterrier_expandr pyterrier ir-measures pytrec-eval-terrier torch transformers sentence-transformers "
     "faiss-cpu pyterrier-pisa"
@@ -38,12 +38,12 @@ PACKAGES = (
 class ResultStore:
     """Writes the cells of an experiment; `Results.load` reads them.
 
-    Opening a folder that holds an experiment adds to it: systems and collections that were there stay.
+    Opening a folder that holds an experiment adds to it: its systems and collections are kept.
 
     Args:
-        folder: new, empty, or one that this class has written.
+        folder: new, empty, or written by this class.
         systems, collections, measures: names, in the order in which tables show them.
-        settings: JSON values that hold for all cells; they must be the same each time the folder is opened.
+        settings: JSON values that apply to all cells; they must be the same each time the folder is opened.
 
     Raises:
         FileExistsError: the folder holds other things. ValueError: it was written by another version, is damaged, or
@@ -67,7 +67,7 @@ class ResultStore:
         self.folder = path_of(folder)
         _check_names(systems)
         make_folder(self.folder)
-        held = set(self.folder.iterdir()) - {part_of(self.folder / EXPERIMENT)}  # a kill leaves that
+        held = set(self.folder.iterdir()) - {part_of(self.folder / EXPERIMENT)}  # may be left by a kill
         before = read_experiment(self.folder) if held else {}
         if before.get("settings", settings) != dict(settings):
             raise ValueError(
@@ -145,7 +145,7 @@ class ResultStore:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder if need be. Raises OSError where nothing can be written in it."""
+    """Create a folder if needed. Raises OSError if nothing can be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
@@ -164,7 +164,7 @@ def _union(first: Sequence[str], second: Sequence[str]) -> list[str]:
 
 
 def _check_names(systems: Sequence[str]) -> None:
-    """Raise ValueError where a name is empty or two systems would share a folder."""
+    """Raise ValueError if a name is empty or two systems would share a folder."""
     folders: dict[str, str] = {}
     for name in systems:
         if not isinstance(name, str) or not name.strip():
@@ -182,15 +182,15 @@ def _folder_name(name: str) -> str:
 
 
 def cell_folder(folder: Path, system: str, collection: str) -> Path:
-    """Where the files of one cell lie."""
+    """The folder with the files of one cell."""
     return folder / _folder_name(system) / _folder_name(collection)
 
 
 def read_experiment(folder: Path) -> dict[str, Any]:
-    """What experiment.json says.
+    """The content of experiment.json.
 
     Raises:
-        FileNotFoundError: there is no such folder. FileExistsError: it holds other things than an experiment.
+        FileNotFoundError: there is no such folder. FileExistsError: it holds something other than an experiment.
         ValueError: the file is damaged, or of another version of the layout.
     """
     path = folder / EXPERIMENT
@@ -230,7 +230,7 @@ def read_run(path: Path) -> pd.DataFrame:
 
 
 def versions() -> dict[str, str]:
-    """The versions of the packages that take part, as far as they are installed."""
+    """The versions of the packages involved, as far as they are installed."""
     found = {}
     for name in PACKAGES:
         try:

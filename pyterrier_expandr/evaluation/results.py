@@ -1,4 +1,4 @@
-"""The results of an experiment, read from its folder: values for each query, means, and significant differences."""
+"""The results of an experiment, read from its folder: per-query values, means, and significant differences."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .significance import permutation_test
 
 
 class Results:
-    """What an experiment has computed so far; `Results.load` makes one.
+    """What an experiment has computed so far; created by `Results.load`.
 
     Attributes:
-        folder: where it lies.
-        systems, collections, measures: names in the order of tables. The 12 sub-forums of CQADupStack stand there as
-            "CQADupStack" where all of them were asked for.
-        settings: what holds for all cells, such as `num_results`.
-        cells: one row for each system and collection (sub-forums by themselves): system, collection, state ("done",
+        folder: the experiment's folder.
+        systems, collections, measures: names in the order of tables. The 12 sub-forums of CQADupStack appear as
+            "CQADupStack" if all of them were requested.
+        settings: settings that apply to all cells, such as `num_results`.
+        cells: one row for each system and collection (sub-forums separately): system, collection, state ("done",
             "failed", "pending"), error, n_queries, seconds, fingerprint.
     """
 
@@ -47,7 +47,7 @@ class Results:
     def load(
         cls, folder: str | Path, *, systems: Sequence[str] | None = None, collections: Sequence[str] | None = None
     ) -> Results:
-        """The results in `folder`; with `systems` or `collections` only those (sub-forums by their own names).
+        """The results in `folder`; if given, only those of `systems` and `collections` (sub-forums by their own names).
 
         Raises:
             FileNotFoundError: there is no such folder. FileExistsError: it holds no experiment. ValueError: it is
@@ -71,7 +71,7 @@ class Results:
                 row = {"n_queries": 0, "seconds": float("nan"), "fingerprint": None}
                 if record is not None:
                     row = {name: record[name] for name in row}
-                    if state["state"] != "failed":  # also where it was killed between the cell and its mark
+                    if state["state"] != "failed":  # also if it was killed between the cell and its mark
                         state = {**state, "state": "done"}
                         means += [(system, collection, *item) for item in record["means"].items()]
                 rows.append({**state, **row})
@@ -94,7 +94,7 @@ class Results:
 
     @cached_property
     def per_query(self) -> pd.DataFrame:
-        """`[system, collection, qid, measure, value]` of all finished cells; sub-forums stand by themselves."""
+        """`[system, collection, qid, measure, value]` of all finished cells; sub-forums are listed separately."""
         done = self.cells[self.cells["state"] == "done"]
         frames = [
             pd.read_parquet(cell_folder(self.folder, system, collection) / PER_QUERY)
@@ -105,17 +105,17 @@ class Results:
         return pd.concat(frames, ignore_index=True)
 
     def run(self, system: str, collection: str) -> pd.DataFrame:
-        """The ranking `[qid, docno, rank, score]` of one cell. Raises FileNotFoundError where there is none."""
+        """The ranking `[qid, docno, rank, score]` of one cell. Raises FileNotFoundError if there is none."""
         return read_run(cell_folder(self.folder, system, collection) / RUN)
 
     def means(self, *, forums: bool = False) -> pd.DataFrame:
         """`[system, collection, measure, value]`: one row for each collection, then the averages.
 
         "CQADupStack" is the arithmetic mean of its 12 sub-forums; "Avg.BEIR14" and "Avg.All" are arithmetic means over
-        collections (METHOD 5). An average stands there only where all of its parts do.
+        collections (METHOD 5). An average is present only if all of its parts are.
 
         Args:
-            forums: also a row for each sub-forum of CQADupStack.
+            forums: also include a row for each sub-forum of CQADupStack.
         """
         names = self.collections + [name for name in AVERAGES if name.startswith("Avg.")]
         names += list(FORUMS) if forums and "CQADupStack" in self.collections else []
@@ -134,16 +134,16 @@ class Results:
         return pd.DataFrame(rows, columns=["system", "collection", "measure", "value"])
 
     def compare(self, baseline: str, *, correction: str | None = None, **options: Any) -> pd.DataFrame:
-        """Differences to a baseline and whether chance explains them: one row for each system and row of `means`.
+        """Differences from a baseline and whether chance explains them: one row for each system and row of `means`.
 
         Columns: `[system, collection, measure, difference, p_value]`, and with a correction `p_corrected`. The test is
-        `permutation_test` over the queries; that of an average weighs each query by its share in it, so that the tested
-        difference is the one of the printed averages. A p-value is NaN where there is one query only: no test is
+        `permutation_test` over the queries; for an average, each query is weighted by its share, so that the tested
+        difference is that of the printed averages. The p-value is NaN if there is only one query, since no test is
         possible.
 
         Args:
             baseline: a system.
-            correction: for the number of systems, under each collection and measure: "holm", "bonferroni" ... as in
+            correction: for the number of systems, per collection and measure: "holm", "bonferroni" ... as in
                 `statsmodels.stats.multitest.multipletests`.
             options: `permutations` and `seed` of `permutation_test`.
 

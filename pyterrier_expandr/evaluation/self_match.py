@@ -13,13 +13,13 @@ HELP_URL = "https://github.com/beir-cellar/beir"
 
 
 class SelfMatchFilter(pt.Transformer):
-    """Drops documents whose docno is the qid, and cuts what is left (METHOD 1.5).
+    """Drops documents whose docno equals the qid, and cuts the rest (METHOD 1.5).
 
-    In ArguAna and Quora queries are documents of the corpus and would find themselves. Columns: R -> R, with ranks that
-    have no gap. The part before it must retrieve one document more than `num_results`, or a rank is lost.
+    In ArguAna and Quora, queries are documents of the corpus and would retrieve themselves. Columns: R -> R, with ranks
+    without gaps. The preceding part must retrieve one document more than `num_results`, or a rank is lost.
 
     Args:
-        num_results: documents that are left for each query at most.
+        num_results: maximum number of documents kept per query.
 
     Raises:
         ValueError: `num_results` below 1.
@@ -39,7 +39,7 @@ class SelfMatchFilter(pt.Transformer):
         """R -> R.
 
         Raises:
-            ValueError: a qid, docno or rank is missing. TypeError: ids are of several types, or ranks are no numbers.
+            ValueError: a qid, docno or rank is missing. TypeError: ids are of several types, or ranks are not numbers.
         """
         pt.validate.result_frame(inp, extra_columns=["rank"], context=self)
         if inp.empty:

@@ -1,4 +1,4 @@
-"""The paired permutation test: how often would chance alone give a difference this large?"""
+"""The paired permutation test: how often would chance alone produce a difference this large?"""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-#: up to this many queries that differ, all 2^n sign patterns are tried: 16,384
+#: up to this many differing queries, all 2^n sign patterns are tried: 16,384
 EXACT_UP_TO = 14
 
 
 class PermutationTestResult(NamedTuple):
-    """The difference that was tested, and its p-value; read by `pt.Experiment` and named as in scipy."""
+    """The difference that was tested, and its p-value; read by `pt.Experiment`, with scipy's names."""
 
     statistic: float
     pvalue: float
@@ -28,21 +28,21 @@ def permutation_test(
 ) -> PermutationTestResult:
     """The difference of two systems' means and the two-sided p-value of a paired permutation test (METHOD 5).
 
-    If the two systems were equally good, each query's difference could as well have the other sign. The p-value is the
-    share of sign patterns whose mean difference is at least as far from 0 as the one that was measured. Where at most
-    14 queries differ, all patterns are tried and the p-value is exact; above, it is estimated from `permutations`
-    random ones as (hits + 1) / (permutations + 1), which is never 0. Queries with equal values count in the mean and
-    nowhere else: their sign changes nothing.
+    If the two systems were equally good, each query's difference could just as well have the other sign. The p-value is
+    the share of sign patterns whose mean difference is at least as far from 0 as the observed one. If at most 14
+    queries differ, all patterns are tried and the p-value is exact; otherwise it is estimated from `permutations`
+    random ones as (hits + 1) / (permutations + 1), which is never 0. Queries with equal values count only in the mean,
+    since their sign changes nothing.
 
     Args:
         a, b: the values of each query under the two systems, shape (n,), in the same order of queries.
-        weights: what each query counts in the mean, shape (n,), adding up to 1; equal if not given. The test of an
-            average over collections weighs a query by 1 / (collections x queries of its collection).
-        permutations: random sign patterns.
-        seed: of the random patterns; the same seed gives the same p-value.
+        weights: each query's weight in the mean, shape (n,), summing to 1; equal by default. The test of an
+            average over collections weights a query by 1 / (collections x queries of its collection).
+        permutations: number of random sign patterns.
+        seed: for the random patterns; the same seed gives the same p-value.
 
     Raises:
-        ValueError: one query only (no test is possible), unequal lengths, NaN, or `permutations` below 1.
+        ValueError: only one query (no test is possible), unequal lengths, NaN, or `permutations` below 1.
 
     Example:
         >>> permutation_test([1.0, 1.0, 0.75, 0.5], [0.5, 0.5, 0.25, 0.0])
@@ -81,7 +81,7 @@ def _pvalue(sizes: np.ndarray, observed: float, permutations: int, seed: int) ->
         patterns = np.arange(2**n, dtype="<u2").view(np.uint8).reshape(-1, 2).T
     else:
         patterns = np.random.default_rng(seed).integers(256, size=(-(-n // 8), permutations), dtype=np.uint8)
-    # Sums of the same terms in another order differ by rounding, which must not turn "as far" into "less far".
+    # Sums in a different order differ by rounding, which must not turn "as far" into "less far".
     hits = int((np.abs(_signed_sums(sizes, patterns)) >= observed - 1e-12 * sizes.sum()).sum())
     return hits / 2**n if exact else (hits + 1) / (permutations + 1)
 

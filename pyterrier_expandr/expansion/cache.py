@@ -67,7 +67,7 @@ class GenerationCache:
         >>> request = Request(({"role": "user", "content": "Hi"},), Sampling())
         >>> cache.put({"model": "m"}, request, {0: Generation("Hello")})
         >>> cache.get({"model": "m"}, request)
-        {0: Generation(text='Hello', truncated=False)}
+        {0: Generation(text='Hello', truncated=False, refused=False)}
     """
 
     def __init__(self, path: str | Path = ":memory:") -> None:

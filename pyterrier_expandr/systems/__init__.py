@@ -1,8 +1,8 @@
-"""Expander, encoder and indexes in, one artefact out: `expandr.ExpandR`, which is saved, loaded and checked as a whole.
+"""Expander, encoder and indexes in, one artefact out: `expandr.ExpandR`, saved, loaded and checked as a whole.
 
-`store` is its folder on disk; `names` opens a system as the command line and recipes name it; `baselines` are other
-ways to use passages; `tuning` chooses the numbers of a system on training queries, and `settings` writes them down. To
-touch: the grammar of names, a baseline, the grid. The folder's layout has a version (`store.FORMAT_VERSION`).
+`store` is its folder on disk; `names` opens systems by their names in commands and recipes; `baselines` are other ways
+to use passages; `tuning` chooses a system's parameters on training queries, and `settings` stores them. To change: the
+grammar of names, a baseline, the grid. The folder's layout has a version (`store.FORMAT_VERSION`).
 """
 
 from ..common.lazy import lazy_names

@@ -11,15 +11,15 @@ from typing import Any
 
 Documents = Iterable[dict[str, Any]]
 
-#: what is indexed of a document
+#: the fields of a document that are indexed
 FIELDS = ("docno", "title", "text")
 
 
 @contextmanager
 def read_once(corpus: Documents, folder: Path) -> Iterator[tuple[Documents, Callable[[], Documents]]]:
-    """The corpus, and a function that gives again what was read of it.
+    """The corpus, and a function that returns again what was read from it.
 
-    What is read is kept in a file in `folder` that has no name, so that nothing is left of it, even after `kill -9`.
+    What is read is kept in an unnamed file in `folder`, so that nothing is left behind, even after `kill -9`.
 
     Example:
         >>> with read_once(iter([{"docno": "a", "text": "b"}]), Path(".")) as (first, again):
@@ -31,7 +31,7 @@ def read_once(corpus: Documents, folder: Path) -> Iterator[tuple[Documents, Call
 
         def reading() -> Documents:
             for document in corpus:
-                yield document  # first, so that whoever reads it can say what is wrong with it
+                yield document  # first, so that the reader can report what is wrong with it
                 file.write(json.dumps({name: document[name] for name in FIELDS if name in document}) + "\n")
 
         def again() -> Documents:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: settings of an encoder that its documents do not see
+#: encoder settings that do not affect documents
 QUERY_SIDE = {"fusion", "query_prompt", "renormalize"}
 
 
@@ -40,14 +40,14 @@ class ExpandR(pt.Artifact):
     Args:
         expander: adds `query_expansions`, e.g. an `LLMExpander`; None searches with queries alone.
         encoder: an `ExpandREncoder`.
-        index: a `FaissIndex` or its folder, built or to be built by `index`; None for a system that is yet to be put on
+        index: a `FaissIndex` or its folder, built or to be built by `index`; None for a system that is not yet bound to
             a collection.
-        lexical: "pisa" for a lexical index beside `index`, in FOLDER.pisa, or a `LexicalIndex`. The system is a hybrid
-            then: each query and its passages go to both indexes, and the two lists are fused.
-        hybrid: how they are fused: a method, or all `HybridSettings`; "sum" if not given. It needs `lexical`.
+        lexical: "pisa" for a lexical index next to `index`, in FOLDER.pisa, or a `LexicalIndex`. The system is then a
+            hybrid: each query and its passages go to both indexes, and the two lists are fused.
+        hybrid: how they are fused: a method or complete `HybridSettings`; defaults to "sum". Requires `lexical`.
 
     Raises:
-        ValueError: the index was made by another encoder, or the two indexes hold other documents (both are named);
+        ValueError: the index was made by another encoder, or the two indexes hold different documents (both are named);
             `hybrid` without `lexical`. TypeError: a part is something else.
 
     Example:
@@ -95,13 +95,13 @@ class ExpandR(pt.Artifact):
     def index(self, corpus: Iterable[dict[str, Any]]) -> ExpandR:
         """Encode and index `{"docno", "title", "text"}` records, and return this system.
 
-        A build that was interrupted goes on where it was; a finished index is left as it is. A lexical index is built
-        first, as it takes seconds and sees what is wrong with the corpus before anything is encoded; what was read for
-        it is kept on disk for the encoder, so that `corpus` may be a stream.
+        An interrupted build resumes where it stopped; a finished index is left alone. A lexical index is built first,
+        since it takes seconds and detects problems with the corpus before anything is encoded; what was read for it is
+        kept on disk for the encoder, so `corpus` may be a stream.
 
         Raises:
-            ValueError: the system has no index, or the corpus is not the one that a part was built from; what
-                `LexicalIndex.index` and `FaissIndexer.index` raise.
+            ValueError: the system has no index, or the corpus is not the one that a part was built from; also
+                whatever `LexicalIndex.index` and `FaissIndexer.index` raise.
         """
         index, lexical = self._index(), self.lexical_index
         if lexical is None or lexical.built():
@@ -130,8 +130,8 @@ class ExpandR(pt.Artifact):
         """A transformer `[qid, query]` -> R.
 
         Args:
-            num_results: documents for each query.
-            drop_self_matches: drop documents whose docno is the qid; one more is searched for, so no rank is lost.
+            num_results: documents per query.
+            drop_self_matches: drop documents whose docno is the qid; one more is retrieved, so no rank is lost.
             verbose: show progress bars.
 
         Raises:
@@ -154,14 +154,14 @@ class ExpandR(pt.Artifact):
         return self._with(expander=None)
 
     def with_settings(self, settings: TunedSettings | str | Path) -> ExpandR:
-        """The same system with what `expandr tune` has chosen: expansions, fusion, and both lists' part in a hybrid.
+        """The same system with the settings chosen by `expandr tune`: expansions, fusion and hybrid settings.
 
         Args:
-            settings: or the file that they were written to.
+            settings: the settings, or the file they were saved to.
 
         Raises:
-            ValueError: they are of a hybrid and this system is none, or the other way round; they need an expander, or
-                one of which `n` can be chosen. What `TunedSettings.load` raises.
+            ValueError: they are for a hybrid and this system is not one, or vice versa; they need an expander, or one
+                whose `n` can be set. Also whatever `TunedSettings.load` raises.
         """
         if not isinstance(settings, TunedSettings):
             settings = TunedSettings.load(settings)
@@ -173,7 +173,7 @@ class ExpandR(pt.Artifact):
         return self._with(expander=expander, encoder=encoder, hybrid=settings.hybrid)
 
     def without_index(self) -> ExpandR:
-        """The same system, yet to be put on a collection."""
+        """The same system, not bound to a collection."""
         return self._with(index=None, lexical=None if self.hybrid is None else "pisa")
 
     def _with(self, **parts: Any) -> ExpandR:
@@ -182,11 +182,11 @@ class ExpandR(pt.Artifact):
         return ExpandR(**{**kept, "lexical": lexical, **parts})
 
     def for_collection(self, collection: Collection, indexes: str | Path, *, verbose: bool = False) -> ExpandR:
-        """This system with an index of a collection, built if it is not there.
+        """This system with an index of a collection, which is built if it does not exist.
 
         Args:
-            collection: what is indexed.
-            indexes: a folder; systems whose encoders read documents alike find the same index in it.
+            collection: the collection to index.
+            indexes: a folder; systems whose encoders treat documents identically share an index in it.
             verbose: show a progress bar.
         """
         documents = {name: value for name, value in self.encoder.describe().items() if name not in QUERY_SIDE}
@@ -197,7 +197,7 @@ class ExpandR(pt.Artifact):
         return self._with(index=folder, lexical=lexical).index(collection.get_corpus_iter(verbose=verbose))
 
     def describe(self) -> dict[str, Any]:
-        """What decides the rankings, as JSON values: prompt, sampling, cleaning, encoder and index fingerprints."""
+        """What determines the rankings, as JSON values: prompt, sampling, cleaning, encoder and index fingerprints."""
         index, lexical = self.faiss_index, self.lexical_index
         known = {} if self.hybrid is None else {"hybrid": asdict(self.hybrid)}
         if lexical is not None and lexical.built():
@@ -210,14 +210,14 @@ class ExpandR(pt.Artifact):
         }
 
     def save(self, folder: str | Path) -> ExpandR:
-        """Write the system to a new folder and return it as it is there; share it with `to_hf` or `build_package`.
+        """Write the system to a new folder and return the saved system; share it with `to_hf` or `build_package`.
 
-        The index is put inside, and so are recorded expansions and an encoder that lies in a folder. An encoder and an
-        LLM from the hub are named with their commits. An LLM in a folder is named only, with a hash of its content.
+        The index is included, and so are recorded expansions and an encoder from a local folder. An encoder or LLM from
+        the hub is recorded by name and commit. An LLM in a folder is only recorded by name and a hash of its content.
 
         Raises:
-            FileExistsError: the folder exists. ValueError: a part cannot be written down (an encoder built in memory, a
-                fusion that is a function), or the index is not built. TypeError: an expander of another package.
+            FileExistsError: the folder exists. ValueError: a part cannot be saved (an encoder built in memory, a
+                fusion that is a function), or the index is not built. TypeError: an expander from another package.
         """
         self._index()
         store.save(self, path_of(folder))
@@ -237,11 +237,11 @@ class ExpandR(pt.Artifact):
         """The system in a folder, or in a repository of the hub ("owner/name"); every part is checked.
 
         Args:
-            path: what `save` has written, or what `to_hf` has uploaded.
-            backend: the backend of the LLM, where it lies elsewhere by now or is no `HuggingFaceBackend`.
-            cache: of the LLM's generations, see `LLMExpander`.
-            expansion: False leaves the expander out, and no LLM is needed.
-            device: "cuda", "cpu"; None takes cuda where there is one.
+            path: what `save` wrote or `to_hf` uploaded.
+            backend: the LLM's backend, if the LLM has moved or is not a `HuggingFaceBackend`.
+            cache: for the LLM's generations, see `LLMExpander`.
+            expansion: False leaves out the expander, so no LLM is needed.
+            device: "cuda" or "cpu"; None means cuda if available.
 
         Raises:
             ValueError: a part is not the one that was saved (both sides are named), or the record is damaged or from a
@@ -288,7 +288,7 @@ class ExpandR(pt.Artifact):
 
 
 def lexical_folder(collection: Collection, indexes: str | Path) -> Path:
-    """The lexical index of a collection in a folder of indexes."""
+    """The path of a collection's lexical index in a folder of indexes."""
     return Path(indexes) / f"{quote(collection.name, safe=' ')}.{digest(collection.corpus_fingerprint)[:12]}.pisa"
 
 
@@ -311,7 +311,7 @@ def _lexical_index(lexical: LexicalIndex | str | None, index: FaissIndex | None)
 
 
 def with_n(expander: pt.Transformer | None, n: int) -> pt.Transformer:
-    """The expander with `n` expansions for each query; texts that it has in memory are shared."""
+    """The expander with `n` expansions per query; texts it holds in memory are shared."""
     if expander is None or not hasattr(expander, "n"):
         raise ValueError(f"these settings take {n} expansions of each query: give an expander, not {expander!r:.80}")
     changed = copy.copy(expander)

@@ -1,4 +1,4 @@
-"""Names of systems, as the command line and recipes use them."""
+"""Names of systems, as used on the command line and in recipes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ where EXPANSIONS are
 
 
 class _Spec(NamedTuple):
-    """The parts of a name, "" for those that it lacks."""
+    """The parts of a name; missing ones are ""."""
 
     base: str
     lexical: bool
@@ -69,14 +69,14 @@ def parse(name: str) -> _Spec:
 
 
 class SystemOpener:
-    """Opens systems by name; those that name the same encoder or LLM share it, and with it the index.
+    """Opens systems by name; systems that name the same encoder or LLM share it, and thus the index.
 
     Args:
-        indexes: a folder for the indexes of BM25.
-        generations: SQLite file of what LLMs write; None keeps it in memory.
-        device: "cuda", "cpu"; None takes cuda where there is one.
-        encoder: options of `load_encoder` for all encoders that are named, such as `max_length`.
-        llm: options of `LLMExpander` for all LLMs that are named beside an encoder, such as `prompt` and `n`.
+        indexes: a folder for BM25 indexes.
+        generations: SQLite file for texts written by LLMs; None keeps them in memory.
+        device: "cuda" or "cpu"; None means cuda if available.
+        encoder: options of `load_encoder` for every named encoder, such as `max_length`.
+        llm: options of `LLMExpander` for every LLM named together with an encoder, such as `prompt` and `n`.
 
     Example:
         >>> open_system = SystemOpener("indexes")
@@ -100,13 +100,13 @@ class SystemOpener:
         self._encoder, self._llm = cache(self._open_encoder), cache(self._open_llm)
 
     def __call__(self, name: str, *, collections: int = 1) -> System:
-        """The system that `name` means, as `beir.experiment` takes it; models are loaded when they are first used.
+        """The system called `name`, as accepted by `beir.experiment`; models are loaded on first use.
 
-        A saved system comes with its index where there is one collection; of several, each gets an index.
+        With one collection, a saved system keeps its index; with several, each collection gets its own.
 
         Raises:
-            ValueError: a name of no such form, an unknown encoder or backend, a broken line of a file, or a part of a
-                saved system that is not the one that was saved. FileNotFoundError: there is no such file or folder.
+            ValueError: a name not of this form, an unknown encoder or backend, a malformed line, or a part of a saved
+                system that differs from what was saved. FileNotFoundError: there is no such file or folder.
         """
         name = with_home(name)
         spec = parse(name)
@@ -136,7 +136,7 @@ class SystemOpener:
     def _for_each(
         self, make: Callable[[pt.Transformer | None, Collection], pt.Transformer], expansions: str
     ) -> Callable[[Collection], pt.Transformer]:
-        """A system that is a function of the collection, whose expander may be too."""
+        """A system that is a function of the collection; its expander may be one as well."""
         if COLLECTION in expansions:
             return lambda collection: make(
                 self._expander(expansions.replace(COLLECTION, collection.folder_name)), collection

@@ -1,4 +1,4 @@
-"""The numbers of a system that can be tuned, as one value that is written to a file and read from it."""
+"""The tunable parameters of a system, as one value that can be saved to a file and loaded again."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class HybridSettings:
-    """How a system searches with words and vectors, and fuses both lists.
+    """How a system searches with words and vectors and fuses the two lists.
 
     Args:
         method: "sum", "rrf" or "zscore", see `ListFusion`.
         weight: of the lexical list, in [0, 1].
-        repeats: how often the query stands before its passages for the lexical engine, see `LexicalExpander`.
-        depth: documents of each list at least, however few are asked for.
+        repeats: how often the query is repeated before its passages for the lexical engine, see `LexicalExpander`.
+        depth: minimum number of documents in each list, however few are requested.
 
     Raises:
         ValueError: a value is out of range.
@@ -41,13 +41,13 @@ class HybridSettings:
 
 @dataclass(frozen=True)
 class TunedSettings:
-    """What `tune` chooses, and `ExpandR.with_settings` applies.
+    """The settings that `tune` chooses and `ExpandR.with_settings` applies.
 
     Args:
-        n: expansions for each query; 0 for none at all.
-        fusion: of the query encoder, a weight of the query or a name.
+        n: expansions per query; 0 for none at all.
+        fusion: of the query encoder: a weight for the query, or a name.
         hybrid: None for a system without a lexical index.
-        source: what they were tuned on, for the reader.
+        source: what they were tuned on, for human readers.
 
     Raises:
         ValueError: a value is out of range. TypeError: a fusion that is a function.
@@ -69,7 +69,7 @@ class TunedSettings:
             raise TypeError("a fusion that is a function cannot be written down: give a name or a weight")
 
     def save(self, path: str | Path) -> None:
-        """Write them to a JSON file, which appears when it is complete."""
+        """Write them to a JSON file, which appears only when complete."""
         write_json(path_of(path), {"format_version": FORMAT_VERSION, **asdict(self)})
 
     @classmethod
@@ -77,7 +77,7 @@ class TunedSettings:
         """The settings in a file.
 
         Raises:
-            FileNotFoundError: there is no such file. ValueError: it holds something else, or is of a newer release.
+            FileNotFoundError: there is no such file. ValueError: it holds something else, or is from a newer release.
         """
         text = path_of(path).read_text(encoding="utf-8")
         try:

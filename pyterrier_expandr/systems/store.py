@@ -1,11 +1,11 @@
-"""The folder of a saved ExpandR system: written whole or not at all, and checked part by part when it is opened.
+"""The folder of a saved ExpandR system: written completely or not at all, and checked part by part when opened.
 
 FOLDER/pt_meta.json             PyTerrier's record of the artefact
 FOLDER/expandr_system.json      expander, encoder and index with their fingerprints, versions
 FOLDER/index/                   the FaissIndex
-FOLDER/lexical/                 the LexicalIndex, where the system is a hybrid
+FOLDER/lexical/                 the LexicalIndex, if the system is a hybrid
 FOLDER/encoder/                 the encoder's files, unless it comes from the hub
-FOLDER/expansions.jsonl         recorded expansions, where the expander replays some
+FOLDER/expansions.jsonl         recorded expansions, if the expander replays any
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..retrieval.faiss_index import FaissIndex
     from .expandr import ExpandR
 
-#: 2 has a lexical index; a system without one is written as 1, which older releases read
+#: version 2 has a lexical index; a system without one is written as 1, which older releases can read
 FORMAT_VERSION = 2
 RECORD, PT_METADATA = "expandr_system.json", "pt_meta.json"
 INDEX, LEXICAL, ENCODER, EXPANSIONS = "index", "lexical", "encoder", "expansions.jsonl"
@@ -40,7 +40,7 @@ ARTEFACT = {"type": "retrieval_system", "format": "expandr", "package_hint": "py
 
 
 def save(system: ExpandR, folder: Path) -> None:
-    """Write all parts beside `folder`, then put them in place by a rename."""
+    """Write all parts next to `folder`, then move them into place with a rename."""
     if folder.exists():
         raise FileExistsError(f"{str(folder)!r} exists: choose another folder, or remove it")
     part = folder.with_name(f".part.{folder.name}")
@@ -84,7 +84,7 @@ def _save_hybrid(system: ExpandR, folder: Path) -> dict[str, Any]:
 
 
 def _link_or_copy(source: str, target: str) -> None:
-    """A hard link where the file system has them: files of an index are never changed in place, and may be large."""
+    """A hard link if the file system supports it: index files are never changed in place, and may be large."""
     try:
         os.link(source, target)
     except OSError:
@@ -132,7 +132,7 @@ def _save_expander(expander: pt.Transformer | None, folder: Path) -> dict[str, A
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a saved system. Raises FileNotFoundError or ValueError where it is none, damaged, or newer."""
+    """The record of a saved system. Raises FileNotFoundError or ValueError if missing, damaged or newer."""
     path = folder / RECORD
     if not path.is_file():
         raise FileNotFoundError(f"{str(folder)!r} holds no ExpandR system: it has no {RECORD}")
@@ -150,7 +150,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def load_encoder(folder: Path, record: dict[str, Any], device: str | None) -> ExpandREncoder:
-    """The encoder of a record; `from_spec` refuses one with other weights than recorded."""
+    """The encoder of a record; `from_spec` rejects one whose weights differ from the record."""
     from ..encoding.encoder import ExpandREncoder
 
     source = dict(record["encoder"])
@@ -160,7 +160,7 @@ def load_encoder(folder: Path, record: dict[str, Any], device: str | None) -> Ex
 
 
 def load_index(folder: Path, record: dict[str, Any]) -> FaissIndex:
-    """The index inside a system. Raises ValueError where it is not the one that was saved."""
+    """The index inside a system. Raises ValueError if it is not the one that was saved."""
     from ..retrieval.faiss_index import FaissIndex
 
     index, saved = FaissIndex(folder / INDEX), record["index"]
@@ -175,10 +175,10 @@ def load_index(folder: Path, record: dict[str, Any]) -> FaissIndex:
 
 
 def load_hybrid(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """The lexical index inside a system and how it is used, as arguments of `ExpandR`; none where it has none.
+    """The lexical index inside a system and how it is used, as arguments of `ExpandR`; empty if it has none.
 
     Raises:
-        ValueError: the index is not the one that was saved. TypeError: a setting of a newer release.
+        ValueError: the index is not the one that was saved. TypeError: a setting from a newer release.
     """
     if "lexical" not in record:
         return {}
@@ -199,14 +199,14 @@ def load_expander(
     """The expander of a record.
 
     Raises:
-        ValueError: the LLM or the recorded texts are not those that were saved, or the LLM is not here.
+        ValueError: the LLM or the recorded texts are not those that were saved, or the LLM is not available.
     """
     from ..expansion.expander import LLMExpander, RecordedExpander
 
     saved = record["expander"]
     if saved is None:
         return None
-    # A record that names an older cleaning says nothing of refusals, and is cleaned as it was.
+    # A record with an older cleaning does not mention refusals, and is cleaned as before.
     cleaning = {"clean": saved["cleaning"] or False, "keep_refusals": saved.get("keep_refusals", False)}
     if saved["kind"] == "recorded":
         replayed = RecordedExpander(folder / EXPANSIONS, on_missing=saved["on_missing"], n=saved.get("n"), **cleaning)
@@ -237,9 +237,9 @@ def _open_backend(saved: dict[str, Any], device: str | None) -> Backend:
 def check_index(
     encoder: ExpandREncoder, index: FaissIndex, *, pooling: str | None = None, normalize: bool | None = None
 ) -> None:
-    """Raise ValueError where the index was made by another encoder; what is not known is not compared.
+    """Raise ValueError if the index was made by another encoder; unknown values are not compared.
 
-    Without `pooling` and `normalize` those that the encoder was given count, so that no model need be loaded.
+    Without `pooling` and `normalize`, the values given to the encoder are used, so no model need be loaded.
     """
     made = index.encoder
     if made is None:
@@ -261,7 +261,7 @@ def check_index(
 
 
 def check_lexical(index: FaissIndex, lexical: LexicalIndex) -> None:
-    """Raise ValueError where the two indexes of a system hold other documents."""
+    """Raise ValueError if the two indexes of a system hold different documents."""
     ours, theirs = set(lexical.docnos), set(index.docnos.to_pylist())
     if ours != theirs:
         example = min(ours ^ theirs)
@@ -277,7 +277,7 @@ def _told(source: dict[str, Any], names: list[str]) -> str:
 
 
 def _same_model(found: dict[str, Any], saved: dict[str, Any]) -> bool:
-    """Whether two fingerprints are of one model; a hub model that is not downloaded yet is known by its revision."""
+    """Whether two fingerprints denote the same model; a hub model not yet downloaded is identified by its revision."""
     if found == saved:
         return True
     if "commit" not in saved or "model" not in found or "commit" in found:

@@ -1,4 +1,4 @@
-"""What many settings of one system score on some queries, with each text encoded and each query searched once."""
+"""Scores many settings of a system on a set of queries, encoding each text and searching each query only once."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..retrieval.list_fusion import NORMALISERS, Method, best_of_each
 from ..retrieval.two_lists import COLUMNS, run_starts, side_by_side
 from .expandr import ExpandR, with_n
 
-#: deepest ranking that is evaluated where a measure has no cutoff
+#: depth of the evaluated ranking for measures without a cutoff
 DEPTH = 1000
 
 
 class Setting(NamedTuple):
-    """Numbers of a system that can be tuned; `repeats` and `weight` are None without a lexical index."""
+    """Tunable parameters of a system; `repeats` and `weight` are None without a lexical index."""
 
     n: int
     fusion: float
@@ -31,11 +31,11 @@ class Setting(NamedTuple):
 
 
 class Lists:
-    """Searches with one retriever for each distinct query once, and keeps what it finds as numbers.
+    """Searches once per distinct query with one retriever, and stores the results as numbers.
 
     Args:
         retriever: `[qid, ...]` -> R.
-        places: each docno's place in docno order, so that equal scores stand in the same order as in a hybrid.
+        places: each docno's position in docno order, so that ties are ordered as in a hybrid.
     """
 
     def __init__(self, retriever: pt.Transformer, places: pd.Index) -> None:
@@ -44,7 +44,7 @@ class Lists:
         self.searched = 0
 
     def __call__(self, frame: pd.DataFrame, keys: Sequence[Hashable]) -> pd.DataFrame:
-        """`[qid (number of the row), docno (its place), score]` for the rows of `frame`, equal where `keys` are."""
+        """`[qid (row number), docno (position), score]` for `frame`'s rows; equal `keys` get equal results."""
         fresh = {key: row for row, key in reversed(list(enumerate(keys))) if key not in self._known}
         if fresh:
             self._search(frame.iloc[list(fresh.values())], list(fresh))
@@ -75,10 +75,10 @@ class Trials:
     """Scores settings of a system on training queries.
 
     Args:
-        system: with its index, and a lexical one where it is a hybrid.
+        system: a system with its index, plus a lexical one if it is a hybrid.
         topics: `[qid, query]`.
         qrels: `[qid, docno, label]`.
-        measure: of ir-measures.
+        measure: an ir-measures measure.
     """
 
     def __init__(self, system: ExpandR, topics: pd.DataFrame, qrels: pd.DataFrame, measure: Measure) -> None:
@@ -97,12 +97,12 @@ class Trials:
         self._expanded: dict[int, pd.DataFrame] = {0: self.topics}
 
     def expand(self, numbers: Sequence[int]) -> None:
-        """Have the passages written, the largest number first: smaller ones are its beginning, and in the cache."""
+        """Generate the passages, the largest number first: smaller ones are its prefixes, from the cache."""
         for n in sorted(set(numbers) - {0}, reverse=True):
             self._expanded[n] = with_n(self.system.expander, n).transform(self.topics)
 
     def scores(self, settings: Sequence[Setting]) -> Iterator[np.ndarray]:
-        """The values (queries,) of each setting; those that differ by their weight alone should follow each other."""
+        """The values (queries,) of each setting; those that differ only in weight should be adjacent."""
         for _, group in groupby(settings, key=lambda setting: setting[:3]):
             same = list(group)
             found, starts, lexical, dense = self._lists(same[0])
@@ -112,7 +112,7 @@ class Trials:
                 yield self._values(found[["qid", "docno"]].take(rows).assign(score=fused[rows]))
 
     def _lists(self, setting: Setting) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, np.ndarray]:
-        """The documents of a setting's lists, where each query begins, and both lists' comparable scores."""
+        """A setting's documents, where each query begins, and both lists' comparable scores."""
         frame = self._expanded[setting.n]
         encoded = self.system.encoder.query_encoder(fusion=setting.fusion).transform(frame)
         vectors = [np.asarray(vector).tobytes() for vector in encoded["query_vec"]]

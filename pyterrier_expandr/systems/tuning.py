@@ -1,7 +1,7 @@
 """The settings of a system, chosen on training queries: `tune`.
 
-Every setting of a grid is scored on every query; what cross-validation says then decides whether passages are used at
-all, and all queries together which numbers are taken.
+Every setting of a grid is scored on every query; cross-validation then decides whether passages are used at all, and
+all queries together determine the parameter values.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from .expandr import ExpandR
 from .settings import HybridSettings, TunedSettings
 from .trials import Setting, Trials
 
-#: what a system has that nobody tuned
+#: the settings of an untuned system
 UNTUNED = {"fusion": 0.5, "repeats": 5, "weight": 0.5}
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The values that `tune` tries, each with each.
+    """The values that `tune` tries, in all combinations.
 
     Args:
-        n: numbers of passages; none at all is tried too.
-        fusion: weights of the query's vector beside its passages.
-        repeats: how often the query stands before its passages for the lexical engine.
+        n: numbers of passages; no passages at all is tried too.
+        fusion: weights of the query's vector relative to its passages.
+        repeats: how often the query is repeated before its passages for the lexical engine.
         weight: of the lexical list.
 
     Raises:
@@ -59,7 +59,7 @@ class Grid:
             HybridSettings(weight=weight, repeats=repeats)
 
     def settings(self, *, lexical: bool) -> Iterator[Setting]:
-        """All settings, those without passages first; settings that differ in their weight alone follow each other."""
+        """All settings, those without passages first; settings that differ only in weight are adjacent."""
         repeats: tuple[Repeats | None, ...] = self.repeats if lexical else (None,)
         weights: tuple[float | None, ...] = self.weight if lexical else (None,)
         yield from (Setting(0, 1.0, repeats[0], weight) for weight in weights)
@@ -68,7 +68,7 @@ class Grid:
 
 
 class Choice(NamedTuple):
-    """The chosen row, what passages gain on held-out queries in the mean, and the standard error of that."""
+    """The chosen row, the mean gain from passages on held-out queries, and its standard error."""
 
     chosen: int
     gain: float
@@ -77,7 +77,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Tuning:
-    """What `tune` gives: the chosen settings, and the table that explains them."""
+    """The result of `tune`: the chosen settings, and the table that explains them."""
 
     settings: TunedSettings
     table: pd.DataFrame
@@ -96,24 +96,24 @@ def tune(
     source: dict[str, Any] | None = None,
     verbose: bool = False,
 ) -> Tuning:
-    """The best settings for a system on training queries; give queries that no reported number rests on.
+    """The best settings for a system on training queries, which must not be used for any reported result.
 
-    Every list is retrieved once and every text is encoded once, whatever the size of the grid.
+    Every list is retrieved once and every text encoded once, whatever the size of the grid.
 
     Args:
-        system: with an index and an expander; its hybrid's method and depth are kept.
+        system: a system with an index and an expander; the method and depth of a hybrid are kept.
         topics: `[qid, query]`.
         qrels: `[qid, docno, label]`.
-        grid: what is tried.
-        measure: of ir-measures.
-        folds: parts of the queries, each of which is held out once.
-        seed: of the folds.
-        source: what else the settings' file should say of the queries.
+        grid: the values to try.
+        measure: an ir-measures measure.
+        folds: number of parts of the queries, each of which is held out once.
+        seed: for the folds.
+        source: further details of the queries for the settings file.
         verbose: show a progress bar.
 
     Raises:
-        ValueError: the system has no index; there are fewer queries than folds, or none is judged; passages are to be
-            tried and there is no expander.
+        ValueError: the system has no index; there are fewer queries than folds, or none is judged; or passages are
+            to be tried and there is no expander.
 
     Example:
         >>> tune(system, dataset.get_topics(), dataset.get_qrels()).settings.save("tuned.json")  # doctest: +SKIP
@@ -123,7 +123,7 @@ def tune(
     topics = topics[topics["qid"].isin(qrels["qid"])]
     if len(topics) < max(folds, 2) or folds < 2:
         raise ValueError(f"{folds} folds need as many judged queries, and there are {len(topics)}")
-    system.pipeline()  # says what is not built before anything is written or encoded
+    system.pipeline()  # reports missing indexes before anything is written or encoded
     settings = list(grid.settings(lexical=system.hybrid is not None))
     trials = Trials(system, topics, qrels, parsed)
     trials.expand([setting.n for setting in settings])
@@ -146,10 +146,10 @@ def tune(
 
 
 def choose(values: np.ndarray, passages: np.ndarray, folds: np.ndarray) -> Choice:
-    """The best setting: one with passages only where they help on held-out queries by more than a standard error.
+    """The best setting; one with passages only if they help on held-out queries by more than a standard error.
 
     For each fold, the best setting with passages and the best without are chosen on the other folds and compared on
-    this one, so that a large grid cannot win by chance alone. Of equally good settings the first is taken.
+    this one, so that a large grid cannot win by chance alone. Ties go to the first setting.
 
     Args:
         values: (settings, queries).
@@ -173,7 +173,7 @@ def choose(values: np.ndarray, passages: np.ndarray, folds: np.ndarray) -> Choic
 
 
 def held_out(values: np.ndarray, rows: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """(queries,): each query's value under the best of `rows` by the queries of the other folds.
+    """(queries,): each query's value under the setting of `rows` that is best on the other folds.
 
     Example:
         >>> held_out(np.array([[1.0, 0.0], [0.0, 0.5]]), np.array([0, 1]), np.array([0, 1]))
@@ -187,7 +187,7 @@ def held_out(values: np.ndarray, rows: np.ndarray, folds: np.ndarray) -> np.ndar
 
 
 def _table(settings: list[Setting], values: np.ndarray, folds: np.ndarray, chosen: int) -> pd.DataFrame:
-    """The best setting of each kind, the one that nobody tuned, and the chosen one, with their means."""
+    """The best setting of each kind, the untuned one, and the chosen one, with their means."""
     means = values.mean(axis=1)
     kinds: dict[str, list[int]] = {}
     for row, setting in enumerate(settings):
@@ -224,7 +224,7 @@ def _tuned(setting: Setting, system: ExpandR, source: dict[str, Any]) -> TunedSe
 
 
 def numbers_of_passages(counts: Sequence[int]) -> tuple[int, ...]:
-    """What to try where queries have so many passages: 1, 2, 4 ... and as many as any has.
+    """The numbers to try if queries have this many passages: 1, 2, 4 ... and the maximum.
 
     Example:
         >>> numbers_of_passages([5, 6, 6]), numbers_of_passages([0])

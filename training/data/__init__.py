@@ -1,7 +1,7 @@
-"""Queries with their relevant documents, from every source: `open_examples` gives a stream of `TrainingExample`.
+"""Queries with their relevant documents, from any source: `open_examples` yields a stream of `TrainingExample`.
 
-In: pocket, ir-datasets, a BEIR folder (`judged`), JSONL of several formats (`examples`). `negatives` mines hard ones.
-To touch: a source or a file format. Nothing here knows a model.
+Sources: pocket, ir-datasets, BEIR folders (`judged`), several JSONL formats (`examples`). `negatives` mines hard ones.
+To change: a source or a file format. Nothing here depends on a model.
 """
 
 from ...common.lazy import lazy_names

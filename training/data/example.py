@@ -1,4 +1,4 @@
-"""What every source of training data gives."""
+"""The record that every source of training data yields."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """One query with its relevant documents, and negatives and expansions where there are some.
+    """One query with its relevant documents, plus negatives and expansions if available.
 
-    Texts are as an encoder reads documents (`title + " " + text` where there is a title). `positive_ids` names
-    `positives` in the same order, best grade first; a source without document ids gives ids of its own.
+    Texts are in the form an encoder reads (`title + " " + text` if there is a title). `positive_ids` identifies
+    `positives` in the same order, best grade first; sources without document ids get generated ones.
 
     Example:
         >>> TrainingExample("1", "why is the sky blue", ("d7",), ("Air scatters short waves.",)).negatives

@@ -1,4 +1,4 @@
-"""Training examples: queries with what is relevant to them and what is not, from every source as one stream."""
+"""Training examples: queries with relevant and non-relevant documents, from any source, as one stream."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...common.jsonl import read_jsonl, write_jsonl
 from .example import TrainingExample as TrainingExample
 from .judged import examples_of_collection
 
-#: what the fields of a `TrainingExample` are called in files: here, in the E5 mixture, and in the released data
+#: names of the fields of a `TrainingExample` in files: here, in the E5 mixture, and in the released data
 FIELDS = {
     "query_id": ("query_id",),
     "query": ("query",),
@@ -25,8 +25,8 @@ FIELDS = {
     "expansions": ("expansions", "pseudo_doc"),
 }
 
-#: which share of a file's rows the paper's mixture takes (file name without its ending -> share); the others (fever,
-#: hotpot_qa, nq, squad, trivia_qa) whole. Names as in the README of the reference code.
+#: the share of each file's rows in the paper's mixture (file name without extension -> share); the others (fever,
+#: hotpot_qa, nq, squad, trivia_qa) are taken whole. Names as in the README of the reference code.
 E5_RATIOS = {"eli5_question_answer": 0.1, "msmarco_passage": 0.5, "msmarco_document": 0.2}
 
 
@@ -42,12 +42,12 @@ def open_examples(
     """The training examples of a source, as a stream.
 
     Args:
-        source: `pocket`, `irds:NAME`, a folder in BEIR format, a JSONL file, or a folder of JSONL files.
-        split: which judgments of pocket and of a BEIR folder; the others have none or name it themselves.
-        min_relevance: the grade from which on a document is a positive.
-        ratios: for JSONL, the share of each file's rows to take, by file name without ending; E5_RATIOS is the paper's.
-        seed: of the choice of those rows.
-        skipped: given a counter, what is broken or unknown is counted there and passed over; without, it raises.
+        source: `pocket`, `irds:NAME`, a BEIR folder, a JSONL file, or a folder of JSONL files.
+        split: the split of the judgments, for pocket and BEIR folders; other sources have none or name it.
+        min_relevance: the lowest grade at which a document counts as positive.
+        ratios: for JSONL, the share of rows to take, by file name without extension; E5_RATIOS is the paper's.
+        seed: for sampling those rows.
+        skipped: a counter for broken or unknown input, which is then skipped; without one, such input raises an error.
 
     Raises:
         ValueError: an unknown source, `min_relevance` below 1, judgments of unknown queries or documents, broken lines.
@@ -77,16 +77,16 @@ def examples_from_jsonl(
     seed: int = 42,
     skipped: Counter[str] | None = None,
 ) -> Iterator[TrainingExample]:
-    """Examples of a JSONL file, or of all `*.jsonl` in a folder: E5's, the released retriever data's, or our own rows.
+    """Examples from a JSONL file or a folder of them, in E5's, the released retriever data's or our own format.
 
     A row has `query` and `positive` (or `pos`, `positives`), and may have `negative` (`neg`, `negatives`), `pseudo_doc`
-    (`expansions`), `query_id` and `positive_id(s)`; texts are strings or lists of strings. Ids that are lacking become
-    `FILE-LINE`. Whether a row is in a file's share depends on the seed and on the row alone, so that rows added at the
-    end change nothing before them.
+    (`expansions`), `query_id` and `positive_id(s)`; texts are strings or lists of strings. Missing ids become
+    `FILE-LINE`. Whether a row is in a file's share depends only on the seed and the row itself, so rows appended at the
+    end do not change the selection before them.
 
     Raises:
-        ValueError: a broken line, missing fields (those found are listed), a ratio outside (0, 1] or of no file.
-        FileNotFoundError: a folder without such files.
+        ValueError: a malformed line, missing fields (those found are listed), a ratio outside (0, 1] or for no file.
+        FileNotFoundError: the folder contains no such files.
 
     Example:
         >>> next(examples_from_jsonl("nq.jsonl", ratios={"nq": 0.1})).negatives  # doctest: +SKIP
@@ -142,10 +142,10 @@ def _texts(value: Any, where: str) -> list[str]:
 
 
 def write_examples(path: str | Path, examples: Iterable[TrainingExample], *, released: bool = False) -> int:
-    """Write examples to a JSONL file that `examples_from_jsonl` reads, and give their number.
+    """Write examples to a JSONL file that `examples_from_jsonl` can read, and return their number.
 
-    With `released` in the format of the released retriever data, `{query, pseudo_doc, pos, neg}`: ids, and all
-    expansions but the first, have no place there.
+    With `released`, use the format of the released retriever data, `{query, pseudo_doc, pos, neg}`, which has no
+    room for ids or for expansions after the first.
     """
     return write_jsonl(path, map(_released if released else asdict, examples))
 
@@ -166,22 +166,22 @@ def split_examples(
     *,
     spelling: Callable[[str], str] = str,
 ) -> Iterator[tuple[str, TrainingExample]]:
-    """Yield `(part, example)`: a seeded random split; appending examples does not change the parts of earlier ones.
+    """Yield `(part, example)` from a seeded random split; appending examples does not change the parts of earlier ones.
 
     Args:
         examples: a stream.
-        parts: name -> size. Sizes up to 1 in sum are fractions: an example's part depends on its query alone. Whole
-            numbers are counts: parts fill up in the order of the stream, and what comes after the last is full is left
-            out, so that they mean a random split where they add up to the stream's length, as the paper's do:
-            `{"llm": 100_000, "retriever-train": 637_866, "retriever-dev": 70_874}`. Of a part of a stream that is
-            sorted, by file for instance, take fractions.
-        seed: of the split.
-        spelling: what of a query counts; queries for which it gives the same are equal.
+        parts: name -> size. Sizes that sum to 1 or less are fractions: an example's part depends on its query. Whole
+            numbers are counts: parts fill up in stream order, and whatever comes after the last one is full is dropped.
+            Counts therefore give a random split only if they add up to the length of the stream, as the paper's do:
+            `{"llm": 100_000, "retriever-train": 637_866, "retriever-dev": 70_874}`. For part of
+            a sorted stream (by file, for instance), use fractions.
+        seed: for the split.
+        spelling: normalises a query; queries with the same normalised form are treated as equal.
 
-    Equal queries come into the same part while it has room, so that none is trained on what another evaluates.
+    Equal queries go to the same part while it has room, so that no part is trained on queries that another evaluates.
 
     Raises:
-        ValueError: no parts, sizes below 0, fractions above 1 in sum, or fractions beside counts.
+        ValueError: no parts, negative sizes, fractions that sum to more than 1, or a mix of fractions and counts.
 
     Example:
         >>> examples = [TrainingExample(str(n), f"query {n}", ("d",), ("text",)) for n in range(4)]
@@ -208,7 +208,7 @@ def split_examples(
 
 
 def are_counts(sizes: Mapping[str, float]) -> bool:
-    """Whether the sizes of parts are whole numbers rather than fractions. Raises ValueError where they are neither."""
+    """Whether the sizes of parts are whole numbers rather than fractions. Raises ValueError if they are neither."""
     numbers = [size for size in sizes.values() if isinstance(size, (int, float))]
     counts = all(float(size).is_integer() for size in numbers) and sum(numbers) > 1
     if not numbers or len(numbers) < len(sizes) or min(numbers) < 0 or (not counts and sum(numbers) > 1 + 1e-9):
@@ -217,7 +217,7 @@ def are_counts(sizes: Mapping[str, float]) -> bool:
 
 
 def _part(uniform: float, sizes: Mapping[str, float], *, whole: bool) -> str | None:
-    """The part that `uniform` in [0, 1) falls into when each part is an interval as wide as its size."""
+    """The part whose interval contains `uniform`, a number in [0, 1); each interval is as wide as its part's size."""
     place = uniform * (sum(sizes.values()) if whole else 1.0)
     for name, size in sizes.items():
         if size > 0 and place < size:

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     from ...collections import BeirFolder
 
-#: queries whose documents are looked up together
+#: number of queries whose documents are looked up together
 CHUNK = 256
 
 
 class _Source(Protocol):
-    """What both kinds of collection offer."""
+    """The interface shared by both kinds of collection."""
 
     def judgments(self) -> Iterator[tuple[str, str, int]]:
         """(query id, document id, grade)."""
@@ -40,20 +40,21 @@ def examples_of_collection(
 ) -> Iterator[TrainingExample]:
     """An example for each query with a relevant document, in the order of the collection's queries.
 
-    Judgments are held in memory; documents are looked up a few hundred queries at a time, by ir-datasets' docstore or
-    by their offsets in corpus.jsonl, so that the corpus never is. Positives are sorted by grade, best first, and then
-    as they are judged. Documents judged below 1 are negatives. Queries without a relevant document give no example.
+    Judgments are held in memory; documents are looked up a few hundred queries at a time, in ir-datasets' docstore or
+    by their offsets in corpus.jsonl, so the corpus is never loaded. Positives are sorted by grade, best first, and
+    then by the order of the judgments. Documents judged below 1 are negatives. Queries without a relevant document
+    yield no example.
 
     Args:
         name: `pocket`, `irds:NAME`, or a folder in BEIR format.
-        split: which judgments of pocket and of a BEIR folder.
-        min_relevance: the grade from which on a document is a positive.
-        skipped: given a counter, "unknown query", "unknown document", "empty query", "empty document", "broken line"
-            and "no relevant document" are counted there; without, all but the last raise.
+        split: the split of the judgments, for pocket and BEIR folders.
+        min_relevance: the lowest grade at which a document counts as positive.
+        skipped: a counter in which "unknown query", "unknown document", "empty query", "empty document", "broken line"
+            and "no relevant document" are counted; without one, all but the last raise an error.
 
     Raises:
-        ValueError: judgments of queries or documents that the collection lacks or that have no text (they are named),
-            one pair that is judged in two ways, or no document with the grade at all (the grades found are named); an
+        ValueError: judgments for queries or documents that the collection lacks or that have no text (they are named),
+            conflicting judgments for one pair, no document with the required grade (the grades found are named), or an
             unknown collection.
 
     Example:
@@ -140,7 +141,7 @@ def _chunk(
 
 
 def _leave_out(skipped: Counter[str] | None, reason: str, ids: list[str], problem: str) -> None:
-    """Count what is left out, or raise ValueError where nothing may be."""
+    """Count what is left out, or raise ValueError if nothing may be left out."""
     if ids and skipped is None:
         raise ValueError(f"{problem}: {ids[:5]}")
     if skipped is not None and ids:
@@ -171,7 +172,7 @@ class _Beir:
         return found
 
     def _judged_offsets(self, corpus: Path) -> dict[str, int]:
-        """The file offsets of the judged documents; no others will be asked for."""
+        """The file offsets of the judged documents; no others will be requested."""
         judged = set(self._folder.get_qrels()["docno"])
         offsets, place = {}, 0
         with open(corpus, "rb") as file:
@@ -202,7 +203,7 @@ class _Irds:
         self._name = name
         import ir_datasets
 
-        import pyterrier_expandr.collections  # noqa: F401  registers this package's own ir-datasets
+        import pyterrier_expandr.collections  # noqa: F401  registers this package's own datasets with ir-datasets
 
         try:
             self._dataset: ir_datasets.Dataset = ir_datasets.load(name)

@@ -1,4 +1,4 @@
-"""Hard negatives: documents that a retriever ranks high but nobody judged relevant."""
+"""Hard negatives: documents that a retriever ranks highly but that are not judged relevant."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...common.frames import document_texts
 from .chunks import in_chunks
 from .example import TrainingExample
 
-#: queries searched together
+#: number of queries searched together
 CHUNK = 256
 
 
@@ -27,17 +27,17 @@ def mine_negatives(
 ) -> Iterator[TrainingExample]:
     """The examples with up to `n` mined negatives added to their own (fewer if the ranking runs out).
 
-    Negatives are the highest ranked documents between the ranks `skip` and `depth` that are not judged relevant to the
-    query, nor say the same, white space apart, as its positives or as what is judged relevant in the ranking.
+    Negatives are the highest-ranked documents between ranks `skip` and `depth` that are not judged relevant to the
+    query and whose text differs (ignoring white space) from its positives and from relevant documents in the ranking.
 
     Args:
         examples: a stream.
         retriever: `[qid, query]` -> `[qid, query, docno, text, rank]` (+ optional `title`), for instance
             `bm25(...) >> pt.text.get_text(dataset, ["title", "text"])`.
-        depth: how deep the ranking is looked at.
-        skip: how many of its first ranks are passed over, as likely to be relevant though not judged.
-        n: negatives for each query.
-        relevant: query id -> ids of all documents judged relevant, where the examples leave out some of them.
+        depth: how many ranks are considered.
+        skip: how many top ranks to skip, since those documents are likely to be relevant even if unjudged.
+        n: negatives per query.
+        relevant: query id -> ids of all documents judged relevant, in case the examples omit some of them.
 
     Raises:
         ValueError: `n` below 1, `skip` not below `depth`, or a ranking without texts.

@@ -13,12 +13,12 @@ from .examples import TrainingExample, split_examples, write_examples
 def examples_stage(
     source: Callable[[], Iterator[TrainingExample]], parts: Mapping[str, float], settings: dict[str, Any]
 ) -> Stage:
-    """PART.jsonl for each of `parts`: the queries that train either model.
+    """PART.jsonl for each of `parts`: the training queries of the two models.
 
     Args:
-        source: gives the queries anew at each call, so that nothing is held in memory.
+        source: called to stream the queries afresh each time, so that nothing is held in memory.
         parts: how many of the queries, or which fraction, each part gets.
-        settings: what decides the queries, with the `seed` of the parts.
+        settings: everything that determines the queries, including the `seed` for the parts.
 
     Raises:
         ValueError: a part without a query (when the stage runs).

@@ -1,8 +1,8 @@
-"""Preference pairs in, a LoRA adapter out (DPO, Eq. 17), and from adapter and base a model that stands alone.
+"""Preference pairs in, a LoRA adapter out (DPO, Eq. 17); adapter and base can be merged into a standalone model.
 
-`train.train_expander` trains; `pair_tokens` makes rows of the very tokens of inference, `dpo` sets up TRL and PEFT,
-`report` says what came out, `merge.merge_adapter` merges. To touch: a setting of `ExpanderTrainingConfig`. A row's
-tokens must stay those that the backend renders.
+`train.train_expander` trains; `pair_tokens` builds rows of exactly the inference tokens, `dpo` sets up TRL and PEFT,
+`report` summarises the results, `merge.merge_adapter` merges. To change: a setting of `ExpanderTrainingConfig`.
+A row's tokens must remain those that the backend renders.
 """
 
 from ...common.lazy import lazy_names

@@ -1,4 +1,4 @@
-"""The settings of the LLM's training."""
+"""Settings for training the LLM."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from ...common.files import with_home
 from ..setting_checks import check_flag, check_number, check_whole
 from .pair_tokens import Overlong
 
-#: settings that do not decide the weights: names of things and places, and what only the report depends on
+#: settings that do not affect the weights: names, paths, and what only the report depends on
 OTHER_SETTINGS = ("base", "out", "pairs", "report_prompts", "report_tokens")
 
 #: the paper's loss, that of DPO (Eq. 17)
 PAPER_LOSSES = {"sigmoid": 1.0}
-#: the losses that may be combined, by TRL's names
+#: the losses that can be combined, by their names in TRL
 LOSSES = ("sigmoid", "sft")
 
 
 @dataclass(frozen=True)
 class ExpanderTrainingConfig:
-    """What to train on what, and how; the defaults are the paper's.
+    """What to train, on which data, and how; the defaults are the paper's.
 
     Args:
-        base: hub name or folder of the instruct model.
+        base: hub name or folder of the instruction-tuned model.
         pairs: JSONL or Parquet file of preference pairs, as `pair_files.read_pairs` reads it.
-        out: folder to make, with the adapter.
+        out: folder to create for the adapter.
         losses: the weight of each loss: "sigmoid" is DPO's, "sft" the mean negative log-likelihood of the chosen
             text's tokens. {"sft": 1} alone is supervised fine-tuning on the best candidates (rejection sampling); both
             together keep DPO from making the chosen text less likely as well (RPO).
-        beta: how dearly the model pays for leaving its reference.
-        lora_r, lora_alpha, lora_dropout, target_modules: the adapter.
-        learning_rate: of AdamW, falling linearly to 0.
+        beta: strength of the penalty for diverging from the reference model.
+        lora_r, lora_alpha, lora_dropout, target_modules: settings of the LoRA adapter.
+        learning_rate: for AdamW, decaying linearly to 0.
         epochs: passes over the pairs.
-        batch_size: pairs of a step, over all devices.
-        device_batch_size: pairs that a device holds at once; it divides `batch_size`.
-        max_grad_norm: gradients are clipped to it.
-        max_length: tokens of prompt and completion together. Prompts are never cut.
+        batch_size: pairs per step, over all devices.
+        device_batch_size: pairs that a device processes at once; must divide `batch_size`.
+        max_grad_norm: gradients are clipped to this norm.
+        max_length: most tokens of prompt and completion together. Prompts are never cut.
         overlong: "drop" leaves out a pair that is longer, "cut" shortens its completions.
-        eval_fraction: part of the queries whose pairs are held out; 0 for none, and then the last step is kept.
-        evaluations: how often in a run the held-out pairs are measured and a checkpoint is written; that with the least
-            loss is kept.
-        precompute_reference: compute the reference's log-probabilities once before training, not at each step.
+        eval_fraction: fraction of the queries whose pairs are held out; 0 holds out none and keeps the last step.
+        evaluations: how many times per run the held-out pairs are evaluated and a checkpoint is written; the one with
+            the lowest loss is kept.
+        precompute_reference: compute the reference's log-probabilities once before training instead of at each step.
         load_in_4bit: hold the base model in 4 bits (needs a CUDA device and bitsandbytes).
-        dtype: "float32", "bfloat16", "float16"; None takes bfloat16 on a GPU and float32 on a CPU.
-        report_prompts: held-out prompts whose generations are compared in length, before and after; 0 for none.
-        report_tokens: most tokens of a generation in that comparison.
-        seed: of split, adapter, order and report.
+        dtype: "float32", "bfloat16", "float16"; None means bfloat16 on a GPU and float32 on a CPU.
+        report_prompts: number of held-out prompts whose generation lengths are compared before and after; 0 for none.
+        report_tokens: maximum tokens per generation in that comparison.
+        seed: for the split, adapter initialisation, data order and report.
         revision: the base model's revision on the hub.
-        trust_remote_code: run Python code that comes with the model.
+        trust_remote_code: run Python code shipped with the model.
 
     Raises:
-        ValueError: a value that cannot be meant. TypeError: one of another type.
+        ValueError: an invalid value. TypeError: a value of the wrong type.
 
     Example:
         >>> ExpanderTrainingConfig("Qwen/Qwen2.5-7B-Instruct", "pairs.jsonl", "adapter").target_modules
@@ -123,9 +123,9 @@ class ExpanderTrainingConfig:
         object.__setattr__(self, "losses", {name: float(self.losses[name]) for name in LOSSES if name in self.losses})
 
     def recorded(self) -> dict[str, Any]:
-        """What decides the weights, as records keep it: `losses` only where they are not the paper's.
+        """The settings that determine the weights, as stored in records: `losses` only if they differ from the paper's.
 
-        Records made before there was this setting do not mention it.
+        Records written before this setting existed do not mention it.
 
         Example:
             >>> "losses" in ExpanderTrainingConfig("base", "pairs.jsonl", "adapter").recorded()
@@ -135,7 +135,7 @@ class ExpanderTrainingConfig:
         return {name: value for name, value in values.items() if (name, value) != ("losses", PAPER_LOSSES)}
 
     def compute_dtype(self) -> str:
-        """The type of the base model's weights on this machine."""
+        """The dtype of the base model's weights on this machine."""
         import torch
 
         return self.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class TokenizedDPOTrainer(DPOTrainer):
-    """A `DPOTrainer` whose rows are tokens already: `prompt_ids`, `chosen_ids`, `rejected_ids`.
+    """A `DPOTrainer` whose rows are already tokenised: `prompt_ids`, `chosen_ids`, `rejected_ids`.
 
-    TRL's own tokenisation renders whole chats. It so teaches what a template writes behind the end of turn (a line
-    break in Qwen's), reads control tokens that a text spells out, and cuts what is too long.
+    TRL's own tokenisation renders whole chats. It would therefore also train on what a template writes after the end of
+    turn (a line break in Qwen's), interpret control tokens spelled out in a text, and cut texts that are too long.
     """
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
@@ -41,7 +41,7 @@ def build_trainer(
     folder: Path,
     verbose: bool,
 ) -> DPOTrainer:
-    """The trainer of a new LoRA adapter; the base model with the adapter switched off is the reference."""
+    """The trainer for a new LoRA adapter; the reference is the base model with the adapter switched off."""
     arguments = _arguments(config, len(train.rows), len(evaluation.rows), folder)
     model = open_base(config)
     _check_end(model, tokenizer, train.end, config.base)
@@ -89,7 +89,7 @@ def _arguments(config: ExpanderTrainingConfig, pairs: int, held_out: int, folder
         gradient_accumulation_steps=accumulation,
         max_grad_norm=config.max_grad_norm,
         max_length=config.max_length,
-        # TRL would switch off the adapter's dropout too; that of the base model is off by open_base.
+        # TRL would switch off the adapter's dropout too; open_base has switched off the base model's.
         disable_dropout=False,
         precompute_ref_log_probs=config.precompute_reference,
         eval_strategy="steps" if evaluated else "no",
@@ -118,8 +118,8 @@ def _arguments(config: ExpanderTrainingConfig, pairs: int, held_out: int, folder
 def even_batch(rows: int, most: int, processes: int) -> int:
     """The largest batch size up to `most` that divides each process's rows; 1 if their numbers of rows differ.
 
-    TRL gives the mean of its batches' margins: only batches of one size, without a row that fills the last one, give
-    the mean of the pairs.
+    TRL reports the mean of its batches' margins, which is the mean over pairs only if all batches have the same size
+    and none is padded with extra rows.
 
     Example:
         >>> even_batch(20, 4, 1), even_batch(30, 4, 2), even_batch(31, 4, 2)
@@ -130,7 +130,7 @@ def even_batch(rows: int, most: int, processes: int) -> int:
 
 
 def _check_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end: int, base: str) -> None:
-    """Refuse an end-of-turn token that generation does not stop at: the model would learn it to no effect."""
+    """Reject an end-of-turn token at which generation does not stop: learning it would have no effect."""
     ends = stop_tokens(model, tokenizer)
     if end not in ends:
         written, stops = tokenizer.convert_ids_to_tokens([end])[0], tokenizer.convert_ids_to_tokens(ends)
@@ -141,10 +141,10 @@ def _check_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end: 
 
 
 def open_base(config: ExpanderTrainingConfig) -> PreTrainedModel:
-    """The model to train, with its own dropout off, so that policy and reference differ only by the adapter.
+    """The model to train, with its own dropout off so that policy and reference differ only in the adapter.
 
     Raises:
-        ValueError: it has no module of a name in `target_modules` (those that it has are listed).
+        ValueError: no module matches a name in `target_modules` (the available ones are listed).
     """
     options: dict[str, Any] = {"dtype": config.compute_dtype(), "revision": config.revision}
     if config.load_in_4bit:

@@ -1,4 +1,4 @@
-"""From a LoRA adapter to a model that stands alone, checked against what it was made of."""
+"""Merges a LoRA adapter into a standalone model and checks it against base and adapter."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
-#: the file in the merged model's folder that says what made it
+#: the file in the merged model's folder that records how it was made
 RECORD = "merge.json"
 
-#: largest difference of logits, relative to their size, by the type that the weights are rounded to
+#: largest allowed relative difference of logits, by the dtype to which the weights are rounded
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 
-#: what the check asks where the caller names nothing else
+#: queries used for the check unless the caller gives prompts
 SAMPLE_QUERIES = ("why is the sky blue", "who wrote the first novel", "does vitamin C shorten a cold", "tides")
 
 
@@ -49,32 +49,32 @@ def merge_adapter(
 ) -> Path:
     """The folder of a standalone model: the base with the adapter merged into its weights, tokenizer and chat template.
 
-    Weights are added in float32, which takes 4 bytes of memory for each, and then rounded to `dtype`. The model that
-    was written is opened again, and its logits on sample prompts are compared with those of base and adapter, both
-    computed in float32, so that nothing but the rounding of weights is seen. Where they differ, nothing is left at
-    `out`. `HuggingFaceBackend` and vLLM open the folder.
+    Weights are added in float32, which takes 4 bytes of memory per weight, and then rounded to `dtype`. The saved model
+    is reopened and its logits on sample prompts are compared with those of base and adapter, both computed in float32
+    so that only the rounding of the weights shows. If they differ too much, nothing is left at `out`.
+    `HuggingFaceBackend` and vLLM can open the folder.
 
     Args:
-        adapter: folder that `train_expander` or PEFT made. An adapter that was trained on a base in 4 bits is merged
-            into the base's full weights.
-        out: folder to make; it is given back at once where it is finished.
-        base: hub name or folder of the base model; None takes the one that the adapter names.
-        prompts: conversations to compare logits on; None takes the q2d prompt of some queries.
-        tolerance: largest relative difference of logits, |merged - (base + adapter)| / |base + adapter| over all of a
-            prompt; None takes what rounding to `dtype` explains (`TOLERANCES`).
-        dtype: of the merged weights, "float32", "bfloat16", "float16"; None takes bfloat16 on a GPU and float32 on a
-            CPU.
-        device: "cuda", "cpu"; None takes cuda where there is one.
-        revision: the base model's revision on the hub; None takes the one that the adapter was trained on.
-        trust_remote_code: run Python code that comes with the base model. An adapter's record cannot switch it on.
+        adapter: folder created by `train_expander` or PEFT. An adapter that was trained on a 4-bit base is merged into
+            the base's full-precision weights.
+        out: folder to create; if it is already complete, it is returned immediately.
+        base: hub name or folder of the base model; None means the one named by the adapter.
+        prompts: conversations to compare logits on; None means the q2d prompt for a few queries.
+        tolerance: largest allowed relative difference of logits, |merged - (base + adapter)| / |base + adapter| over a
+            whole prompt; None means what rounding to `dtype` explains (`TOLERANCES`).
+        dtype: of the merged weights, "float32", "bfloat16" or "float16"; None means bfloat16 on a GPU and float32 on
+            a CPU.
+        device: "cuda" or "cpu"; None means cuda if available.
+        revision: the base model's revision on the hub; None means the one the adapter was trained on.
+        trust_remote_code: run Python code shipped with the base model. An adapter's record cannot switch this on.
 
     Returns:
-        `out`, with `merge.json`: adapter, base, the largest difference (`error`), that which the adapter makes
-        (`effect`), versions.
+        `out`, with `merge.json`: adapter, base, the largest difference (`error`), the difference made by the
+        adapter (`effect`), and versions.
 
     Raises:
-        ValueError: no adapter, another base than the adapter was trained on, no prompts, an unknown dtype, a difference
-            beyond the tolerance or larger than half of the adapter's effect, or an output folder of another run.
+        ValueError: no adapter, a base other than the one the adapter was trained on, no prompts, an unknown dtype, a
+            difference above the tolerance or half of the adapter's effect, or an output folder of another run.
         ImportError: peft is missing.
 
     Example:
@@ -89,7 +89,7 @@ def merge_adapter(
         revision = trained_on.get("settings", {}).get("revision")
     options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     adapted = HuggingFaceBackend(base, adapter=adapter, revision=revision, **options)
-    _ = adapted.context_length  # fetches the configuration of a hub model, which tells its commit
+    _ = adapted.context_length  # fetches the configuration of a hub model, which contains its commit
     _check_base(adapter, trained_on, model_fingerprint(adapted.place, revision))
     settings = {"made_of": adapted.fingerprint(), "tolerance": tolerance, "prompts": [list(p) for p in prompts]}
     if is_finished(out, RECORD, settings):
@@ -97,7 +97,7 @@ def merge_adapter(
     kind = str(settings["made_of"]["dtype"])
     with _work_folder(out) as work:
         expected, effect = _merge(adapted, kind, prompts, work)
-        gc.collect()  # a model has cycles, and two of them may not fit
+        gc.collect()  # models contain reference cycles, and two models may not fit in memory
         error = _difference(expected, _logits(HuggingFaceBackend(work, **options), prompts))
         if (reason := _refusal(error, effect, TOLERANCES[kind] if tolerance is None else tolerance)) is not None:
             raise ValueError(f"{adapter} cannot be merged in {kind}: {reason}")
@@ -118,7 +118,7 @@ def _check(prompts: Sequence[Sequence[Message]], tolerance: float | None, dtype:
 
 @contextlib.contextmanager
 def _work_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out`; leftovers of an interrupted merge are removed first."""
+    """A temporary folder next to `out`; leftovers of an interrupted merge are removed first."""
     work = out.with_name(out.name + ".merging")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -145,7 +145,7 @@ def _record(adapter: Path) -> dict[str, Any]:
 
 
 def _check_base(adapter: Path, record: dict[str, Any], found: dict[str, Any]) -> None:
-    """Raise ValueError if the adapter was trained on a base with other weights than the one found."""
+    """Raise ValueError if the adapter was trained on a base whose weights differ from those found."""
     trained_on = record.get("settings", {}).get("base_fingerprint", {})
     for key in ("sha256", "gguf_sha256", "commit"):
         if trained_on.get(key, found.get(key)) != found.get(key, trained_on.get(key)):
@@ -158,7 +158,7 @@ def _check_base(adapter: Path, record: dict[str, Any], found: dict[str, Any]) ->
 def _merge(
     adapted: HuggingFaceBackend, dtype: str, prompts: Sequence[Sequence[Message]], folder: Path
 ) -> tuple[list[torch.Tensor], float]:
-    """Write the merged model into `folder`; the logits of base and adapter, and how much the adapter changes them."""
+    """Write the merged model to `folder`; return base + adapter logits and how much the adapter changes them."""
     expected = _logits(adapted, prompts)
     with cast("PeftModel", adapted.load()).disable_adapter():
         effect = _difference(expected, _logits(adapted, prompts))
@@ -168,7 +168,7 @@ def _merge(
 
 
 def _logits(backend: HuggingFaceBackend, prompts: Sequence[Sequence[Message]]) -> list[torch.Tensor]:
-    """Logits (tokens, vocabulary) for each prompt, on the CPU; computed in float32 whatever the weights' type."""
+    """Logits (tokens, vocabulary) for each prompt, on the CPU; computed in float32 whatever the weights' dtype."""
     import torch
 
     model, found = backend.load().float(), []
@@ -180,7 +180,7 @@ def _logits(backend: HuggingFaceBackend, prompts: Sequence[Sequence[Message]]) -
 
 
 def _difference(expected: list[torch.Tensor], found: list[torch.Tensor]) -> float:
-    """The largest relative difference over the prompts; infinite where shapes differ."""
+    """The largest relative difference over the prompts; infinite if shapes differ."""
     pairs = list(zip(expected, found, strict=True))
     if any(left.shape != right.shape for left, right in pairs):
         return float("inf")
@@ -188,13 +188,13 @@ def _difference(expected: list[torch.Tensor], found: list[torch.Tensor]) -> floa
 
 
 def _refusal(error: float, effect: float, tolerance: float) -> str | None:
-    """Why a merged model with this error must be refused, or None."""
+    """The reason to reject a merged model with this error, or None."""
     if not error <= tolerance:
         return (
             f"its logits differ from those of base and adapter by {error:.2g}, but only {tolerance:.2g} is allowed "
             "(weights shared by several modules cannot take an adapter of only one of them)"
         )
-    if error > effect / 2:  # where all that the adapter does is rounded away, the two are the same
+    if error > effect / 2:  # if rounding removes everything the adapter does, the two are equal
         return (
             f"rounding changes the logits by {error:.2g}, more than half of the adapter's own effect ({effect:.2g}): "
             "merge and serve in float32, or serve base and adapter without merging"
@@ -208,7 +208,7 @@ def _save_merged(adapted: HuggingFaceBackend, dtype: str, folder: Path) -> None:
     from transformers import GenerationConfig
 
     merged = cast("PeftModel", adapted.load()).merge_and_unload(safe_merge=True).to(getattr(torch, dtype))
-    with contextlib.suppress(OSError):  # a base without such a file gives those that end its turns
+    with contextlib.suppress(OSError):  # a base without such a file supplies its end-of-turn tokens
         merged.generation_config = GenerationConfig.from_pretrained(
             adapted.opened, revision=pinned_revision(adapted.place, adapted.revision)
         )

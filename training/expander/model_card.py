@@ -1,4 +1,4 @@
-"""Model cards of trained expanders: what a checkpoint is and how it was made."""
+"""Model cards for trained expanders: what a checkpoint is and how it was made."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def adapter_card(record: dict[str, Any]) -> str:
 
 
 def _method(losses: dict[str, float] | None) -> list[str]:
-    """What the adapter was trained for; `losses` is None where they are the paper's."""
+    """The training objective of the adapter; `losses` is None for the paper's."""
     if losses is None:
         method = "Trained by direct preference optimisation (DPO)"
     elif "sigmoid" in losses:
@@ -96,7 +96,7 @@ def merged_card(record: dict[str, Any]) -> str:
 
 
 def _shown(model: str) -> str:
-    """A hub name, or a folder's last part: its full path means nothing on other machines."""
+    """A hub name, or the last part of a folder's path, since the full path means nothing on other machines."""
     return Path(model).name if Path(model).exists() else model
 
 

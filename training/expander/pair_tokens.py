@@ -1,4 +1,4 @@
-"""Preference pairs as tokens: DPO sees what the model reads and writes when it expands a query, token by token."""
+"""Preference pairs as tokens: DPO sees exactly the tokens the model reads and writes when it expands a query."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from jinja2 import TemplateError
 from ...expansion.backends.base import Message
 from ...expansion.backends.huggingface import HuggingFaceBackend
 
-#: what to do with a pair that exceeds the maximal length: leave it out, or cut its completions
+#: what to do with a pair that exceeds the maximum length: leave it out, or cut its completions
 Overlong = Literal["drop", "cut"]
 
-#: the text whose place in a rendered chat shows what the template writes around an answer
+#: a text whose position in a rendered chat shows what the template writes around an answer
 _MARK = "expansion-goes-here"
 
 
 @dataclass
 class TokenizedPairs:
-    """Pairs as token ids, the messages of their prompts in the same order, and what became of the others.
+    """Pairs as token ids, the messages of their prompts in the same order, and counts of pairs dropped or cut.
 
-    `rows` have `prompt_ids`, `chosen_ids` and `rejected_ids`. `dropped` counts pairs by reason, `cut` those of which a
-    completion was cut, `end` is the token that ends a turn.
+    `rows` have `prompt_ids`, `chosen_ids` and `rejected_ids`. `dropped` counts pairs by reason, `cut` those with
+    a completion that was cut, and `end` is the token that ends a turn.
     """
 
     end: int
@@ -47,23 +47,23 @@ def tokenize_pairs(
     overlong: Overlong = "drop",
     source: str = "pairs",
 ) -> TokenizedPairs:
-    """Conversational preference rows as tokens; the loss of DPO covers all of `chosen_ids` and `rejected_ids`.
+    """Conversational preference rows as tokens; the DPO loss covers all of `chosen_ids` and `rejected_ids`.
 
-    A prompt becomes the very tokens that `backend` would read, with one begin-of-sequence token, and is never cut. A
-    completion is its text and the end-of-turn token of the chat template. A completion that is cut to fit has no end of
-    turn: the model must not learn to stop there. Pairs of equal texts are left out, and those that no cut can save.
+    A prompt becomes exactly the tokens that `backend` would read, with one begin-of-sequence token, and is never cut. A
+    completion is its text plus the chat template's end-of-turn token. A completion that is cut to fit has no end of
+    turn: the model must not learn to stop there. Pairs of equal texts, and pairs that no cut can fit, are left out.
 
     Args:
-        pairs: rows with `prompt` (messages, the last one of the user), `chosen` and `rejected` (one message of the
-            assistant each).
+        pairs: rows with `prompt` (messages, the last one from the user), `chosen` and `rejected` (one assistant message
+            each).
         backend: the model that will write the expansions.
-        max_length: tokens of prompt and completion together.
+        max_length: most tokens of prompt and completion together.
         overlong: "drop" leaves out a pair that is longer, "cut" shortens its completions.
         source: what the pairs are called in errors, such as their file.
 
     Raises:
-        ValueError: a row of another form (its number is named), a prompt that the chat template refuses, or a chat
-            template that does not say where an answer begins.
+        ValueError: a row in another format (its number is named), a prompt that the chat template refuses, or a chat
+            template that does not show where an answer begins.
     """
     end = end_of_turn(backend)
     result = TokenizedPairs(end)
@@ -91,11 +91,11 @@ def tokenize_pairs(
 
 
 def end_of_turn(backend: HuggingFaceBackend) -> int:
-    """The token with which the model ends its answer: the first special token that the template writes behind one.
+    """The token with which the model ends its answer: the first special token that the template writes after one.
 
     Raises:
-        ValueError: the template opens an answer with a header that it leaves out as generation prompt, so that the
-            model is never told to answer.
+        ValueError: the template opens an answer with a header that its generation prompt lacks, so that the model is
+            never prompted to answer.
     """
     tokenizer = backend.tokenizer
     if tokenizer.chat_template is None:
@@ -126,7 +126,7 @@ def end_of_turn(backend: HuggingFaceBackend) -> int:
 
 
 def held_out(pairs: TokenizedPairs, fraction: float, seed: int) -> tuple[TokenizedPairs, TokenizedPairs]:
-    """(training, held-out) pairs: a seeded `fraction` of the distinct prompts, and so of the queries, is held out."""
+    """(training, held-out) pairs: a seeded `fraction` of the distinct prompts, and thus of the queries, is held out."""
     keys = [json.dumps([seed, prompt]) for prompt in pairs.prompts]
     ordered = sorted(dict.fromkeys(keys), key=lambda key: hashlib.sha256(key.encode()).digest())
     count = 0 if fraction == 0 else max(1, round(fraction * len(ordered)))
@@ -139,7 +139,7 @@ def held_out(pairs: TokenizedPairs, fraction: float, seed: int) -> tuple[Tokeniz
 
 
 def _checked(pair: dict[str, Any], where: str) -> tuple[tuple[Message, ...], str, str]:
-    """Prompt messages and both completions of a row. Raises ValueError that says where it is."""
+    """Prompt messages and both completions of a row. Raises a ValueError that gives its location."""
     prompt = pair.get("prompt")
     messages = prompt if isinstance(prompt, list) and all(map(_is_message, prompt)) else []
     if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"].strip():

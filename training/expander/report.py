@@ -1,4 +1,4 @@
-"""What a DPO run is judged by: metrics per step and on held-out pairs, and the lengths of generated texts."""
+"""Measures of a DPO run: metrics per step and on held-out pairs, and the lengths of generated texts."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def step_metrics(state: TrainerState) -> list[dict[str, float]]:
 
 
 def held_out_metrics(state: TrainerState) -> dict[str, Any]:
-    """Steps made, the step that was kept, and the metrics on held-out pairs `before` any and `after` that step.
+    """Steps taken, the step that was kept, and the metrics on held-out pairs `before` training and `after` that step.
 
-    The metrics are None where no pairs are held out, and then the last step is kept. The reward accuracy before is
-    None as well: model and reference are one then, and each pair is a tie.
+    The metrics are None if no pairs are held out; the last step is then kept. The reward accuracy before training is
+    None as well: model and reference are then identical, so every pair is a tie.
     """
     best = state.best_model_checkpoint
     kept = int(Path(best).name.split("-")[-1]) if best else state.global_step
     measured: dict[int, dict[str, float]] = {}
     for entry in state.log_history:
-        if "eval_loss" in entry:  # a resumed run measures its first state once more
+        if "eval_loss" in entry:  # a resumed run evaluates its first state once more
             measured.setdefault(int(entry["step"]), _metrics(entry, "eval_"))
     before: dict[str, Any] | None = measured.get(0)
     if before is not None:
@@ -59,11 +59,11 @@ def generation_lengths(
     *,
     verbose: bool = False,
 ) -> dict[str, Any] | None:
-    """Mean words of one generation for each of some prompts, and the share that was truncated, before and after.
+    """Mean length in words of one generation per prompt, and the share that was truncated, before and after training.
 
-    Words, not tokens: a text that is decoded need not have the tokens again that it was written in. "after" is the base
-    with the adapter in `work/finished`. Generations are stored in `work` as they come. None where no prompts are asked
-    for, and for a base in 4 bits: the backend would hold it in 16, for which there may be no memory.
+    Words, not tokens: a decoded text need not tokenise back to the tokens it was generated as. "after" is the base
+    with the adapter in `work/finished`. Generations are stored in `work` as they arrive. None if no prompts are
+    requested, and for a 4-bit base: the backend would load it in 16 bits, for which there may be no memory.
     """
     if not config.report_prompts:
         return None

@@ -1,4 +1,4 @@
-"""The stages of a recipe that train the LLM and merge what came out into a model that stands alone."""
+"""The stages of a recipe that train the LLM and merge the result into a standalone model."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def dpo_stage(
     """adapter/: the LoRA adapter trained by DPO on the pairs.
 
     Args:
-        configure: gives the configuration for a base, pairs and an output folder.
-        model: names the base, from the folders of `inputs` behind the first.
-        llm: what decides the base where no stage makes it.
-        inputs: the pairs, and the stage of the base where one makes it.
+        configure: returns the configuration for a base, pairs and an output folder.
+        model: returns the base's name, given the folders of `inputs` after the first.
+        llm: what determines the base if no stage makes it.
+        inputs: the pairs, and the stage that makes the base, if any.
         verbose: show progress bars.
     """
 
@@ -49,13 +49,13 @@ def merge_stage(
     *,
     device: str | None = None,
 ) -> Stage:
-    """model/: base and adapter as one model.
+    """model/: base and adapter merged into one model.
 
     Args:
         model, llm: as for `dpo_stage`.
-        origin: gives `revision` and `trust_remote_code` of the base.
-        inputs: the adapter, and the stage of the base where one makes it.
-        device: "cuda", "cpu"; None takes cuda where there is one.
+        origin: returns `revision` and `trust_remote_code` of the base.
+        inputs: the adapter, and the stage that makes the base, if any.
+        device: "cuda" or "cpu"; None means cuda if available.
     """
 
     def run(folder: Path, adapter: Path, *base: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""LLM training: the expander learns by DPO to write what its retriever prefers (Eq. 17)."""
+"""LLM training: the expander learns, through DPO, to write what its retriever prefers (Eq. 17)."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from .report import generation_lengths, held_out_metrics, step_metrics
 
 logger = logging.getLogger(__name__)
 
-#: the file in the adapter's folder that says what made it
+#: the file in the adapter's folder that records how it was made
 RECORD = "expander.json"
 
 
 def train_expander(config: ExpanderTrainingConfig, *, verbose: bool = False) -> Path:
-    """The folder of a LoRA adapter that was trained by DPO on preference pairs, with tokenizer, record and model card.
+    """The folder of a LoRA adapter trained with DPO on preference pairs, with tokenizer, record and model card.
 
-    The reference is the base model with the adapter off. A run that was killed goes on from its last checkpoint when
-    called again, and ends in the same weights; a finished one is given back at once. On several GPUs start it by
-    `accelerate launch` (DDP, DeepSpeed or FSDP, as its configuration says). `merge.merge_adapter` makes a standalone
-    model of the result.
+    The reference is the base model with the adapter off. A run that was killed resumes from its last checkpoint when
+    called again and ends with the same weights; a finished one is returned immediately. On several GPUs, start it with
+    `accelerate launch` (DDP, DeepSpeed or FSDP, depending on its configuration). `merge.merge_adapter` turns the
+    result into a standalone model.
 
     Args:
-        config: what to train on what, and how.
+        config: what to train, on which data, and how.
         verbose: show progress bars.
 
     Returns:
         `config.out`. Its `expander.json` has the settings, counts of pairs, and, before and after training, loss,
         reward accuracy and reward margin on the held-out pairs, and lengths of generations for their prompts, in
-        words. `steps.json` has the metrics of each step. A held-out loss that did not fall is warned of.
+        words. `steps.json` has the metrics of each step. A warning is logged if the held-out loss did not fall.
 
     Raises:
-        ValueError: pairs that are broken or none that fits, no such model or module, a chat template that does not say
+        ValueError: malformed pairs or none that fits, no such model or module, a chat template that does not show
             where an answer begins, an output folder of another run, 4 bits without a CUDA device.
         ImportError: trl, peft or bitsandbytes is missing.
 
@@ -77,7 +77,7 @@ def train_expander(config: ExpanderTrainingConfig, *, verbose: bool = False) -> 
         metrics = _run(config, backend, train, evaluation, work, verbose)
     except Exception:
         if is_first_process() and last_checkpoint(work / "checkpoints") is None:
-            shutil.rmtree(work)  # nothing is lost, and a start with mended settings is not refused
+            shutil.rmtree(work)  # nothing is lost, and a start with corrected settings is not refused
         raise
     if is_first_process():
         _warn_of_no_gain(metrics)
@@ -105,17 +105,17 @@ def _run(
     work: Path,
     verbose: bool,
 ) -> dict[str, Any]:
-    """Train from the last checkpoint in `work`, leave the adapter in `work/finished`, and give the metrics."""
+    """Train from the last checkpoint in `work`, leave the adapter in `work/finished`, and return the metrics."""
     from transformers import set_seed
 
     from .dpo import build_trainer
 
     with warnings.catch_warnings():
-        # TRL and PEFT read and set it by the name that works in every transformers 5.
+        # TRL and PEFT read and set it under the name that works in every transformers 5 release.
         warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
         trainer = build_trainer(config, backend.tokenizer, train, evaluation, work / "checkpoints", verbose)
         checkpoint = last_checkpoint(work / "checkpoints")
-        set_seed(config.seed)  # so that the dropout does not depend on what was computed before training
+        set_seed(config.seed)  # makes dropout independent of what was computed before training
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finished, state = work / "finished", trainer.state
     trainer.save_model(str(finished))
@@ -124,14 +124,14 @@ def _run(
         (finished / "training_args.bin").unlink(missing_ok=True)
         write_json(finished / "steps.json", step_metrics(state))
     del trainer
-    gc.collect()  # the model's memory is needed for the generations
+    gc.collect()  # frees the model's memory for the generations
     return held_out_metrics(state)
 
 
 def _fitting(
     config: ExpanderTrainingConfig, backend: HuggingFaceBackend, pairs: list[dict[str, Any]]
 ) -> TokenizedPairs:
-    """The pairs as tokens, with a warning that counts those left out and those cut."""
+    """The pairs as tokens, with a warning that counts those dropped and those cut."""
     if backend.context_length is not None and config.max_length > backend.context_length:
         raise ValueError(
             f"max_length {config.max_length} exceeds the context of {config.base!r}, {backend.context_length} tokens"
@@ -159,7 +159,7 @@ def _finish(settings: dict[str, Any], results: dict[str, Any], work: Path, out: 
     finished = work / "finished"
     file = finished / "adapter_config.json"
     adapter = json.loads(file.read_text(encoding="utf-8"))
-    # PEFT keeps a set, whose order changes from process to process, and with it the adapter's fingerprint.
+    # PEFT keeps a set, whose order, and thus the adapter's fingerprint, would vary between processes.
     write_json(file, adapter | {"target_modules": sorted(adapter["target_modules"])})
     (finished / "README.md").write_text(adapter_card(record), encoding="utf-8")
     write_json(finished / RECORD, record)
@@ -170,14 +170,14 @@ def _settings(
     config: ExpanderTrainingConfig, backend: HuggingFaceBackend, pairs: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """What determines the adapter: `config.recorded()` and hashes of base model and pairs."""
-    _ = backend.context_length  # fetches the configuration of a hub model, which tells its commit
+    _ = backend.context_length  # fetches the configuration of a hub model, which contains its commit
     content = [[row["prompt"], row["chosen"], row["rejected"]] for row in pairs]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return config.recorded() | {"base_fingerprint": backend.fingerprint(), "pairs_sha256": digest}
 
 
 def check_requirements(config: ExpanderTrainingConfig) -> None:
-    """Raise ImportError where a package of the training is missing, ValueError for 4 bits without a CUDA device."""
+    """Raise ImportError if a package needed for training is missing, ValueError for 4 bits without a CUDA device."""
     for name in ("trl", "peft"):
         if importlib.util.find_spec(name) is None:
             raise ImportError(f"training needs {name}: pip install 'pyterrier_expandr[train]'")

@@ -1,9 +1,9 @@
-"""Training examples in, preference pairs out: candidates by the LLM -> rewards (Eq. 11 to 14) -> chosen and rejected.
+"""Training examples in, preference pairs out: LLM candidates -> rewards (Eq. 11 to 14) -> chosen and rejected.
 
-`pairs.build_pairs` runs it into one folder; `candidates` draws the texts, `rewards` ranks them, `choice` filters and
-decides, `pair_files` writes what TRL reads, `pair_report` says what came out. To touch: a reward (a callable in
-`rewards.REWARDS`), a filter (`choice.FILTERS`). What is drawn is addressed by the generation cache; what is decided
-is recomputed in minutes.
+`pairs.build_pairs` runs it in one folder; `candidates` draws the texts, `rewards` ranks them, `choice` filters and
+decides, `pair_files` writes what TRL reads, `pair_report` summarises the result. To change: a reward (a callable in
+`rewards.REWARDS`), a filter (`choice.FILTERS`). Generated texts are kept in the generation cache; decisions can be
+recomputed in minutes.
 """
 
 from ...common.lazy import lazy_names

@@ -1,4 +1,4 @@
-"""Candidates for preference pairs: many expansions of each query, and an answer that has seen the gold document."""
+"""Candidates for preference pairs: many expansions of each query, and an answer generated from the gold document."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from ..data.chunks import in_chunks
 from ..data.examples import TrainingExample
 from ..setting_checks import check_number, check_whole
 
-#: queries whose texts are asked for together; more of them where a backend starts a sample when another is finished,
-#: since it idles while the longest sample of a chunk is written
+#: number of queries whose texts are requested together; more for backends that start a sample as soon as another is
+#: finished, since they idle while the longest sample of a chunk is written
 CHUNK, LARGE_CHUNK = 32, 512
 
-#: characters of a gold document that a query which is too long must leave room for
+#: characters of the gold document for which an overlong query must leave room
 LEAST_DOCUMENT = 200
 
 
 @dataclass(frozen=True)
 class CandidateSet:
-    """The candidates of one query, cleaned, ordered by temperature and then by sample.
+    """The cleaned candidates of one query, ordered by temperature and then by sample.
 
-    `temperatures` says at which temperature each candidate was drawn, and `truncated` whether it was cut at
-    `max_new_tokens`, in the same order; both are empty where it is not known.
-    `answer` is "" where the model gave none or refused, and so is a candidate.
+    `temperatures` gives the temperature at which each candidate was drawn, and `truncated` whether it was cut at
+    `max_new_tokens`, in the same order; both are empty if unknown.
+    `answer`, like a candidate, is "" if the model gave none or refused.
 
     Example:
         >>> CandidateSet("1", "why is the sky blue", "d7", "Air.", "Scattering.", ("A.", "B."), (0.8, 1.0)).answer
@@ -52,19 +52,19 @@ class CandidateSet:
 
 @dataclass(frozen=True)
 class CandidateSettings:
-    """What is drawn for each query; the defaults are the paper's, 4 temperatures of 8 samples.
+    """What is drawn for each query; the defaults are the paper's: 8 samples at each of 4 temperatures.
 
     Args:
-        temperatures: of the candidates.
+        temperatures: for the candidates.
         samples: at each temperature.
         top_p, max_new_tokens, seed: see `Sampling`.
-        prompt: of the candidates, a named prompt or a template with `{query}`.
-        answer_prompt: of the answer, a named prompt or a template with `{query}` and `{document}`.
-        answer_temperature: of the answer.
+        prompt: for the candidates, a named prompt or a template with `{query}`.
+        answer_prompt: for the answer, a named prompt or a template with `{query}` and `{document}`.
+        answer_temperature: for the answer.
 
     Raises:
-        ValueError: no or equal temperatures, no samples, values out of range, or a template with other fields.
-        TypeError: a number that is none, or not whole where it counts something.
+        ValueError: no or duplicate temperatures, no samples, values out of range, or a template with other fields.
+        TypeError: a value that is not a number, or a count that is not a whole number.
 
     Example:
         >>> CandidateSettings().count
@@ -100,11 +100,11 @@ class CandidateSettings:
 
     @property
     def count(self) -> int:
-        """Candidates of each query."""
+        """Number of candidates per query."""
         return len(self.temperatures) * self.samples
 
     def sampling(self, temperature: float) -> Sampling:
-        """How texts are drawn at a temperature."""
+        """The sampling settings for a temperature."""
         return Sampling(temperature, self.top_p, self.max_new_tokens, self.seed)
 
 
@@ -118,14 +118,14 @@ def generate_candidates(
 ) -> Iterator[CandidateSet]:
     """A `CandidateSet` for each example, in order, as a stream.
 
-    The answer is written for the query and its first positive. A document that is too long for the model's context is
-    cut at its end, a query too; the prompt's own words never are. An answer that is empty or refuses is asked for once
-    more, with the next seed. What the cache holds is not generated again, and each batch is stored as it is finished: a
-    run that was killed goes on there and ends in the same texts.
+    The answer is written for the query and its first positive. Documents and queries that are too long for the
+    model's context are cut at the end; the prompt's own words never are. An answer that is empty or a refusal is
+    requested once more, with the next seed. Cached texts are not generated again, and each batch is stored when it
+    finishes: a run that was killed resumes there and ends with the same texts.
 
     Args:
         examples: queries with a positive.
-        backend: the backend, e.g. `HuggingFaceBackend`.
+        backend: the backend that writes the texts, e.g. `HuggingFaceBackend`.
         settings: temperatures, samples, prompts.
         cache: a path or a `GenerationCache`; None keeps the texts in memory only.
         verbose: show progress bars.
@@ -172,7 +172,7 @@ def _of_chunk(
 
 
 def _asked_again(answers: list[str], requests: list[Request], backend: Backend, store: GenerationCache) -> list[str]:
-    """The answers; empty ones are drawn once more with the next seed."""
+    """The answers; empty ones are requested once more with the next seed."""
     empty = [place for place, answer in enumerate(answers) if not answer]
     again = [
         replace(requests[place], sampling=replace(requests[place].sampling, seed=requests[place].sampling.seed + 1))
@@ -205,13 +205,13 @@ def _answer_request(example: TrainingExample, backend: Backend, settings: Candid
 
 
 def _clean(generation: Generation, request: Request) -> str:
-    """The passage in a text, "" where there is none."""
+    """The passage in a text, or "" if there is none."""
     passages, _ = passages_in([generation.text], request.messages[0]["content"])
     return passages[0] if passages else ""
 
 
 def write_candidates(path: str | Path, sets: Iterable[CandidateSet]) -> int:
-    """Write candidate sets to a JSONL file and return their number; the file appears only once complete."""
+    """Write candidate sets to a JSONL file and return their number; the file appears only when complete."""
     return write_jsonl(path, map(asdict, sets))
 
 
@@ -219,7 +219,7 @@ def read_candidates(path: str | Path) -> Iterator[CandidateSet]:
     """The candidate sets of a file that `write_candidates` wrote, or of rows with `passages` and `qid` instead.
 
     Raises:
-        ValueError: a broken line, or fields are missing (file, line and the fields found are named).
+        ValueError: a malformed line, or missing fields (file, line and the fields found are named).
     """
     for where, row in read_jsonl(path):
         unknown = {"temperatures": (), "truncated": ()}

@@ -1,4 +1,4 @@
-"""Preference pairs: which of a query's candidates the LLM should learn to write, and which not (Eq. 10-16)."""
+"""Preference pairs: which of a query's candidates the LLM should learn to write, and which not to (Eq. 10-16)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .candidates import CandidateSet
 from .rewards import REWARDS, Candidates, Reward, combined_reward
 from .text_embeddings import embed
 
-#: why a query gives no pair
+#: reasons why a query yields no pair
 Reason = Literal["empty answer", "wrong candidate count", "filtered", "all truncated", "equal texts", "reward gap"]
 
 REASONS: tuple[Reason, ...] = get_args(Reason)
@@ -43,23 +43,23 @@ class PreferenceSettings:
     """How pairs are chosen; the defaults are the paper's.
 
     Args:
-        filter: "paper" drops a query whose candidates are all dissimilar to it; "reference" drops it where
+        filter: "paper" drops a query whose candidates are all dissimilar to it; "reference" drops it if
             sim(gold, d) + sim(answer, d) is small for all candidates d.
-        threshold: the score below which a query is dropped; None takes the filter's own: 0.6 for "reference", and 0.5
-            for "paper", which names none. With all-MiniLM-L6-v2 and 300 SciFact claims, the best of 13 passages that
-            LLMs wrote for a claim has a similarity of 0.61 to it at least, and the best of 13 written for another claim
-            0.50 at most: 0.5 keeps what is on the topic. Encoders spread cosines differently; look at the counts.
-        candidates: how many each query must have.
+        threshold: the score below which a query is dropped; None means the filter's own: 0.6 for "reference", and 0.5
+            for "paper", since the paper names none. With all-MiniLM-L6-v2 and 300 SciFact claims, the best of 13
+            passages that LLMs wrote for a claim has a similarity of at least 0.61 to it, and the best of 13 written for
+            another claim at most 0.50: 0.5 keeps what is on topic. Cosines vary between encoders; check the counts.
+        candidates: number of candidates each query must have.
         rewards: names in `REWARDS`, or callables of your own (`Reward`).
-        weights: of the rewards in their sum; None takes 1 for each (Eq. 11).
-        min_gap: the least difference of reward between chosen and rejected.
+        weights: of the rewards in their sum; None means 1 for each (Eq. 11).
+        min_gap: the smallest reward difference between chosen and rejected.
         choose_truncated: whether a candidate that was cut at `max_new_tokens` may be chosen, as in the paper. By
-            default it may only be rejected: chosen, it would teach the LLM to end in mid-sentence.
+            default it may only be rejected: choosing it would teach the LLM to stop in mid-sentence.
 
     Raises:
-        ValueError: an unknown filter or reward, no reward, another number of weights, fewer than 2 candidates, a
+        ValueError: an unknown filter or reward, no reward, a wrong number of weights, fewer than 2 candidates, or a
             negative gap.
-        TypeError: a number that is none, or candidates that are not whole.
+        TypeError: a value that is not a number, or a `candidates` that is not a whole number.
 
     Example:
         >>> PreferenceSettings(filter="reference", candidates=13).threshold_or_default
@@ -98,9 +98,9 @@ class PreferenceSettings:
         check_flag("choose_truncated", self.choose_truncated)
 
     def recorded(self) -> dict[str, Any]:
-        """The settings as records keep them: `choose_truncated` only where it is off.
+        """The settings as stored in records: `choose_truncated` only if it is off.
 
-        Records made before there was this setting say nothing of it, and it was on.
+        Records written before this setting existed do not mention it; it was on then.
 
         Example:
             >>> "choose_truncated" in PreferenceSettings(choose_truncated=True).recorded()
@@ -110,16 +110,16 @@ class PreferenceSettings:
 
     @property
     def threshold_or_default(self) -> float:
-        """`threshold`, or the filter's own where that is None."""
+        """`threshold`, or the filter's own if that is None."""
         return FILTERS[self.filter][1] if self.threshold is None else self.threshold
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of one query: the numbers of the chosen and the rejected candidate, or why there is no pair.
+    """The outcome for one query: the indices of the chosen and the rejected candidate, or why there is no pair.
 
-    `rewards` are the candidates' (combined) rewards and `parts` each reward's own, in the order of the settings; both
-    empty where the query was dropped before they were computed.
+    `rewards` are the candidates' combined rewards and `parts` the individual ones, in the order of the settings; both
+    are empty if the query was dropped before they were computed.
     """
 
     of: CandidateSet
@@ -137,19 +137,19 @@ def decide(
     *,
     queries_per_chunk: int = 128,
 ) -> Iterator[Decision]:
-    """One `Decision` for each query, in order: chosen = argmax of the reward, rejected = argmin, the first of equals.
+    """One `Decision` for each query, in order: chosen = argmax of the reward, rejected = argmin; ties go to the first.
 
-    Queries are encoded in chunks, each distinct text of a chunk once, and texts with like numbers of tokens share a
-    batch (`encoding.embed`): memory is bounded by the chunk whatever the number of queries.
+    Queries are encoded in chunks, each distinct text of a chunk once, and texts with similar numbers of tokens share a
+    batch (`encoding.embed`): memory is bounded by the chunk, whatever the number of queries.
 
     Args:
         sets: queries with their candidates and answer, as a stream.
         encoder: the reward encoder; its document side reads gold documents, answers and candidates.
-        settings: filter, rewards, gap.
+        settings: filter, rewards and gap.
         queries_per_chunk: queries encoded together.
 
     Raises:
-        ValueError: an embedding has NaN or infinity, or a reward has another shape than (n_queries, n_candidates).
+        ValueError: an embedding contains NaN or infinity, or a reward's shape is not (n_queries, n_candidates).
 
     Example:
         >>> sets = [CandidateSet("1", "sky", "d1", "Air scatters.", "Scattering.", ("Air.", "Mud."))]
@@ -174,7 +174,7 @@ def _unfit(one: CandidateSet, settings: PreferenceSettings) -> Reason | None:
 
 
 def compare(sets: Sequence[CandidateSet], encoder: ExpandREncoder) -> Candidates:
-    """Embeddings and similarities of queries that have equally many candidates."""
+    """Embeddings and similarities for queries that all have the same number of candidates."""
     size = len(sets[0].candidates) + 2
     texts = [text for one in sets for text in (one.positive, one.answer, *one.candidates)]
     embedded = embed(encoder, texts, "document").reshape(len(sets), size, -1)
@@ -203,7 +203,7 @@ def similarities(anchors: np.ndarray, candidates: np.ndarray) -> np.ndarray:
 
 
 def choose(sets: Sequence[CandidateSet], candidates: Candidates, settings: PreferenceSettings) -> Iterator[Decision]:
-    """The `Decision` for each of `sets`, from their similarities; all have an answer and equally many candidates."""
+    """The `Decision` for each of `sets`, from their similarities; all have an answer and as many candidates."""
     _check_finite(candidates)
     parts = [_computed(reward, candidates) for reward in settings.rewards]
     rewards = combined_reward(parts, settings.weights)
@@ -233,7 +233,7 @@ def choose(sets: Sequence[CandidateSet], candidates: Candidates, settings: Prefe
 
 
 def not_truncated(one: CandidateSet) -> np.ndarray:
-    """Which candidates are whole texts, bool (m,); all of them where it is not known.
+    """Which candidates are complete texts, bool (m,); all of them if unknown.
 
     Example:
         >>> not_truncated(CandidateSet("1", "q", "d", "gold", "answer", ("a", "b"), truncated=(True, False)))
@@ -243,7 +243,7 @@ def not_truncated(one: CandidateSet) -> np.ndarray:
 
 
 def _check_finite(candidates: Candidates) -> None:
-    """Refuse NaN and infinity: comparisons with NaN are false, so a broken embedding would look off-topic."""
+    """Reject NaN and infinity: comparisons with NaN are false, so a broken embedding would look off-topic."""
     for anchor in ("query", "answer", "gold"):
         finite = np.isfinite(getattr(candidates, f"to_{anchor}")).all(axis=1)
         if not finite.all():

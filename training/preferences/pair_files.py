@@ -12,18 +12,18 @@ from ...expansion.prompts import render, resolve_prompt
 from ..data.chunks import in_chunks
 from .choice import Decision
 
-#: rows that are held in memory to write Parquet
+#: number of rows held in memory when writing Parquet
 ROW_GROUP = 1024
 
 
 def trl_row(decision: Decision, prompt: str = "q2d") -> dict[str, Any]:
     """A pair as TRL reads it: `prompt`, `chosen` and `rejected` are lists of chat messages.
 
-    Beside them: `query_id`, `chosen_reward`, `rejected_reward`, `chosen_candidate` and `rejected_candidate` (their
-    numbers among the query's candidates, from 0).
+    It also has `query_id`, `chosen_reward`, `rejected_reward`, `chosen_candidate` and `rejected_candidate` (their
+    indices among the query's candidates, from 0).
 
     Raises:
-        ValueError: the query was dropped, so that there is no pair.
+        ValueError: the query was dropped, so there is no pair.
     """
     if decision.chosen is None or decision.rejected is None:
         raise ValueError(f"query {decision.of.query_id!r} gives no pair: {decision.dropped}")
@@ -41,7 +41,7 @@ def trl_row(decision: Decision, prompt: str = "q2d") -> dict[str, Any]:
 
 
 def released_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A TRL row in the format of the released training data; rewards and candidate numbers are left out.
+    """A TRL row in the format of the released training data; rewards and candidate indices are left out.
 
     Example:
         >>> row = {side: [{"role": "assistant", "content": side}] for side in ("prompt", "chosen", "rejected")}
@@ -70,15 +70,15 @@ def _from_released(row: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def write_pairs(path: str | Path, rows: Iterable[dict[str, Any]], *, released: bool = False) -> int:
-    """Write TRL rows to a JSONL or Parquet file (by its ending) and return their number; it appears once complete.
+    """Write TRL rows to a JSONL or Parquet file (by suffix) and return their number; it appears only when complete.
 
     Args:
         path: ends in .jsonl or .parquet.
-        rows: as `trl_row` gives them.
+        rows: as returned by `trl_row`.
         released: write the format of the released training data.
 
     Raises:
-        ValueError: another ending. OSError: the disk is full; no file is left then.
+        ValueError: any other suffix. OSError: the disk is full; no file is left behind.
     """
     path = Path(path_of(path))
     if path.suffix not in (".jsonl", ".parquet"):
@@ -107,7 +107,7 @@ def read_pairs(path: str | Path) -> Iterator[dict[str, Any]]:
     """TRL rows of a file in either format, JSONL or Parquet.
 
     Raises:
-        ValueError: a broken line, or a row of neither format (file, line and the fields found are named).
+        ValueError: a malformed line, or a row in neither format (file, line and the fields found are named).
         FileNotFoundError: there is no such file.
     """
     path = Path(path_of(path))

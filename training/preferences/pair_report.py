@@ -15,16 +15,16 @@ from .choice import REASONS, Decision
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: blue, orange, green, vermilion, purple, grey of Okabe and Ito: told apart by colour-blind readers and in print
+#: Okabe and Ito's blue, orange, green, vermilion, purple and grey: distinct to colour-blind readers and in print
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#666666")
 
 
 @dataclass
 class PairReport:
-    """Counts over a stream of decisions, in constant memory.
+    """Counts over a stream of decisions, computed in constant memory.
 
-    `rewards` counts the (rounded) rewards of each temperature's candidates, `chosen` and `rejected` how often a
-    temperature won or lost, `words` the lengths in words of chosen and rejected texts.
+    `rewards` counts the (rounded) rewards of each temperature's candidates, `chosen` and `rejected` count how often a
+    temperature won or lost, and `words` counts the lengths in words of chosen and rejected texts.
 
     Example:
         >>> report = PairReport()
@@ -100,10 +100,10 @@ class PairReport:
         return "\n".join(lines)
 
     def picture(self, path: str | Path | None = None) -> Figure:
-        """Three panels: what became of the queries, rewards by temperature, lengths of chosen and rejected.
+        """Three panels: outcomes of the queries, rewards by temperature, lengths of chosen and rejected.
 
         Args:
-            path: where to save it (.png, .svg, .pdf); None for nowhere.
+            path: where to save it (.png, .svg or .pdf); None does not save it.
 
         Raises:
             ImportError: matplotlib is missing (extra: viz).

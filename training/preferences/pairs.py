@@ -32,10 +32,10 @@ from .pair_report import PairReport
 
 logger = logging.getLogger(__name__)
 
-#: queries that are encoded, decided and written down together
+#: number of queries that are encoded, decided and written together
 CHUNK = 128
 
-#: the file in the folder that says what made it
+#: the file in the folder that records how it was made
 RECORD = "pairs.json"
 
 Format = Literal["trl", "released"]
@@ -43,19 +43,19 @@ Format = Literal["trl", "released"]
 
 @dataclass(frozen=True)
 class PairsConfig:
-    """What preference data is made of; together with a backend and an encoder it determines the output byte for byte.
+    """Inputs and settings of preference data; with a backend and an encoder they determine the output byte for byte.
 
     Args:
         source, split, min_relevance, ratios: see `open_examples`.
-        limit: only the first queries, for a trial.
-        skip_bad: count broken or unknown input and pass over it, rather than stop.
+        limit: use only that many first queries, for a trial.
+        skip_bad: count broken or unknown input and skip it instead of stopping.
         candidates: what is drawn for each query.
         preferences: how pairs are chosen.
         format: "trl" or "released".
         suffix: ".jsonl" or ".parquet".
 
     Raises:
-        ValueError: `limit` below 1, another format or ending, or other numbers of candidates drawn and asked for.
+        ValueError: `limit` below 1, an unknown format or suffix, or a mismatch of candidates drawn and required.
 
     Example:
         >>> PairsConfig("pocket").candidates.count
@@ -93,20 +93,20 @@ def build_pairs(
     """Preference pairs of a collection in the folder `out`, and the report on them.
 
     Three stages: examples (examples.jsonl), candidates (candidates.jsonl, from generations.sqlite, where each text is
-    stored as it is finished) and decisions (decisions.jsonl, by chunks of 128 queries). A run that was killed goes on
-    where it was when called again, in the folder `OUT.work`, and ends in the same bytes; a finished one is only read.
+    stored when finished) and decisions (decisions.jsonl, in chunks of 128 queries). A run that was killed resumes
+    in the folder `OUT.work` when called again and ends with the same bytes; a finished one is only read.
 
     Args:
-        config: what is made of what.
+        config: inputs and settings.
         backend: the backend that writes candidates and answers.
         encoder: the reward encoder.
-        out: the folder to make: `pairs.jsonl` (or .parquet), the stages' files, `pairs.json` with settings, counts and
-            versions, report.txt, and report.png where matplotlib is installed.
+        out: the folder to create: `pairs.jsonl` (or .parquet), the stages' files, `pairs.json` with settings, counts
+            and versions, report.txt, and report.png if matplotlib is installed.
         verbose: show progress bars.
 
     Raises:
-        ValueError: `out` was made with other settings (they are named), or the input is broken.
-        OSError: the disk is full; what was stored so far is kept.
+        ValueError: `out` was made with other settings (they are named), or the input is malformed.
+        OSError: the disk is full; everything stored so far is kept.
 
     Example:
         >>> from pyterrier_expandr import HuggingFaceBackend
@@ -127,7 +127,7 @@ def build_pairs(
 
 
 def _settings(config: PairsConfig, backend: Backend, encoder: ExpandREncoder) -> dict[str, Any]:
-    # Not asdict: it would copy what a reward holds, for instance an open index.
+    # Not asdict: it would copy objects held by a reward, such as an open index.
     rewards = [_name(reward) for reward in config.preferences.rewards]
     values = vars(config) | {
         "candidates": asdict(config.candidates),
@@ -139,7 +139,7 @@ def _settings(config: PairsConfig, backend: Backend, encoder: ExpandREncoder) ->
 
 
 def identity(backend: Backend) -> dict[str, Any]:
-    """The identity of a backend; hub models count by name, since their commit is unknown before the download."""
+    """The identity of a backend; hub models go by name, since their commit is unknown before the download."""
     return {name: value for name, value in backend.fingerprint().items() if name not in ("commit", "revision")}
 
 
@@ -162,7 +162,7 @@ def _write_examples(config: PairsConfig, work: Path) -> Counter[str]:
         try:
             if not write_examples(path.with_suffix(".all"), islice(examples, config.limit)):
                 raise ValueError(f"{config.source} yields no training example: {dict(skipped) or 'it is empty'}")
-        except ValueError:  # nothing has been computed: a corrected command must not meet the settings of this one
+        except ValueError:  # nothing has been computed: a corrected command must not clash with these settings
             shutil.rmtree(work)
             raise
         write_json(counts, dict(skipped))
@@ -185,7 +185,7 @@ def write_decisions(
 ) -> None:
     """Append the decision on each set in `candidates` to `path`, chunk by chunk.
 
-    After an interruption whole chunks are kept, and the broken one is decided again.
+    After an interruption, complete chunks are kept and the incomplete one is decided again.
     """
     done = _whole_chunks(path)
     total = sum(1 for _ in read_jsonl(candidates))
@@ -205,7 +205,7 @@ def write_decisions(
 def _whole_chunks(path: Path) -> int:
     """The number of decisions in `path` after cutting off an incomplete last chunk.
 
-    A query's numbers depend by rounding on what it is encoded with, so that chunks must be the same as without an
+    Because of rounding, a query's values depend on what it is encoded with, so chunks must be the same as without an
     interruption.
     """
     if not path.exists():
@@ -231,7 +231,7 @@ def read_decisions(path: str | Path, candidates: str | Path | None = None) -> It
 
     Args:
         path: a folder of `build_pairs`, or a file that `write_decisions` wrote.
-        candidates: the file with the candidates; None takes that in the folder.
+        candidates: the file with the candidates; None means the one in the folder.
 
     Raises:
         ValueError: the files do not belong together. FileNotFoundError: one is missing.
@@ -247,7 +247,7 @@ def read_decisions(path: str | Path, candidates: str | Path | None = None) -> It
 
 
 def write_report(report: PairReport, folder: Path) -> None:
-    """Write report.txt, and report.png where matplotlib is installed."""
+    """Write report.txt, and report.png if matplotlib is installed."""
     (folder / "report.txt").write_text(f"{report}\n", encoding="utf-8")
     try:
         report.picture(folder / "report.png")
@@ -266,9 +266,9 @@ def _finish(config: PairsConfig, settings: dict[str, Any], work: Path, skipped: 
     names = ("pyterrier_expandr", "torch", "transformers", "sentence-transformers")
     record = {"settings": settings, "report": report.as_json(), "versions": {name: version(name) for name in names}}
     write_json(finished / RECORD, record)
-    GenerationCache(work / "generations.sqlite").close()  # brings in what a killed run left in its write-ahead log
+    GenerationCache(work / "generations.sqlite").close()  # merges what a killed run left in the write-ahead log
     for name in ("examples.jsonl", "candidates.jsonl", "decisions.jsonl", "generations.sqlite"):
-        # Linked, not moved: a kill between two moves would leave neither folder whole.
+        # Linked, not moved: a kill between two moves would leave both folders incomplete.
         os.link(work / name, finished / name)
     publish(finished, out)
 

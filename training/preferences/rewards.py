@@ -1,8 +1,8 @@
-"""How well an expansion serves retrieval: rewards over the candidates of queries.
+"""How useful an expansion is for retrieval: rewards over the candidates of queries.
 
-The formulas are pure functions on arrays of shape (n_queries, n_candidates). A `Reward` is a callable that takes what
-is known of some queries' candidates (`Candidates`) and gives such an array, larger is better; your own is any such
-function, and `REWARDS` names the ones that need no more than similarities.
+The formulas are pure functions on arrays of shape (n_queries, n_candidates). A `Reward` is a callable that takes
+information about some queries' candidates (`Candidates`) and returns such an array; larger is better. Any such
+function can be used, and `REWARDS` names the ones that need only similarities.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a reward may look at: n queries with m candidates each, their embeddings (d) and similarities.
+    """The input of a reward: n queries with m candidates each, their embeddings (of dimension d) and similarities.
 
     `to_query`, `to_answer` and `to_gold` are (n, m) dot products of each candidate's embedding with that of its query,
     of the LLM's own answer and of the relevant document.
@@ -46,7 +46,7 @@ def ranks(similarity: np.ndarray) -> np.ndarray:
     """Ranks (n, m), int64, of each row's candidates: 1 for the most similar; ties go to the first.
 
     Raises:
-        ValueError: `similarity` is no matrix, or has NaN (the rows are named).
+        ValueError: `similarity` is not a matrix, or contains NaN (the rows are named).
 
     Example:
         >>> ranks(np.array([[0.2, 0.9, 0.2]]))
@@ -78,7 +78,7 @@ def combined_reward(rewards: Sequence[np.ndarray], weights: Sequence[float] | No
     """The weighted sum of rewards of one shape; equal weights of 1 give Eq. 11.
 
     Raises:
-        ValueError: nothing to combine, shapes that differ, or another number of weights than rewards.
+        ValueError: nothing to combine, shapes that differ, or a number of weights other than that of rewards.
 
     Example:
         >>> combined_reward([np.array([[1.0, 0.5]]), np.array([[0.5, 1.0]])], weights=(1, 0))
@@ -95,7 +95,7 @@ def combined_reward(rewards: Sequence[np.ndarray], weights: Sequence[float] | No
 
 
 def cosine_margin(similarity: np.ndarray) -> np.ndarray:
-    """How far each similarity lies above its row's mean, float64 (n, m): unlike a rank it shows clear leads.
+    """How far each similarity lies above its row's mean, float64 (n, m); unlike ranks, this preserves clear leads.
 
     Example:
         >>> cosine_margin(np.array([[0.75, 0.5, 0.25]]))
@@ -106,7 +106,7 @@ def cosine_margin(similarity: np.ndarray) -> np.ndarray:
 
 
 def length_penalty(lengths: np.ndarray, limit: int) -> np.ndarray:
-    """0 up to `limit`, and beyond it minus the excess as a share of `limit`; float64, of the shape of `lengths`.
+    """0 up to `limit`, beyond it the negative excess as a share of `limit`; float64, in the shape of `lengths`.
 
     Raises:
         ValueError: `limit` is below 1.
@@ -138,18 +138,18 @@ class LengthPenalty:
 
 @dataclass(frozen=True, eq=False)
 class MeasureGain:
-    """A reward: what fusing the query with a candidate gains in a measure, such as nDCG@10, on an index of the user's.
+    """A reward: the gain in a measure, such as nDCG@10, from fusing the query with a candidate, on your own index.
 
-    It is what the rank rewards stand for, at the price of one search for each candidate.
+    This is what the rank rewards approximate, at the cost of one search per candidate.
 
     Args:
         retriever: `[qid, query, query_vec]` -> R, such as `FaissIndex.retriever()`, over the reward encoder's vectors.
         qrels: `[qid, docno, label]`.
         measure: in the notation of ir-measures.
-        fusion: how query and candidate become one vector.
+        fusion: how query and candidate are fused into one vector.
 
     Raises:
-        ValueError: when called, two queries have one id.
+        ValueError: when called, if two queries share an id.
 
     Example:
         >>> from pyterrier_expandr import FaissIndex
@@ -164,7 +164,7 @@ class MeasureGain:
     fusion: Fusion = "average"
 
     def __call__(self, candidates: Candidates) -> np.ndarray:
-        """Float64 (n, m): the measure with the candidate less that of the query alone."""
+        """Float64 (n, m): the measure with the candidate minus that of the query alone."""
         n, m, d = candidates.vectors.shape
         queries = np.broadcast_to(candidates.query_vectors[:, None, :], (n, m, d))
         fused = fuse(queries, candidates.vectors[:, :, None, :], self.fusion)
@@ -172,7 +172,7 @@ class MeasureGain:
         return np.stack([self._values(candidates, fused[:, number]) - alone for number in range(m)], axis=1)
 
     def _values(self, candidates: Candidates, vectors: np.ndarray) -> np.ndarray:
-        """The measure (n,) of the queries when `vectors` (n, d) are searched with."""
+        """The measure (n,) of the queries when searching with `vectors` (n, d)."""
         import ir_measures
 
         ids = [str(query_id) for query_id in candidates.query_ids]

@@ -33,10 +33,10 @@ def candidates_stage(
     """candidates.jsonl: candidates and an answer for each query of the LLM's part.
 
     Args:
-        settings: what is drawn.
-        open_llm: gives the backend, from the folders of `inputs` behind the first.
-        llm: what decides that backend's texts.
-        inputs: the examples, and the stage of the model where one makes it.
+        settings: what to draw.
+        open_llm: returns the backend, given the folders of `inputs` after the first.
+        llm: everything that determines that backend's texts.
+        inputs: the examples, and the stage that makes the model, if any.
         verbose: show progress bars.
     """
 
@@ -77,12 +77,12 @@ def pairs_stage(
 
     Args:
         preferences: rewards and filters.
-        encoder: the reward encoder, as `load_encoder` takes it.
+        encoder: the reward encoder, as accepted by `load_encoder`.
         candidates: the stage with candidates.jsonl.
-        prompt: the one that the candidates answer.
-        max_pairs: a seeded sample of so many pairs; None for all.
-        seed: of that sample.
-        device: "cuda", "cpu"; None takes cuda where there is one.
+        prompt: the prompt used for the candidates.
+        max_pairs: size of a seeded sample of the pairs; None keeps all.
+        seed: for that sample.
+        device: "cuda" or "cpu"; None means cuda if available.
         verbose: show progress bars.
 
     Raises:

@@ -8,19 +8,19 @@ import numpy as np
 
 from ...encoding.encoder import ExpandREncoder, Side
 
-#: texts that are tokenised together to be counted
+#: number of texts that are tokenised together for counting
 COUNTED = 256
 
-#: tokens for each text of the encoder's `batch_size` that a batch may have, pads included
+#: most tokens in a batch, padding included, per text of the encoder's `batch_size`
 TOKENS = 256
 
 
 def embed(encoder: ExpandREncoder, texts: Sequence[str], side: Side) -> np.ndarray:
-    """Embeddings (n, d), float32, in the order of `texts`: each distinct text encoded once, like lengths together.
+    """Embeddings (n, d), float32, in the order of `texts`: each distinct text once, similar lengths together.
 
-    Texts are sorted by their tokens, not by their characters: where one word is one token and the next is seven, texts
-    of as many characters differ so much that a tenth of each batch would be padding. A batch has as many texts as fill
-    `TOKENS` x `encoder.batch_size` tokens, so that short texts keep all threads busy and long ones stay in the cache.
+    Texts are sorted by tokens, not characters: since one word may be one token and the next seven, texts with equal
+    numbers of characters differ so much that a tenth of each batch would be padding. A batch takes as many texts as
+    fit into `TOKENS` x `encoder.batch_size` tokens: short texts keep all threads busy, long ones stay in the cache.
 
     Example:
         >>> embed(ExpandREncoder("facebook/contriever"), ["Air scatters."], "document").shape  # doctest: +SKIP
@@ -39,7 +39,7 @@ def embed(encoder: ExpandREncoder, texts: Sequence[str], side: Side) -> np.ndarr
 
 
 def token_counts(encoder: ExpandREncoder, texts: Sequence[str], side: Side) -> np.ndarray:
-    """Tokens (n,), int64, that the model reads of each text; characters where it has no attention mask."""
+    """Tokens (n,), int64, that the model reads of each text; characters if it has no attention mask."""
     prompt = encoder.source["query_prompt" if side == "query" else "doc_prompt"]
     counts: list[int] = []
     for start in range(0, len(texts), COUNTED):
@@ -50,9 +50,9 @@ def token_counts(encoder: ExpandREncoder, texts: Sequence[str], side: Side) -> n
 
 
 def batches(counts: np.ndarray, budget: int) -> Iterator[list[int]]:
-    """Yield the text numbers of each batch, longest first; a batch's size times its longest text is at most `budget`.
+    """Yield the text indices of each batch, longest first; a batch's size times its longest text is at most `budget`.
 
-    A text that is longer than `budget` has a batch of its own.
+    A text longer than `budget` gets a batch of its own.
 
     Example:
         >>> list(batches(np.array([2, 9, 3, 4]), budget=8))

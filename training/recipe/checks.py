@@ -14,12 +14,12 @@ from .systems import SMALL, SYSTEMS
 
 if TYPE_CHECKING:
     from .recipe import Evaluation, Recipe
-#: tokens that a prompt takes at least; `SmallLMConfig` keeps as many free
+#: fewest tokens that a prompt takes; `SmallLMConfig` reserves as many
 PROMPT = 64
 
 
 def check_texts(owner: Any, *names: str) -> None:
-    """Raise TypeError if a field that must be a non-empty text is not."""
+    """Raise TypeError if a field that must be a non-empty string is not."""
     for name in names:
         value = getattr(owner, name)
         if not isinstance(value, str) or not value.strip():
@@ -27,7 +27,7 @@ def check_texts(owner: Any, *names: str) -> None:
 
 
 def check_data(data: str, split: str, ratios: Mapping[str, Any]) -> None:
-    """Raise ValueError for ratios of files that do not exist, or a split that the collection lacks."""
+    """Raise ValueError for ratios of non-existent files, or a split that the collection lacks."""
     for name, share in ratios.items():
         check_number(f"ratios: {name}", share, above=0)
         if share > 1:
@@ -74,10 +74,10 @@ def check_room(recipe: Recipe) -> None:
 
 
 def check_machine(recipe: Recipe) -> None:
-    """Raise now what training the language model would raise on this machine after hours of earlier stages.
+    """Raise right away the errors that training the LLM here would raise only after hours of earlier stages.
 
     Raises:
-        ValueError: 4 bits without a CUDA device. ImportError: a package of the training is missing.
+        ValueError: 4 bits without a CUDA device. ImportError: a package needed for training is missing.
     """
     from ..expander.train import check_requirements
 
@@ -86,7 +86,7 @@ def check_machine(recipe: Recipe) -> None:
 
 
 def _context(recipe: Recipe) -> int | None:
-    """Tokens that the language model's positions allow, where that is known without a download."""
+    """The language model's context length in tokens, if known without a download."""
     if recipe.llm == SMALL:
         return recipe.small_lm.context
     config = Path(recipe.model) / "config.json"
@@ -94,10 +94,10 @@ def _context(recipe: Recipe) -> int | None:
 
 
 def load_yaml(text: str) -> Any:
-    """The value of a YAML text; duplicate keys, of which YAML would keep the last, are refused.
+    """The value of a YAML text; duplicate keys, of which YAML would keep the last, are rejected.
 
     Raises:
-        ValueError: no YAML, or a key that occurs twice (its line is named).
+        ValueError: invalid YAML, or a duplicate key (its line is named).
     """
     import yaml
 

@@ -20,26 +20,26 @@ from .stages import RecipeStages
 #: tokens of a prompt without a document, and of a document
 PROMPT, DOCUMENT = 100, 512
 
-#: width of an encoder whose configuration is not on this machine
+#: embedding width assumed for an encoder whose configuration is not on this machine
 WIDTH = 768
 
 GIB = 2**30
 
 
 def plan(recipe: Recipe) -> pd.DataFrame:
-    """`[stage, for, fingerprint, texts, tokens_read, tokens_written, memory_gib]` of each stage, as upper bounds.
+    """`[stage, for, fingerprint, texts, tokens_read, tokens_written, memory_gib]` for each stage, as upper bounds.
 
-    `for` names the systems that a stage is for. Texts are those that a model writes or reads. Every text is taken to be
-    as long as its limit allows; what a filter will drop is not known. Of data that is not on this machine `parts` are
-    believed, with one positive for each query.
+    `for` names the systems that need a stage. Texts are those that a model writes or reads. Every text is assumed to be
+    as long as its limit allows; what a filter will drop is unknown. For data that is not on this machine, `parts` is
+    trusted, with one positive per query.
 
     `memory_gib` is a lower bound: the language model's weights in 16 bits (in 32 bits for a merge; a tenth of a GiB for
-    one trained from scratch, half a GiB for an encoder), or the largest index. What training keeps beside the weights
-    (gradients, optimizer, activations), and a backend's cache, come on top. NaN where a model's size is not known.
+    one trained from scratch, half a GiB for an encoder), or the largest index. What training keeps besides the weights
+    (gradients, optimizer, activations) and a backend's cache come on top. NaN if a model's size is unknown.
     Nothing is downloaded and no model is loaded.
 
     Raises:
-        ValueError: fractions as `parts`, of data that is not on this machine.
+        ValueError: `parts` are fractions and the data is not on this machine.
     """
     stages = RecipeStages(recipe)
     estimate, users = _Estimate(stages), stages.users()
@@ -61,7 +61,7 @@ class _Estimate:
         self.llm = _billions(recipe.model) * 2e9 / GIB if recipe.llm != SMALL else 0.1
 
     def of(self, stage: Stage) -> tuple[int, int, int, float]:
-        """What that stage takes."""
+        """The estimate for that stage."""
         name = "retriever" if stage.name.startswith("retriever") else stage.name.replace("-", "_")
         estimate: Callable[[Stage], tuple[int, int, int, float]] = getattr(self, f"_{name}")
         return estimate(stage)
@@ -133,7 +133,7 @@ class _Estimate:
 
 
 def collection_size(collection: Any) -> tuple[int, int]:
-    """(documents, queries) of a test collection: as ir-datasets records them, else counted in the files."""
+    """(documents, queries) of a test collection, as recorded by ir-datasets or else counted in the files."""
     if hasattr(collection.dataset, "irds_ref"):
         recorded = collection.dataset.irds_ref().metadata()
         return recorded["docs"]["count"], recorded["queries"]["count"]
@@ -141,7 +141,7 @@ def collection_size(collection: Any) -> tuple[int, int]:
 
 
 def _counts(stages: RecipeStages) -> tuple[Counter[str], Counter[str]]:
-    """How many queries, and how many positives, each part has."""
+    """The number of queries and of positives in each part."""
     recipe = stages.recipe
     queries: Counter[str] = Counter()
     positives: Counter[str] = Counter()
@@ -156,8 +156,8 @@ def _counts(stages: RecipeStages) -> tuple[Counter[str], Counter[str]]:
 
 
 def _billions(model: str) -> float:
-    """Billions of weights, from the files of a folder or from a name such as Qwen2.5-7B or Mixtral-8x7B; NaN where
-    neither tells."""
+    """Billions of weights, from the files of a folder or from a name such as Qwen2.5-7B or Mixtral-8x7B; NaN if
+    unknown."""
     if Path(model).is_dir():
         return sum(file.stat().st_size for file in Path(model).glob("*.safetensors")) / 2e9
     found = re.search(r"(?:(\d+)x)?(\d+(?:\.\d+)?)[bB](?![a-zA-Z])", model.rpartition("/")[2])

@@ -29,7 +29,7 @@ from .systems import System as System
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the systems are compared on; see `beir.experiment`."""
+    """The collections and settings of the comparison; see `beir.experiment`."""
 
     collections: tuple[str, ...] = ("BEIR14",)
     data: str | None = None
@@ -49,40 +49,40 @@ class Evaluation:
         check_collections(self)
 
 
-#: sections that draw random numbers: their seed is the recipe's where they name none
+#: sections that draw random numbers; they use the recipe's seed unless they set their own
 SEEDED: Mapping[str, Any] = {"small_lm": SmallLMConfig, "candidates": CandidateSettings}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained on what, and how it is compared; every section is optional but `data`, `llm` and `retriever`.
+    """What is trained, on which data, and how it is compared; only `data`, `llm` and `retriever` are required.
 
-    A section is given as a mapping of its fields, as YAML has it, or as its object. How many candidates the preferences
-    ask for follows from `candidates`, and a section's seed from `seed`; of an object, the default seed counts as none.
+    A section is a mapping of its fields, as in YAML, or the object itself. The number of candidates the preferences
+    require follows from `candidates`, and a section's seed from `seed`; an object's default seed counts as unset.
 
     Args:
-        data: training queries and positives, as `open_examples` reads them.
-        llm: the instruct model, as `open_backend` takes it: a hub name or folder, or `vllm:` before it to generate with
-            vLLM; a model on a server (`openai:`) cannot be trained. "small" trains one from scratch (`small_lm`).
-        encoder: hub name or folder of the reward encoder; "demo" is the one of the extra `demo`.
-        retriever: `RetrieverTrainingConfig` less what the recipe says itself; `base` may be "demo" as well.
-        split: which judgments of `data`.
-        min_relevance: the grade from which on a document is a positive.
-        ratios: for folders of JSONL, the share of each file's rows.
-        limit: only the first queries, for a trial.
+        data: training queries and positives, in any form that `open_examples` reads.
+        llm: the instruction-tuned model, as for `open_backend`: a hub name or folder, prefixed by `vllm:` to generate
+            with vLLM; a model on a server (`openai:`) cannot be trained. "small" trains one from scratch (`small_lm`).
+        encoder: hub name or folder of the reward encoder; "demo" is the one from the extra `demo`.
+        retriever: `RetrieverTrainingConfig` minus what the recipe sets itself; `base` may be "demo" as well.
+        split: the split of the judgments of `data`.
+        min_relevance: the lowest grade at which a document counts as positive.
+        ratios: for folders of JSONL files, the share of each file's rows to take.
+        limit: use only that many first queries, for a trial.
         parts: how many of the queries, or which fraction, train the LLM and which the retriever.
         small_lm: `SmallLMConfig`.
         candidates: `CandidateSettings`.
-        preferences: `PreferenceSettings`, less the rewards, which the systems say.
-        max_pairs: a seeded sample of so many pairs is trained on; None for all.
-        dpo: `ExpanderTrainingConfig` less `base`, `pairs` and `out`.
+        preferences: `PreferenceSettings` minus the rewards, which depend on the system.
+        max_pairs: size of the seeded sample of pairs to train on; None takes all.
+        dpo: `ExpanderTrainingConfig` minus `base`, `pairs` and `out`.
         expansion: how passages for training and test queries are drawn: temperature, top_p, max_new_tokens, n.
         systems: rows of Table 3 (`SYSTEMS`).
         evaluation: `Evaluation`.
-        seed: of everything that a section does not seed itself.
+        seed: for every section that does not set its own.
 
     Raises:
-        ValueError, TypeError: a value that cannot be meant; the section is named.
+        ValueError, TypeError: an invalid value; the section is named.
     """
 
     data: str
@@ -125,7 +125,7 @@ class Recipe:
         check_room(self)
 
     def _derive(self) -> None:
-        """Fill in the fields that sections take from other parts of the recipe."""
+        """Fill in the fields that sections derive from other parts of the recipe."""
         for name, kind in SEEDED.items():
             given = getattr(self, name)
             if not isinstance(given, kind):
@@ -162,7 +162,7 @@ class Recipe:
             raise ValueError(f"parts must leave queries for both, got {dict(self.parts)}")
 
     def _check_models(self) -> None:
-        """Refuse names that cannot be models, before anything is computed."""
+        """Reject names that cannot be models before anything is computed."""
         for name, value in (
             ("llm", self.llm),
             ("encoder", self.encoder),
@@ -184,17 +184,17 @@ class Recipe:
 
     @property
     def model(self) -> str:
-        """The language model without its backend: what DPO trains."""
+        """The language model's name without its backend prefix: what DPO trains."""
         return backend_parts(self.llm)[1]
 
     def backend_name(self, model: Path | None) -> str:
-        """The recipe's backend for `open_backend`, with `model` in the place of its own."""
+        """The recipe's backend for `open_backend`, with `model` in place of its own."""
         word, _, options = backend_parts(self.llm)
         written = "&".join(f"{name}={value}" for name, value in options.items() if name != "revision")
         return self.llm if model is None else f"{word}:{model}" + (f"?{written}" if written else "")
 
     def origin(self) -> dict[str, Any]:
-        """`revision` and `trust_remote_code` of the language model, as the options of `llm` say them."""
+        """`revision` and `trust_remote_code` of the language model, from the options of `llm`."""
         backend = None if self.llm == SMALL else open_backend(self.llm)
         return {
             "revision": getattr(backend, "revision", None),
@@ -202,7 +202,7 @@ class Recipe:
         }
 
     def expander_config(self, base: str | Path, pairs: str | Path, out: str | Path) -> ExpanderTrainingConfig:
-        """How the LLM is trained, with places filled in."""
+        """The LLM's training configuration, with paths filled in."""
         places, origin = {"base": str(base), "pairs": str(pairs), "out": str(out)}, self.origin()
         for name, value in origin.items():
             if self.dpo.get(name, value) != value:
@@ -213,7 +213,7 @@ class Recipe:
         return section(ExpanderTrainingConfig, "dpo", self.dpo, places, {"seed": self.seed} | origin)
 
     def retriever_config(self, data: str | Path, out: str | Path, stage: str, expansions: str | Path | None) -> Any:
-        """How the retriever is trained (`RetrieverTrainingConfig`), with places filled in."""
+        """The retriever's training configuration (`RetrieverTrainingConfig`), with paths filled in."""
         from ..retriever.train import RetrieverTrainingConfig
 
         values = dict(self.retriever) | {"base": encoder_name(str(self.retriever.get("base", "")))}
@@ -239,10 +239,10 @@ class Recipe:
 def section(
     kind: Any, name: str, values: Any, places: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
 ) -> Any:
-    """A dataclass filled from `values`; `places` always override them, `defaults` fill the gaps.
+    """A dataclass filled from `values`; `places` always override them, and `defaults` fill the gaps.
 
     Raises:
-        ValueError: unknown fields (the known ones are listed), values that the recipe decides itself, or bad ones; the
+        ValueError: unknown fields (the known ones are listed), values that the recipe sets itself, or invalid ones; the
             section is named.
     """
     known = {item.name for item in fields(kind)} - places.keys()
@@ -258,14 +258,14 @@ def section(
 
 
 def read_recipe(path: str | Path, *, seed: int | None = None) -> Recipe:
-    """The recipe of a YAML file; `$NAME` in a text stands for a variable of the environment.
+    """The recipe of a YAML file; `$NAME` in a text stands for an environment variable.
 
     Args:
         path: the file.
-        seed: takes the place of the recipe's own, to run it again with other random numbers.
+        seed: replaces the recipe's own, to run it again with other random numbers.
 
     Raises:
-        ValueError: no YAML, unknown or missing fields (file and section are named), a variable that is not set.
+        ValueError: invalid YAML, unknown or missing fields (file and section are named), a variable that is not set.
         FileNotFoundError: there is no such file.
 
     Example:

@@ -18,7 +18,7 @@ from ..data.examples import examples_from_jsonl
 from ..identity import corpus_identity, file_stem, queries_identity
 from ..stage import Stage
 
-#: gives the LLM's expander, from the folders of the stages that make the model and a folder for its generations
+#: returns the LLM's expander, given the folders of the stages that make the model and one for its generations
 OpenExpander = Callable[[tuple[Path, ...], Path], LLMExpander]
 
 
@@ -26,9 +26,9 @@ def expansions_stage(open_expander: OpenExpander, settings: dict[str, Any], inpu
     """expansions.jsonl: what the LLM writes for the retriever's training queries.
 
     Args:
-        open_expander: gives the expander, from the folders of `inputs` behind the first.
-        settings: what decides its texts.
-        inputs: the examples, and the stage of the model where one makes it.
+        open_expander: returns the expander, given the folders of `inputs` after the first.
+        settings: everything that determines its texts.
+        inputs: the examples, and the stage that makes the model, if any.
     """
 
     def run(folder: Path, examples: Path, *llm: Path) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def test_expansions_stage(
 def index_stage(
     collections: Sequence[Collection], retriever: Stage, *, device: str | None = None, verbose: bool = False
 ) -> Stage:
-    """COLLECTION.faiss: the documents of each test collection, as that encoder reads them."""
+    """COLLECTION.faiss: the documents of each test collection, encoded by that encoder."""
 
     def run(folder: Path, trained: Path) -> dict[str, Any]:
         encoder, documents = ExpandREncoder(trained / "model", device=device), 0
@@ -89,16 +89,16 @@ def experiment_stage(
     """table.csv: every system on every collection, by the BEIR protocol.
 
     Args:
-        systems: name -> the stage of its index, and that of its expansions where it has some.
-        collections: what they are compared on.
+        systems: name -> the stage of its index and, if it has expansions, the stage of those.
+        collections: the collections to compare them on.
         measures: of ir-measures.
-        device: "cuda", "cpu"; None takes cuda where there is one.
+        device: "cuda" or "cpu"; None means cuda if available.
         verbose: show progress bars.
     """
     inputs = [stage for stages in systems.values() for stage in stages]
     parts: dict[str, tuple[int, int | None]] = {}
     for name, stages in systems.items():
-        place = sum(len(systems[before]) for before in parts)  # dicts keep the order
+        place = sum(len(systems[before]) for before in parts)  # dicts preserve order
         parts[name] = place, place + 1 if len(stages) > 1 else None
 
     def run(folder: Path, *made: Path) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def experiment_stage(
 
 
 def table(means: pd.DataFrame, systems: list[str]) -> pd.DataFrame:
-    """One row for each system in their order, and a column for each measure on each collection.
+    """One row for each system, in the given order, and a column for each measure on each collection.
 
     Example:
         >>> means = pd.DataFrame({"system": ["a"], "collection": ["pocket"], "measure": ["R@100"], "value": [0.5]})

@@ -1,9 +1,9 @@
-"""The stages of a recipe: which builds on which, and what each hands to the next.
+"""The stages of a recipe: which one builds on which, and what each passes to the next.
 
     examples -> candidates -> pairs -> dpo -> merge -> expansions -> retriever -> index -> experiment
 
 A stage's folder holds what it made. Systems that need the same thing share the stage that makes it. What a stage does
-stands in the `stages` of the room whose code it runs.
+is defined in the module `stages` of the package whose code it runs.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from ..stage import Stage, in_order
 from .recipe import SMALL, SYSTEMS, Recipe, encoder_name
 from .search_stages import expansions_stage, experiment_stage, index_stage, test_expansions_stage
 
-#: options of a backend that change how fast or where it writes, and not what
+#: backend options that affect how fast or where it writes, but not what
 SPEED_OPTIONS = (
     "batch_size device tensor_parallel_size gpu_memory_utilization api_key_env concurrency timeout max_retries deadline"
 ).split()
 
 
 class RecipeStages:
-    """The stages of a recipe; `experiment` builds on all that its systems need.
+    """The stages of a recipe; `experiment` builds on everything its systems need.
 
     Args:
-        recipe: what is trained on what.
-        device: "cuda", "cpu"; None takes cuda where there is one.
+        recipe: the recipe.
+        device: "cuda" or "cpu"; None means cuda if available.
         verbose: show progress bars.
     """
 
@@ -49,14 +49,14 @@ class RecipeStages:
 
     @cached_property
     def test(self) -> list[Collection]:
-        """What the systems are compared on."""
+        """The test collections on which the systems are compared."""
         given = self.recipe.evaluation
         return resolve(given.collections, data=given.data, split=given.split, num_results=given.num_results)
 
     # --- data and the language model
 
     def examples(self) -> Stage:
-        """llm.jsonl and retriever.jsonl: the queries that train either model."""
+        """llm.jsonl and retriever.jsonl: the training queries of the two models."""
         names = ("split", "min_relevance", "ratios", "limit", "parts", "seed")
         settings = {name: getattr(self.recipe, name) for name in names}
         settings["content"] = data_identity(self.recipe.data, self.recipe.split)
@@ -75,7 +75,7 @@ class RecipeStages:
         return islice(found, recipe.limit)
 
     def base(self) -> tuple[Stage, ...]:
-        """The stage that trains the small language model, or none where the recipe names a model."""
+        """The stage that trains the small language model, or none if the recipe names a model."""
         if self.recipe.llm != SMALL:
             return ()
 
@@ -92,7 +92,7 @@ class RecipeStages:
         return candidates_stage(self.recipe.candidates, self._backend, settings, inputs, verbose=self.verbose)
 
     def pairs(self, rewards: tuple[str, ...]) -> Stage:
-        """pairs.jsonl: chosen and rejected by these rewards."""
+        """pairs.jsonl: pairs chosen and rejected by these rewards."""
         recipe = self.recipe
         return pairs_stage(
             with_rewards(recipe.preferences, rewards),
@@ -106,7 +106,7 @@ class RecipeStages:
         )
 
     def trained(self, rewards: tuple[str, ...]) -> tuple[Stage, ...]:
-        """The stage whose folder has the LLM of these rewards; without rewards it is the base's."""
+        """The stage whose folder holds the LLM trained with these rewards; without rewards, the base's stage."""
         if not rewards:
             return self.base()
         recipe, llm, base = self.recipe, self._llm_settings(), self.base()
@@ -125,7 +125,7 @@ class RecipeStages:
         return test_expansions_stage(self._expander, self._expansion_settings(), self.test, self.trained(rewards))
 
     def retriever(self, stage: str, rewards: tuple[str, ...] | None) -> Stage:
-        """The encoder after that training: "raw", "ft", or "expandr" with the expansions of that LLM."""
+        """The encoder after that training: "raw", "ft", or "expandr" with that LLM's expansions."""
         if stage == "raw":
             return untrained_retriever_stage(self.recipe.retriever_config)
         expanded = (self.expansions(rewards),) if stage == "expandr" and rewards is not None else ()
@@ -133,17 +133,17 @@ class RecipeStages:
         return retriever_stage(self.recipe.retriever_config, stage, inputs, device=self.device, verbose=self.verbose)
 
     def index(self, retriever: Stage) -> Stage:
-        """COLLECTION.faiss: the documents of each test collection, as that encoder reads them."""
+        """COLLECTION.faiss: the documents of each test collection, encoded by that encoder."""
         return index_stage(self.test, retriever, device=self.device, verbose=self.verbose)
 
     def of(self, system: str) -> tuple[Stage, ...]:
-        """The index that a row of Table 3 searches, and the stage with its expansions where it has some."""
+        """The index that a row of Table 3 searches, and the stage with its expansions, if any."""
         row = SYSTEMS[system]
         index = self.index(self.retriever(row.retriever, row.rewards))
         return (index,) if row.rewards is None else (index, self.test_expansions(row.rewards))
 
     def users(self) -> dict[str, str]:
-        """Which systems each stage is for, by fingerprint: "ExpandR", "all", "all but Query"."""
+        """The systems that need each stage, by fingerprint: "ExpandR", "all", "all but Query"."""
         names, found = self.recipe.systems, dict[str, list[str]]()
         for name in names:
             for stage in in_order(self.of(name)):
@@ -160,7 +160,7 @@ class RecipeStages:
     # --- which language model
 
     def _llm(self, stages: tuple[Path, ...]) -> str:
-        """The model as transformers opens it: that of a stage, or the recipe's own."""
+        """The name or folder for transformers: that of a stage, or the recipe's own model."""
         return str(stages[0] / "model") if stages else self.recipe.model
 
     def _llm_settings(self) -> dict[str, Any]:
@@ -175,7 +175,7 @@ class RecipeStages:
         return LLMExpander(self._backend(stages), cache=cache, verbose=self.verbose, **settings)
 
     def _backend_settings(self) -> dict[str, Any]:
-        """What decides the generated texts: the model, the backend where it is not transformers, and its options."""
+        """What determines the generated texts: the model, the backend if it is not transformers, and its options."""
         backend, _, written = backend_parts(self.recipe.llm)
         options: dict[str, Any] = {name: text for name, text in written.items() if name not in SPEED_OPTIONS}
         if "adapter" in options:

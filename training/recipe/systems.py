@@ -1,11 +1,11 @@
-"""What a recipe compares: the rows of the paper's Table 3; and the model names that only recipes know."""
+"""What a recipe compares, namely the rows of the paper's Table 3, and model names that only recipes use."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-#: the model that is trained from scratch, where a recipe names no other
+#: the model trained from scratch, for recipes that name no other
 SMALL = "small"
 
 #: the encoder that comes with the extra `demo`
@@ -14,9 +14,9 @@ DEMO = "demo"
 
 @dataclass(frozen=True)
 class System:
-    """A row of Table 3: which rewards the LLM was trained with, and how the retriever was.
+    """A row of Table 3: which rewards the LLM was trained with, and how the retriever was trained.
 
-    `rewards` is None where queries are not expanded, and empty where the LLM is not trained.
+    `rewards` is None if queries are not expanded, and empty if the LLM is not trained.
     """
 
     rewards: tuple[str, ...] | None

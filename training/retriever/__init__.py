@@ -1,8 +1,8 @@
 """Training examples with expansions in, a trained encoder out: contrastive training on fused queries (Eq. 6 to 9).
 
-`train.train_retriever` trains; `data` writes the rows, `fused_batches` makes batches of them, `losses.ExpandRLoss`
-fuses and compares, `trainer` sets up the trainer of sentence-transformers. To touch: a profile (`losses.PROFILES`).
-The fusion is that of retrieval (`encoding.fusion`) and must stay it.
+`train.train_retriever` trains; `data` writes the rows, `fused_batches` batches them, `losses.ExpandRLoss` fuses and
+compares, `trainer` sets up the sentence-transformers trainer. To change: a profile (`losses.PROFILES`). The fusion
+must remain the one used in retrieval (`encoding.fusion`).
 """
 
 from ...common.lazy import lazy_names

@@ -3,6 +3,6 @@
 import sys
 from importlib import import_module
 
-# By name: the command line stands above the training, and imports it.
+# By name: the command line is a layer above training, and imports it.
 sys.argv[1:1] = ["train", "retriever"]
 import_module("pyterrier_expandr.cli").main()

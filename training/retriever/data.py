@@ -1,4 +1,4 @@
-"""What the retriever is trained and evaluated on: rows in a file that is mapped into memory, and a held-out part."""
+"""Data for training and evaluating the retriever: rows in a memory-mapped file, and a held-out part."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Survey:
-    """What a first pass over the examples tells.
+    """The result of a first pass over the examples.
 
     Attributes:
         dev: the held-out examples, one for each query.
-        rows: pairs of a query and a positive that are trained on.
+        rows: number of (query, positive) pairs to train on.
         expanded: how many of them have an expansion.
-        relevant: `key_of(query)` -> keys of the ids and texts that are relevant to it, where a row alone cannot tell.
-        sha256: a hash over all of it, and over the order.
+        relevant: `key_of(query)` -> keys of relevant ids and texts that a single row does not contain.
+        sha256: a hash over all of it, including the order.
     """
 
     dev: list[TrainingExample]
@@ -40,11 +40,11 @@ class Survey:
 
 
 def survey(config: RetrieverTrainingConfig) -> Survey:
-    """Read the examples once: what is held out, how much is trained on, and which documents are relevant to what.
+    """Read the examples once: what to hold out, how much to train on, and which documents are relevant to which query.
 
     Raises:
-        ValueError: an example without a positive, held-out queries that are trained on (they are named), nothing to
-            train on, no expansion at all for the stage "expandr".
+        ValueError: an example without a positive, held-out queries among the training queries (they are named), nothing
+            to train on, or no expansion at all for the stage "expandr".
     """
     found = Survey(_merged(_dev_examples(config)))
     held_out = {_normalized(example.query): example.query_id for example in found.dev}
@@ -84,7 +84,7 @@ def survey(config: RetrieverTrainingConfig) -> Survey:
 
 
 def training_rows(config: RetrieverTrainingConfig, survey: Survey) -> Iterator[dict[str, Any]]:
-    """The rows of `FusedBatchCollator`: one for each positive of each example."""
+    """The rows for `FusedBatchCollator`: one for each positive of each example."""
     for example in _train_examples(config):
         for doc_id, text in zip(example.positive_ids, example.positives, strict=True):
             yield {
@@ -98,7 +98,7 @@ def training_rows(config: RetrieverTrainingConfig, survey: Survey) -> Iterator[d
 
 
 def training_dataset(path: Path, config: RetrieverTrainingConfig, survey: Survey) -> Dataset:
-    """The rows as an Arrow file at `path`, written where it is not there yet, and mapped into memory."""
+    """The rows as a memory-mapped Arrow file at `path`, which is written if it does not exist yet."""
     from datasets import Dataset, Features, Sequence, Value
     from datasets.arrow_writer import ArrowWriter
 
@@ -137,14 +137,14 @@ def _dev_examples(config: RetrieverTrainingConfig) -> Iterator[TrainingExample]:
 def _split(
     examples: Iterator[TrainingExample], config: RetrieverTrainingConfig
 ) -> Iterator[tuple[str, TrainingExample]]:
-    """`(part, example)`; queries that differ in case and white space alone go to the same part."""
+    """`(part, example)`; queries that differ only in case and white space go to the same part."""
     sizes = {"dev": config.dev_fraction, "train": 1 - config.dev_fraction}
-    # Another seed than the run's: data that was itself parted by that would be held out all or not at all.
+    # Not the run's own seed: data that was itself split with that would be held out entirely or not at all.
     return split_examples(examples, sizes, config.seed + 1, spelling=_normalized)
 
 
 def _examples(config: RetrieverTrainingConfig, source: str, split: str) -> Iterator[TrainingExample]:
-    """The examples of a source with the stage's expansions, cleaned as in retrieval; no blank ones, no refusals."""
+    """The examples of a source with the stage's expansions, cleaned as in retrieval, without blanks and refusals."""
     recorded: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     if config.expansions is not None and config.stage == "expandr":
         from ...expansion.recorded import read_expansions
@@ -165,7 +165,7 @@ def _examples(config: RetrieverTrainingConfig, source: str, split: str) -> Itera
 
 
 def _merged(examples: Iterator[TrainingExample]) -> list[TrainingExample]:
-    """One example for each query: rows of pairs may name a query several times."""
+    """One example per query, since the same query may occur in several rows of pairs."""
     found: dict[str, TrainingExample] = {}
     for example in examples:
         first = found.setdefault(_normalized(example.query), example)

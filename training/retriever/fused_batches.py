@@ -23,18 +23,18 @@ class FusedBatchCollator:
 
     A row has `query` and `positive`, and may have `positive_id`, lists `negatives` and `expansions` of any length, and
     `relevant`, the keys (`key_of`) of further ids and texts that are relevant to the query. Expansions are read as
-    documents are, by the document's prompt. The batch has
+    documents are, by the document's prompt. The batch contains
 
     - `query_*` and `text_*`: tokens of the queries, and of positives, negatives and expansions; each sorted by length,
-      so that a mini-batch has little padding; and as `task` the side that reads them, "query" or "document";
-    - `label`: `query_order` (n,) and `text_order` (n + k + e,), where each text went by sorting; `expansion_counts`
+      so that a mini-batch has little padding; and, as `task`, the encoder side, "query" or "document";
+    - `label`: `query_order` (n,) and `text_order` (n + k + e,), each text's place after sorting; `expansion_counts`
       (n,); `document_keys` (n + k, 2), hashes of id and text; `relevant_keys` (n, r), hashes of the ids and texts that
       are relevant to each query: its positive, those of equal queries in the batch, and `relevant`.
 
     Args:
         preprocess: the model's tokenisation, `model.preprocess`.
         query_prompt: text put before each query.
-        doc_prompt: text put before each document and each expansion.
+        doc_prompt: text put before each document and expansion.
 
     Example:
         >>> collate = FusedBatchCollator(model.preprocess, query_prompt="query: ")  # doctest: +SKIP
@@ -43,7 +43,7 @@ class FusedBatchCollator:
     preprocess: Callable[..., Mapping[str, Any]]
     query_prompt: str = ""
     doc_prompt: str = ""
-    #: read by the trainer: columns that hold no text, of which there are none
+    #: read by the trainer: columns that do not hold texts; there are none
     valid_label_columns: tuple[str, ...] = ()
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -65,9 +65,9 @@ class FusedBatchCollator:
         return batch | {f"text_{name}": value for name, value in text_features.items()} | {"label": label}
 
     def _tokenized(self, texts: list[str], side: str) -> tuple[Mapping[str, Any], Tensor]:
-        """Tokens of the texts, longest first, and at which place each text is among them.
+        """Tokens of the texts, longest first, and the position of each text among them.
 
-        The tokens say which side reads them, for models that have an encoder for queries and one for documents.
+        The tokens also name the encoder side, for models with separate encoders for queries and documents.
         """
         order = sorted(range(len(texts)), key=lambda place: -len(texts[place]))
         prompt = self.query_prompt if side == "query" else self.doc_prompt

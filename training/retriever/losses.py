@@ -1,4 +1,4 @@
-"""The contrastive loss of ExpandR (Eq. 6-9): InfoNCE with anchors that are fused embeddings, gradient-cached."""
+"""The contrastive loss of ExpandR (Eq. 6-9): InfoNCE with fused embeddings as anchors, with gradient caching."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Similarity = Literal["dot", "cosine"]
 
 @dataclass(frozen=True)
 class Profile:
-    """How a retriever is trained, by name; the similarity is always the dot product.
+    """A named set of training settings; the similarity is always the dot product.
 
     Attributes:
-        pooling: None keeps the model's own.
-        normalize: L2-normalise every embedding, before the fusion.
-        temperature: what similarities are divided by.
-        batch_size: queries in a batch; with one hard negative each, twice as many passages.
+        pooling: how tokens are pooled; None keeps the model's own.
+        normalize: L2-normalise every embedding before the fusion.
+        temperature: divisor of the similarities.
+        batch_size: queries per batch; with one hard negative each, there are twice as many passages.
     """
 
     pooling: str | None
@@ -37,7 +37,7 @@ class Profile:
     batch_size: int
 
 
-#: "paper" is the paper's text; the others are what its reference implementation computes for the two base models
+#: "paper" follows the paper's text; the others are what its reference implementation does for the two base models
 PROFILES = {
     "paper": Profile(pooling=None, normalize=True, temperature=0.02, batch_size=1024),
     "reference-contriever": Profile(pooling="mean", normalize=True, temperature=0.02, batch_size=64),
@@ -62,7 +62,7 @@ def info_nce(
         own: (n,), the column of each row's positive.
         false_negatives: (n, m), True where a document is left out of the row's denominator.
         similarity: "dot", or "cosine", which normalises both sides.
-        temperature: what similarities are divided by.
+        temperature: divisor of the similarities.
 
     Example:
         >>> loss = info_nce(torch.eye(2), torch.eye(2), torch.arange(2), temperature=1.0)
@@ -78,7 +78,7 @@ def info_nce(
 
 
 def find_false_negatives(document_keys: Tensor, relevant_keys: Tensor, own: Tensor) -> Tensor:
-    """True (n, m) where a document other than the row's own positive is known to be relevant to the row's query.
+    """True (n, m) where a document other than a row's own positive is known to be relevant to its query.
 
     Args:
         document_keys: (m, 2), hashes of each document's id and of its text.
@@ -91,18 +91,18 @@ def find_false_negatives(document_keys: Tensor, relevant_keys: Tensor, own: Tens
         tensor([[False, False,  True]])
     """
     found = torch.zeros(len(relevant_keys), len(document_keys), dtype=torch.bool, device=document_keys.device)
-    for column in relevant_keys.unbind(1):  # one at a time, as a query may have hundreds
+    for column in relevant_keys.unbind(1):  # one at a time, since a query may have hundreds
         found |= (document_keys == column[:, None, None]).any(-1)
     found[torch.arange(len(own)), own] = False
     return found
 
 
 def fuse_rows(queries: Tensor, expansions: Tensor, counts: Tensor, fusion: Fusion) -> Tensor:
-    """The anchors (n, d): each query fused with its own expansions (Eq. 8), or alone where it has none.
+    """The anchors (n, d): each query fused with its own expansions (Eq. 8), or alone if it has none.
 
     Args:
         queries: (n, d).
-        expansions: (sum of counts, d), those of the first query first.
+        expansions: (sum of counts, d), grouped by query in the same order.
         counts: (n,), how many expansions each query has.
         fusion: see `pyterrier_expandr.encoding.fusion.fuse`, which this calls.
 
@@ -122,7 +122,7 @@ def fuse_rows(queries: Tensor, expansions: Tensor, counts: Tensor, fusion: Fusio
 
 
 def gather_ragged(tensor: Tensor) -> tuple[Tensor, int]:
-    """The tensors (n_i, ...) of all processes one after the other, and at which row this process's own begin.
+    """The tensors (n_i, ...) of all processes, concatenated, and the row at which this process's own begin.
 
     Gradients flow back to the process that a row came from.
     """
@@ -138,29 +138,29 @@ def gather_ragged(tensor: Tensor) -> tuple[Tensor, int]:
 class ExpandRLoss(CachedLossMixin, nn.Module):
     """InfoNCE between fused query embeddings and documents, over all positives and hard negatives of the batch.
 
-    Takes the batches of `FusedBatchCollator`. The fusion is the one that retrieval uses (`encoding.fusion`).
-    Embeddings are computed a mini-batch at a time and once more with gradients (gradient caching), so that a batch of
-    1,024 needs the memory of a mini-batch: its loss and gradients are those of the whole batch. Gradient accumulation
-    over small batches is another loss, since each query then meets the documents of its small batch alone.
+    Takes the batches of `FusedBatchCollator`. The fusion is the one used in retrieval (`encoding.fusion`).
+    Embeddings are computed one mini-batch at a time and again with gradients (gradient caching), so a batch of 1,024
+    needs only the memory of a mini-batch, while loss and gradients are those of the whole batch. Gradient accumulation
+    over small batches is a different loss, since each query is then compared only with its small batch's documents.
 
     Args:
         model: the encoder, for queries and documents alike.
         fusion: how a query and its expansions become the anchor; see `fuse`.
         similarity: "dot" or "cosine".
-        temperature: what similarities are divided by.
+        temperature: divisor of the similarities.
         normalize: L2-normalise every embedding before the fusion.
         renormalize: L2-normalise the anchor after the fusion.
         mini_batch_size: texts embedded at a time; None embeds the whole batch at once, without caching.
-        gather_across_devices: documents of all processes are candidates; every process must have as many queries.
+        gather_across_devices: compare with the documents of all processes, which must have equal numbers of queries.
 
     Raises:
-        ValueError: a value out of range, or a model that normalises where `normalize` is False.
+        ValueError: a value out of range, or a model that normalises although `normalize` is False.
 
     Example:
         >>> loss = ExpandRLoss.of_profile(model, "paper", mini_batch_size=64)  # doctest: +SKIP
     """
 
-    mini_batch_size: int  # never None where it is read: see `forward`
+    mini_batch_size: int  # never None when it is read: see `forward`
 
     def __init__(
         self,
@@ -198,7 +198,7 @@ class ExpandRLoss(CachedLossMixin, nn.Module):
 
     @classmethod
     def of_profile(cls, model: SentenceTransformer, profile: str = "paper", **options: Any) -> ExpandRLoss:
-        """The loss of a named profile (`PROFILES`); `options` go to the constructor. Raises ValueError for no such."""
+        """The loss of a named profile (`PROFILES`); `options` go to the constructor. Raises ValueError if unknown."""
         if profile not in PROFILES:
             raise ValueError(f"profile {profile!r} is unknown: use one of {tuple(PROFILES)}")
         named = PROFILES[profile]
@@ -209,7 +209,7 @@ class ExpandRLoss(CachedLossMixin, nn.Module):
 
         Args:
             sentence_features: features of the queries, and of all texts of the document side.
-            labels: which text is what, see `FusedBatchCollator`.
+            labels: the layout of the texts, see `FusedBatchCollator`.
         """
         features = list(sentence_features)
         if self.uses_gradient_cache:
@@ -217,7 +217,7 @@ class ExpandRLoss(CachedLossMixin, nn.Module):
         return self.calculate_loss([[self.model(feature)["sentence_embedding"]] for feature in features], labels)
 
     def calculate_loss(self, reps: list[list[Tensor]], labels: Any = None, *, with_backward: bool = False) -> Tensor:
-        """The loss of embeddings that are still in mini-batches; called by the caching."""
+        """The loss of embeddings that are still in mini-batches; called by the gradient caching."""
         with torch.autocast(reps[0][0].device.type, enabled=False):  # half precision is too coarse to divide by 0.02
             loss = self.loss_from_embeddings(torch.cat(reps[0]), torch.cat(reps[1]), labels)
         if with_backward:
@@ -257,7 +257,7 @@ class ExpandRLoss(CachedLossMixin, nn.Module):
         )
 
     def get_config_dict(self) -> dict[str, Any]:
-        """What decides the loss, for the model card."""
+        """The settings that determine the loss, for the model card."""
         names = "similarity temperature normalize renormalize gather_across_devices".split()
         fusion = "a function" if callable(self.fusion) else self.fusion
         return {"fusion": fusion, **{name: getattr(self, name) for name in names}}

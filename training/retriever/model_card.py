@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-#: how the trainer's log calls the held-out score
+#: the name of the held-out score in the trainer's log
 DEV_SCORE = "eval_dev_dot_ndcg@10"
 
 
 def steps(history: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """`step` with `loss`, and where held-out queries were evaluated `ndcg@10`, one entry for each step; 0 is before.
+    """`step`, `loss` and, if held-out queries were evaluated, `ndcg@10`: one entry per step; 0 is before training.
 
     Example:
         >>> steps([{"step": 0, "eval_dev_dot_ndcg@10": 0.5}, {"step": 1, "loss": 2.0}])
@@ -28,7 +28,7 @@ def steps(history: list[dict[str, Any]]) -> list[dict[str, float]]:
 
 
 def scores(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """`steps` made, `kept_step`, and the held-out nDCG@10 `before` any and `after` that step; None without held-out.
+    """`steps` made, `kept_step`, and the held-out nDCG@10 `before` training and `after` that step; None without any.
 
     Example:
         >>> scores([{"step": 0, "eval_dev_dot_ndcg@10": 0.5}, {"step": 4, "eval_dev_dot_ndcg@10": 0.7}])
@@ -36,7 +36,7 @@ def scores(history: list[dict[str, Any]]) -> dict[str, Any]:
     """
     measured = {entry["step"]: entry["ndcg@10"] for entry in steps(history) if "ndcg@10" in entry}
     made = max((int(entry["step"]) for entry in history), default=0)
-    # The first of equal ones, and never the untrained model, of which there is no checkpoint.
+    # Ties go to the first, and never to the untrained model, which has no checkpoint.
     kept = max((step for step in measured if step), key=lambda step: measured[step], default=made)
     return {"steps": made, "kept_step": kept, "before": measured.get(0), "after": measured.get(kept)}
 

@@ -12,10 +12,10 @@ from ..identity import data_identity, encoder_identity
 from ..stage import Stage
 from .train import OTHER_SETTINGS, RetrieverTrainingConfig
 
-#: what decides an encoder that is not trained
+#: the settings that determine an untrained encoder
 UNTRAINED = "base profile pooling max_length query_prompt doc_prompt revision trust_remote_code".split()
 
-#: gives the configuration for data, an output folder, a kind of training, and recorded expansions
+#: returns the configuration for data, an output folder, a kind of training, and recorded expansions
 Configure = Callable[[str | Path, str | Path, str, Path | None], RetrieverTrainingConfig]
 
 
@@ -25,10 +25,10 @@ def retriever_stage(
     """model/: the encoder after that training.
 
     Args:
-        configure: gives the configuration.
+        configure: returns the configuration.
         kind: "ft" (queries alone) or "expandr" (fused queries).
-        inputs: the examples, and the expansions of their queries where there are some.
-        device: where the configuration names none.
+        inputs: the examples, and the expansions of their queries, if any.
+        device: used if the configuration names none.
         verbose: show progress bars.
     """
 

@@ -1,4 +1,4 @@
-"""Retriever training: an encoder learns to place fused queries near their relevant documents.
+"""Retriever training: an encoder learns to embed fused queries near their relevant documents.
 
 torchrun --nproc_per_node 8 -m pyterrier_expandr.training.retriever --base contriever --data DATA --out OUT
 """
@@ -27,58 +27,58 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: the file in the model's folder that says what made it
+#: the file in the model's folder that records how it was made
 RECORD = "retriever.json"
 
 #: rows of the paper's Table 2: no training, training on the query alone, training on the fused query
 Stage = Literal["raw", "ft", "expandr"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
-#: settings that do not decide the weights: where things are, and how they are computed
+#: settings that do not affect the weights: where things are, and how they are computed
 OTHER_SETTINGS = "base data out expansions dev_data mini_batch_size gradient_checkpointing tensorboard device".split()
 
 
 @dataclass(frozen=True)
 class RetrieverTrainingConfig:
-    """What to train on what, and how; the defaults are the paper's.
+    """What to train, on which data, and how; the defaults are the paper's.
 
     Args:
         base: hub name, folder, or short name (`ENCODERS`) of the encoder.
-        data: where queries and positives are, as `open_examples` reads it.
-        out: folder to make, with the trained encoder.
+        data: the source of queries and positives, as for `open_examples`.
+        out: folder to create for the trained encoder.
         stage: "expandr" trains on fused queries, "ft" on queries alone, "raw" not at all.
-        split: which judgments of `data`.
-        min_relevance: the grade from which on a document is a positive.
-        expansions: JSONL file of recorded expansions, as `expandr expand` writes it, for data that has none itself.
-        dev_data: where the held-out queries are; None holds out a part of `data`.
-        dev_split: which judgments of `dev_data`.
-        dev_fraction: the part of the queries of `data` that is held out; 0 for none, and then the last step is kept.
-        dev_queries: held-out queries that are evaluated, at most.
+        split: the split of the judgments of `data`.
+        min_relevance: the lowest grade at which a document counts as positive.
+        expansions: JSONL file of recorded expansions, as written by `expandr expand`, for data without its own.
+        dev_data: the source of the held-out queries; None holds out a part of `data`.
+        dev_split: the split of the judgments of `dev_data`.
+        dev_fraction: fraction of the queries of `data` to hold out; 0 holds out none and keeps the last step.
+        dev_queries: maximum number of held-out queries to evaluate.
         profile: "paper", "reference-contriever" or "reference-anchordr": similarity, temperature, pooling, batch size.
-        pooling: "mean", "cls" ...; None takes the profile's, or else the encoder's own.
-        temperature: what similarities are divided by; None takes the profile's.
-        fusion: how a query and its expansions become one vector: "average", "uniform", or the query's weight.
-        batch_size: queries of a step, over all devices, each of which meets the documents of all others; None takes the
-            profile's (1,024 in the paper). Data that is smaller is one batch.
-        negatives: hard negatives of each query, the first that it has.
-        learning_rate: of AdamW, falling linearly to 0, without warm-up or weight decay.
+        pooling: "mean", "cls" ...; None means the profile's, or else the encoder's own.
+        temperature: divisor of the similarities; None means the profile's.
+        fusion: how a query and its expansions are fused into one vector: "average", "uniform", or the query's weight.
+        batch_size: queries per step, over all devices, each compared with the documents of all others; None means the
+            profile's (1,024 in the paper). Smaller data sets form a single batch.
+        negatives: number of hard negatives per query; its first ones are used.
+        learning_rate: for AdamW, decaying linearly to 0, without warm-up or weight decay.
         epochs: passes over the data.
-        max_length: tokens read of each text; None takes the encoder's own limit.
-        query_prompt, doc_prompt: text put before each query, and before each document and expansion; None takes the
+        max_length: most tokens read of each text; None means the encoder's own limit.
+        query_prompt, doc_prompt: text put before each query, and before each document and expansion; None means the
             encoder's own.
-        evaluations: how often in a run the held-out queries are evaluated and a checkpoint is written.
-        patience: stop after so many evaluations that are no better than the best; None never does.
+        evaluations: how many times per run the held-out queries are evaluated and a checkpoint is written.
+        patience: stop after this many evaluations without improvement; None never stops early.
         precision: "auto" is bf16 (or fp16) on a GPU and fp32 on a CPU; fp16 needs a GPU.
-        seed: of the held-out part, the order and the dropout.
-        mini_batch_size: texts that a device embeds at a time, which bounds the memory; None is the whole batch at once.
-        gradient_checkpointing: compute activations twice rather than keep them.
-        tensorboard: write what is logged to `OUT/runs`.
-        device: "cuda" or "cpu"; None takes a GPU where there is one, the first that CUDA_VISIBLE_DEVICES leaves.
+        seed: for the held-out part, the data order and the dropout.
+        mini_batch_size: texts that a device embeds at a time, which bounds memory; None embeds the whole batch at once.
+        gradient_checkpointing: recompute activations instead of storing them.
+        tensorboard: also write the log to `OUT/runs`.
+        device: "cuda" or "cpu"; None means the first GPU visible under CUDA_VISIBLE_DEVICES, if any.
         revision: the encoder's revision on the hub.
-        trust_remote_code: run Python code that comes with the encoder.
+        trust_remote_code: run Python code shipped with the encoder.
 
     Raises:
-        ValueError: a value that cannot be meant. TypeError: a number that is none, a fusion that is a function.
+        ValueError: an invalid value. TypeError: a value that is not a number, or a fusion that is a function.
 
     Example:
         >>> config = RetrieverTrainingConfig("facebook/contriever", "train.jsonl", "out", stage="ft")
@@ -155,11 +155,12 @@ class RetrieverTrainingConfig:
 def train_retriever(config: RetrieverTrainingConfig, *, verbose: bool = False) -> Path:
     """The folder of a trained encoder, for `ExpandREncoder`, `SentenceTransformer` and `pyterrier_dr.SBertBiEncoder`.
 
-    A run that was killed goes on from its last checkpoint when called again, and ends in the same weights; a finished
-    one is given back at once. On several devices start it by `torchrun` or `accelerate launch`: they share each batch.
+    A run that was killed resumes from its last checkpoint when called again and ends with the same weights; a finished
+    one is returned immediately. On several devices, start it with `torchrun` or `accelerate launch`; they share each
+    batch.
 
     Args:
-        config: what to train on what, and how.
+        config: what to train, on which data, and how.
         verbose: show a progress bar.
 
     Returns:
@@ -167,9 +168,9 @@ def train_retriever(config: RetrieverTrainingConfig, *, verbose: bool = False) -
         `steps.json` has the loss of each step and the held-out scores along the way; README.md is a model card.
 
     Raises:
-        ValueError: data without positives or expansions, held-out queries that are trained on, no such encoder, an
-            output folder of another run, no GPU where one is asked for.
-        OSError: the disk is full; earlier checkpoints are whole.
+        ValueError: data without positives or expansions, held-out queries among the training queries, no such encoder,
+            an output folder of another run, or no GPU although one is requested.
+        OSError: the disk is full; earlier checkpoints remain intact.
         ImportError: accelerate, datasets or tensorboard is missing.
 
     Example:
@@ -226,7 +227,7 @@ def _trained(
     trainer = build_trainer(config, model, dataset, found.rows, found.dev, checkpoints, verbose)
     checkpoint = last_checkpoint(checkpoints)
     trainer.args.eval_on_start = bool(found.dev) and checkpoint is None
-    set_seed(config.seed)  # so that the dropout does not depend on what was computed before training
+    set_seed(config.seed)  # makes dropout independent of what was computed before training
     _train(trainer, checkpoint, checkpoints)
     trainer.accelerator.wait_for_everyone()
     return trainer.state.log_history
@@ -254,11 +255,11 @@ def _finish(
     history: list[dict[str, Any]],
     work: Path,
 ) -> None:
-    """Write the model, the record and the card to the working folder, and put it in place."""
+    """Write the model, the record and the card to the working folder, and move it into place."""
     from .model_card import card, scores, steps
 
     finished = work / "finished"
-    shutil.rmtree(finished, ignore_errors=True)  # of a run that was killed while it wrote it
+    shutil.rmtree(finished, ignore_errors=True)  # left by a run that was killed while writing it
     model.save_pretrained(str(finished), create_model_card=False)
     runs = work / "checkpoints" / "runs"
     if runs.is_dir():

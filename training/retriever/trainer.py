@@ -41,17 +41,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: what the trainer calls the score that picks the best checkpoint
+#: the trainer's name for the score that selects the best checkpoint
 DEV_METRIC = "dev_dot_ndcg@10"
 
 
 def open_base(config: RetrieverTrainingConfig) -> ExpandREncoder:
-    """The encoder to train, pooled and normalised as the profile says, with its prompts in the model's own files.
+    """The encoder to train, with the profile's pooling and normalisation, and its prompts in the model's own files.
 
     Raises:
-        ValueError: no such model, one that cannot pool as the profile says, a bad length.
+        ValueError: no such model, one that cannot pool as the profile requires, or an invalid length.
     """
-    set_seed(config.seed)  # weights that the checkpoint lacks, such as a pooler that nothing reads, are drawn
+    set_seed(config.seed)  # weights missing from the checkpoint, such as an unused pooler, are random
     encoder = load_encoder(
         config.base,
         fuse=True,
@@ -95,12 +95,12 @@ def _set_pooling(model: SentenceTransformer, config: RetrieverTrainingConfig) ->
 
 
 class FusedRetrievalEvaluator(InformationRetrievalEvaluator):
-    """nDCG@10 of fused queries over the documents of a few examples: their positives and negatives together.
+    """nDCG@10 of fused queries over the positives and negatives of a few examples.
 
-    The documents are few, so the score says which checkpoint is better and nothing about a whole collection.
+    With so few documents, the score tells which checkpoint is better but says nothing about a whole collection.
 
     Args:
-        examples: one for each query.
+        examples: one per query.
         fusion: as in retrieval.
         batch_size: texts encoded at a time.
     """
@@ -135,7 +135,7 @@ class FusedRetrievalEvaluator(InformationRetrievalEvaluator):
         prompt: str | None = None,
         **options: Any,
     ) -> Any:
-        """Embeddings (n, d), of queries fused with their expansions."""
+        """Embeddings (n, d); queries are fused with their expansions."""
         vectors: Any = super().embed_inputs(model, sentences, encode_fn_name, prompt_name, prompt, **options)
         texts = [text for own in self.expansions for text in own]
         if encode_fn_name != "query" or not texts:
@@ -149,14 +149,14 @@ class RetrieverTrainer(SentenceTransformerTrainer):
     """A trainer without sentence-transformers' own model card, which would quote training texts and query the hub."""
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class EvaluateAtTheEnd(TrainerCallback):
-    """Evaluates at the last step as well, since it is a checkpoint like the others."""
+    """Evaluates at the last step as well, since that is a checkpoint like the others."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Ask for an evaluation at the last step."""
+        """Request an evaluation at the last step."""
         if state.global_step >= state.max_steps:
             control.should_evaluate = True
 
@@ -170,7 +170,7 @@ def build_trainer(
     folder: Path,
     verbose: bool,
 ) -> RetrieverTrainer:
-    """The trainer; `dataset` is called once the processes of a distributed run know each other."""
+    """The trainer; `dataset` is called once the processes of a distributed run are connected."""
     arguments = _arguments(config, rows, bool(dev), folder)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -203,7 +203,7 @@ def build_trainer(
 
 
 def evaluator(config: RetrieverTrainingConfig, dev: list[TrainingExample]) -> FusedRetrievalEvaluator | None:
-    """The evaluator of the held-out examples, or None where there are none."""
+    """The evaluator of the held-out examples, or None if there are none."""
     if not dev:
         return None
     return FusedRetrievalEvaluator(dev, fusion=config.fusion, batch_size=config.mini_batch_size or 32)
@@ -219,7 +219,7 @@ def _arguments(
     if batch_size > rows:
         batch_size = rows - rows % processes
         logger.warning("batch_size is larger than the %d training pairs: each step uses %d", rows, batch_size)
-    # Processes can only share a batch that is full; one process alone trains on the rest as well.
+    # Processes can only share a full batch; a single process trains on the remainder as well.
     per_epoch = rows // batch_size if processes > 1 else math.ceil(rows / batch_size)
     interval = max(1, math.ceil(per_epoch * config.epochs / config.evaluations))
     on_gpu = torch.cuda.is_available() and config.device != "cpu"
@@ -252,7 +252,7 @@ def _arguments(
         dataloader_pin_memory=on_gpu,
         report_to=["tensorboard"] if config.tensorboard else "none",
         disable_tqdm=True,
-        router_mapping={"query": "query", "text": "document"},  # of models with an encoder for each side
+        router_mapping={"query": "query", "text": "document"},  # for models with one encoder per side
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one process on one GPU: DataParallel would multiply the batch
     return arguments

@@ -1,7 +1,7 @@
 """A collection's own text in, a language model of a few million parameters out, for machines without a model hub.
 
-It makes every stage of the loop run offline, and knows nothing. `train.train_small_lm` trains it; `text` makes its
-tokenizer and rows.
+The model has no knowledge, but lets every stage of the loop run offline. `train.train_small_lm` trains it; `text`
+builds its tokenizer and rows.
 """
 
 from ...common.lazy import lazy_names

@@ -1,4 +1,4 @@
-"""The stage of a recipe that trains a small language model, where the recipe names no other."""
+"""The stage of a recipe that trains a small language model, if the recipe names no other."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def small_lm_stage(
     *,
     verbose: bool = False,
 ) -> Stage:
-    """model/: a language model of the corpora's texts and of the pairs in the LLM's part of the examples.
+    """model/: a language model trained on the corpora's texts and the pairs in the LLM's part of the examples.
 
     Args:
-        config: what is trained, and how.
-        texts: gives the corpora's texts.
-        corpora: what these are, by content.
+        config: size and schedule of the model.
+        texts: returns the corpora's texts.
+        corpora: content-based identities of the corpora.
         examples: the stage with llm.jsonl.
         verbose: show progress bars.
     """

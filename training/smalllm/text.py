@@ -1,4 +1,4 @@
-"""How texts and (query, document) pairs become what the small language model is trained on."""
+"""Turns texts and (query, document) pairs into training data for the small language model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
-#: what the loss leaves out, by PyTorch's convention
+#: the label that the loss ignores, by PyTorch's convention
 IGNORED = -100
 
 
@@ -53,7 +53,7 @@ def build_tokenizer(texts: Sequence[str], *, vocab_size: int, context: int) -> P
 
 
 def text_blocks(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, size: int) -> list[dict[str, list[int]]]:
-    """All texts in a row, each after a begin token, cut into blocks of `size` tokens; the last may be shorter."""
+    """All texts concatenated, each after a begin token, cut into blocks of `size` tokens; the last may be shorter."""
     plain = [plain_control_tokens(text, list(SPECIAL_TOKENS)) for text in texts]
     encoded = tokenizer(plain, add_special_tokens=False)["input_ids"]
     stream = [token for ids in encoded for token in (tokenizer.bos_token_id, *ids)]
@@ -66,8 +66,8 @@ def pair_row(
 ) -> dict[str, list[int]]:
     """Prompt, passage and end of turn as tokens; the loss covers the passage and the end of turn only.
 
-    The document gives its first sentences, as many as `passage_tokens` hold. A prompt that leaves no room for them
-    loses the end of its query's text, never its own words.
+    The passage is the document's first sentences, as many as fit into `passage_tokens`. If the prompt leaves no room
+    for them, the query's text is cut at the end, never the prompt's own words.
     """
     special = list(SPECIAL_TOKENS)
     passage = _first_sentences(plain_control_tokens(document, special), tokenizer, passage_tokens)
@@ -90,5 +90,5 @@ def _first_sentences(text: str, tokenizer: PreTrainedTokenizerFast, limit: int) 
         return list(ids)
     kept = str(tokenizer.decode(ids[:limit]))
     end = kept.rfind(". ")
-    # A first sentence longer than the limit is cut within.
+    # A first sentence that exceeds the limit is itself cut.
     return list(tokenizer(kept[: end + 1], add_special_tokens=False)["input_ids"][:limit] if end > 0 else ids[:limit])

@@ -1,4 +1,4 @@
-"""A language model of a few million parameters, trained from scratch, for machines that reach no model hub."""
+"""A language model of a few million parameters, trained from scratch, for machines without access to a model hub."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .text import IGNORED, SPECIAL_TOKENS, build_tokenizer, pair_row, text_block
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-#: the file in the model's folder that says what made it
+#: the file in the model's folder that records how it was made
 RECORD = "smalllm.json"
 
 
@@ -28,8 +28,8 @@ RECORD = "smalllm.json"
 class SmallLMConfig:
     """Size and schedule of the small model; the defaults give 5.2 million parameters.
 
-    Raises TypeError where a number is none, ValueError where a value makes no model: sizes below 1, heads that do not
-    divide `hidden_size`, passages that leave no room for a prompt.
+    Raises TypeError for a value that is not a number, and ValueError for sizes below 1, heads that do not divide
+    `hidden_size`, or passages that leave no room for a prompt.
 
     Example:
         >>> SmallLMConfig(hidden_size=64, heads=4).context
@@ -84,21 +84,21 @@ def train_small_lm(
     """The folder of a chat model trained on `texts`, and then on writing each pair's document for its query.
 
     A Llama architecture with a byte-level BPE tokenizer of its own and a chat template; `HuggingFaceBackend` opens the
-    folder. **What it is not:** it imitates the collection's vocabulary and form, it knows nothing, and its passages are
-    noise to a retriever. It lets every stage of ExpandR run, and be tested, where no real model can be had.
+    folder. **What it is not:** it imitates the collection's vocabulary and form, but has no knowledge, and its passages
+    are noise to a retriever. It lets every stage of ExpandR run, and be tested, where no real model is available.
 
-    Everything is held in memory: meant for collections of some tens of thousands of documents. A run that was killed
-    goes on from its last checkpoint when called again, and ends in the same weights.
+    Everything is held in memory, so it suits collections of some tens of thousands of documents. A run that was killed
+    resumes from its last checkpoint when called again and ends with the same weights.
 
     Args:
         texts: the collection's documents.
-        pairs: (query, relevant document), of training queries only.
-        out: the folder to make; beside it `OUT.work` holds checkpoints until the model is finished.
+        pairs: (query, relevant document), for training queries only.
+        out: the folder to create; next to it, `OUT.work` holds checkpoints until the model is finished.
         config: sizes and schedule.
         verbose: show progress bars.
 
     Returns:
-        `out`, with `smalllm.json` saying what made it: settings, data, losses, versions.
+        `out`, with `smalllm.json` recording how it was made: settings, data, losses, versions.
 
     Raises:
         ValueError: no texts or no pairs, or `out` was made from other data or with another configuration.
@@ -173,7 +173,7 @@ def _train(
     config: SmallLMConfig,
     verbose: bool,
 ) -> float:
-    """Train `model` in place from the last checkpoint in `folder`; the mean loss of its last 10 steps."""
+    """Train `model` in place from the last checkpoint in `folder`; return the mean loss of the last 10 steps."""
     import torch
     from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
 
