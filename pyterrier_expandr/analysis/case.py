@@ -101,7 +101,7 @@ def case_study(
     measure: str = "nDCG@10",
     min_words: int = 2,
 ) -> CaseStudy:
-    """What each system makes of one query: its expansion, its score, and where it ranks the gold document (Table 10).
+    """Each system on one query: its expansions, its score, and where it ranks the gold document (Table 10).
 
     Args:
         query: the qid of a topic of `dataset`, or its text.

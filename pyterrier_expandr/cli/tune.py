@@ -106,7 +106,7 @@ def _grid(n: tuple[int, ...], fusion: Any, repeats: list[str] | None, weight: An
 
 
 def _repeats(text: str) -> Repeats:
-    return int(text) if text.isdecimal() else text  # type: ignore[return-value]  # any other word is rejected where it is used
+    return int(text) if text.isdecimal() else text  # type: ignore[return-value]  # other words are rejected later
 
 
 def _say(found: Any, out: Path) -> None:

@@ -54,8 +54,8 @@ def report(
         title: the heading.
 
     Raises:
-        ValueError: nothing has been computed yet; an unknown format, layout, baseline, system, measure or row; two
-            systems that were evaluated on different queries.
+        ValueError: nothing has been computed yet; an unknown format, layout, baseline, system, measure or paper row;
+            two systems that were evaluated on different queries.
 
     Example:
         >>> text = report(Results.load("out"), "md", baseline="query alone")  # doctest: +SKIP
