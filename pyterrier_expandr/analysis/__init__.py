@@ -1,7 +1,7 @@
-"""Pictures and numbers that explain a result: one file for each question.
+"""Figures and numbers that explain a result: one file per question.
 
-A function that computes returns a frame; its neighbour whose name ends in `_plot` draws that frame and returns a
-matplotlib figure. What they need beyond the package comes with the extra `analysis`, and is imported when it is used.
+A function that computes returns a frame; its counterpart ending in `_plot` draws that frame and returns a matplotlib
+figure. Additional dependencies come with the extra `analysis` and are imported when used.
 """
 
 from .alignment import alignment_distances, alignment_plot, pair_vectors

@@ -1,4 +1,4 @@
-"""Do queries lie near the documents that answer them? Distances in the original space, and Fig. 2's picture."""
+"""Do queries lie near the documents that answer them? Distances in the original space, and the plot of Fig. 2."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def pair_vectors(
     """The vectors of query-document pairs: two arrays of shape (n, d), float32.
 
     Args:
-        pairs: `[qid, query, docno, title, text]`, as `gold_documents` gives them.
+        pairs: `[qid, query, docno, title, text]`, as returned by `gold_documents`.
         query_encoder: `[qid, query]` -> adds `query_vec`; `expander >> encoder.query_encoder()` for ExpandR.
         doc_encoder: `[docno, text]` -> adds `doc_vec`.
 
@@ -41,14 +41,14 @@ def pair_vectors(
 
 
 def alignment_distances(settings: Settings) -> pd.DataFrame:
-    """How far queries are from their own documents, and from the others': `[setting, own, others, ratio]`.
+    """How far queries are from their own and from other queries' documents: `[setting, own, others, ratio]`.
 
     Distances are cosine distances (1 - cosine, from 0 to 2) in the encoder's own space, averaged over the n pairs and
-    over the n(n-1) query-document combinations that are no pair. A space that shrinks as a whole makes `own` smaller
-    without retrieving better, which is why `ratio = own / others` stands beside it: lower is better aligned.
+    over the n(n-1) query-document combinations that are not pairs. If the whole space shrinks, `own` gets smaller
+    without better retrieval, which is why `ratio = own / others` is given too: lower means better aligned.
 
     Raises:
-        ValueError: shapes differ, fewer than two pairs, a zero or a non-finite vector.
+        ValueError: shapes differ, fewer than two pairs, or a zero or non-finite vector.
 
     Example:
         >>> east, north = np.eye(2)
@@ -67,18 +67,18 @@ def alignment_distances(settings: Settings) -> pd.DataFrame:
 
 
 def alignment_plot(settings: Settings, *, seed: int = 42, path: str | Path | None = None) -> Figure:
-    """Fig. 2: one t-SNE panel for each setting, queries as stars, documents as circles, each pair joined and numbered.
+    """Fig. 2: one t-SNE panel per setting, queries as stars, documents as circles, each pair joined and numbered.
 
     Each panel is a t-SNE of its own, so positions in different panels cannot be compared; the mean distance of pairs
-    in its title can (see `alignment_distances`). t-SNE has no unit.
+    in its title can (see `alignment_distances`). t-SNE coordinates have no unit.
 
     Args:
-        settings: setting -> (query vectors (n, d), document vectors (n, d)); ten or so pairs can be read.
-        seed: of t-SNE.
-        path: save the picture here, as .svg, .png or .pdf.
+        settings: setting -> (query vectors (n, d), document vectors (n, d)); about ten pairs are readable.
+        seed: for t-SNE.
+        path: save the figure here, as .svg, .png or .pdf.
 
     Raises:
-        ImportError: the extra `analysis` is missing. ValueError: as in `alignment_distances`, or no setting.
+        ImportError: the extra `analysis` is missing. ValueError: as in `alignment_distances`, or there is no setting.
 
     Example:
         >>> alignment_plot({"query alone": (queries, documents)}, path="alignment.svg")  # doctest: +SKIP
@@ -102,7 +102,7 @@ def alignment_plot(settings: Settings, *, seed: int = 42, path: str | Path | Non
 
 
 def _panel(axis: Any, points: np.ndarray) -> None:
-    """Stars, circles, a line for each pair, and its number on the side of the star that the line leaves free."""
+    """Stars, circles, a line for each pair, and its number on the side of the star away from the line."""
     n = len(points) // 2
     for number, (query, document) in enumerate(zip(points[:n], points[n:], strict=True), 1):
         axis.plot(*zip(query, document, strict=True), color="#888888", linewidth=0.8, zorder=1)
@@ -113,14 +113,14 @@ def _panel(axis: Any, points: np.ndarray) -> None:
     axis.scatter(points[:n, 0], points[:n, 1], label="query", **star)
     circle = {"marker": "o", "s": 36, "color": PALETTE[0], "edgecolors": "black", "linewidths": 0.5, "zorder": 2}
     axis.scatter(points[n:, 0], points[n:, 1], label="its best judged document", **circle)
-    # Only what is near what means anything: no numbers on the axes, and both to one scale.
+    # Only proximity is meaningful: no numbers on the axes, and equal scales.
     axis.set(xlabel="t-SNE dimension 1 (no unit)", ylabel="t-SNE dimension 2 (no unit)", xticks=[], yticks=[])
     axis.set_aspect("equal", adjustable="datalim")
     axis.margins(0.12)
 
 
 def _tsne(queries: np.ndarray, documents: np.ndarray, seed: int) -> np.ndarray:
-    """Positions (2n, 2) of unit vectors; perplexity is as large as so few points allow, 30 at most."""
+    """Positions (2n, 2) of unit vectors; perplexity is as large as the number of points allows, at most 30."""
     try:
         from sklearn.manifold import TSNE
         from threadpoolctl import threadpool_limits
@@ -129,14 +129,14 @@ def _tsne(queries: np.ndarray, documents: np.ndarray, seed: int) -> np.ndarray:
     units = np.concatenate(_units("", queries, documents))
     perplexity = min(30.0, (len(units) - 1) / 3)
     model = TSNE(perplexity=perplexity, init="pca", method="exact", random_state=seed)
-    # One thread: for so few points, waiting for one another takes threads a hundred times longer than the work.
+    # One thread: with so few points, threads would spend a hundred times longer waiting than working.
     with threadpool_limits(1):
         positions: np.ndarray = model.fit_transform(units)
     return positions
 
 
 def _units(name: str, queries: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as unit vectors in float64, checked."""
+    """Both as checked unit vectors in float64."""
     arrays = [np.asarray(array, dtype=np.float64) for array in (queries, documents)]
     if arrays[0].ndim != 2 or arrays[0].shape != arrays[1].shape:
         shapes = [array.shape for array in arrays]

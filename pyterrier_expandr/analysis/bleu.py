@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 def bleu_against(expansions: Mapping[str, pd.DataFrame], references: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """BLEU of each system's expansions against each kind of reference, by sacreBLEU (Fig. 3).
+    """BLEU of each system's expansions against each kind of reference, computed by sacreBLEU (Fig. 3).
 
     A query's expansions are compared with all references of that query; queries without one are left out, with a
     warning in the log.
 
     Args:
         expansions: system -> `[qid, query_expansions]`.
-        references: kind ("answers", "gold documents") -> `[qid, text]`, one row for each reference.
+        references: kind ("answers", "gold documents") -> `[qid, text]`, one row per reference.
 
     Returns:
         `[system, against, corpus_bleu, sentence_bleu, queries, signature]`: corpus BLEU, and the mean of sentence BLEU
-        (effective order), both from 0 to 100; the number of queries; sacreBLEU's signature of the former.
+        (effective order), both from 0 to 100; the number of queries; sacreBLEU's signature for corpus BLEU.
 
     Raises:
         ImportError: sacrebleu is missing. ValueError: no expansion, or no query with a reference.
@@ -50,7 +50,7 @@ def bleu_against(expansions: Mapping[str, pd.DataFrame], references: Mapping[str
         for system, own in with_reference(texts, frame, kind).groupby("system", sort=False):
             corpus, sentence = BLEU(), BLEU(effective_order=True)
             hypotheses, lists = own["text"].tolist(), own["references"].tolist()
-            # sacreBLEU wants the k-th references of all texts together; where a text has fewer, None.
+            # sacreBLEU expects the k-th references of all texts together; None if a text has fewer.
             streams: Any = [[each[k] if k < len(each) else None for each in lists] for k in range(max(map(len, lists)))]
             score = corpus.corpus_score(hypotheses, streams).score
             single = [sentence.sentence_score(text, each).score for text, each in zip(hypotheses, lists, strict=True)]
@@ -61,13 +61,13 @@ def bleu_against(expansions: Mapping[str, pd.DataFrame], references: Mapping[str
 
 
 def bleu_plot(scores: pd.DataFrame, *, path: str | Path | None = None) -> Figure:
-    """Fig. 3: corpus BLEU, one panel for each kind of reference, one bar for each system.
+    """Fig. 3: corpus BLEU, one panel per kind of reference, one bar per system.
 
-    Panels have scales of their own.
+    Each panel has its own scale.
 
     Args:
         scores: what `bleu_against` returns.
-        path: save the picture here, as .svg, .png or .pdf.
+        path: save the figure here, as .svg, .png or .pdf.
 
     Example:
         >>> bleu_plot(bleu_against(expansions, references), path="bleu.svg")  # doctest: +SKIP

@@ -38,14 +38,14 @@ class CasePart:
 
 @dataclass(frozen=True)
 class CaseStudy:
-    """One query under several systems; shows itself in Jupyter.
+    """One query under several systems; displays itself in Jupyter.
 
     Attributes:
         query: the query's text.
         gold: the document judged best, as (docno, title, text).
         measure: the name of the score.
-        parts: one for each system.
-        min_words: how many words in a row make a shared phrase.
+        parts: one per system.
+        min_words: how many consecutive words make a shared phrase.
     """
 
     query: str
@@ -55,7 +55,7 @@ class CaseStudy:
     min_words: int = 2
 
     def to_html(self) -> str:
-        """The case as one HTML element with its style; every text in it is escaped."""
+        """The case as one HTML element with its style; all text in it is escaped."""
         docno, title, text = self.gold
         rows = [self._row(part) for part in self.parts]
         said = " ".join(passage for part in self.parts for passage in part.passages)
@@ -85,7 +85,7 @@ class CaseStudy:
         return self.to_html()
 
     def save(self, path: str | Path) -> None:
-        """Write the case as a page of its own."""
+        """Write the case as a standalone HTML page."""
         title = html.escape(self.query)
         head = f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>'
         target = path_of(path)
@@ -101,19 +101,19 @@ def case_study(
     measure: str = "nDCG@10",
     min_words: int = 2,
 ) -> CaseStudy:
-    """What each system makes of one query: its expansion, its score, and where it ranks the gold document (Table 10).
+    """Each system on one query: its expansions, its score, and where it ranks the gold document (Table 10).
 
     Args:
         query: the qid of a topic of `dataset`, or its text.
         systems: name -> pipeline `[qid, query]` -> results; expansions are read from the column `query_expansions`
-            where the pipeline makes one.
-        dataset: a PyTerrier dataset with topics, qrels and a corpus. Of several best judged documents the first is
-            the gold document.
-        measure: any measure of ir-measures.
-        min_words: how many words in a row make a shared phrase.
+            if the pipeline adds one.
+        dataset: a PyTerrier dataset with topics, qrels and a corpus. The gold document is the best-judged one, the
+            first of several.
+        measure: any ir-measures measure.
+        min_words: how many consecutive words make a shared phrase.
 
     Raises:
-        ValueError: there is no such topic, or no relevant document for it.
+        ValueError: there is no such topic, or it has no relevant document.
 
     Example:
         >>> case_study("q01", {"query alone": dense, "ExpandR": expander >> dense}, pocket())  # doctest: +SKIP

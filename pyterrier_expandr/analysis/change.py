@@ -1,4 +1,4 @@
-"""Which queries gain from expansion and which it hurts (Fig. 4)."""
+"""Which queries expansion helps and which it hurts (Fig. 4)."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def per_query_change(
     measure: str = "nDCG@10",
     topics: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """Each query's score under a baseline and a system, by what it gains: `[qid, baseline, system, change]`.
+    """Each query's score under a baseline and a system, sorted by gain: `[qid, baseline, system, change]`.
 
-    Sorted from the largest gain to the largest loss: `.head()` is what expansion helps, `.tail()` what it hurts most.
-    Where the scores are of several collections, `collection` comes first.
+    Sorted from the largest gain to the largest loss: `.head()` has the queries that expansion helps most, `.tail()`
+    those it hurts most. If the scores cover several collections, `collection` is the first column.
 
     Args:
         per_query: `[system, qid, measure, value]` (`Results.per_query`) or `[name, qid, measure, value]`
-            (`pt.Experiment(..., perquery=True)`), and maybe `collection`.
-        system: the system with expansion.
-        baseline: the system without.
-        measure: as it stands in the column.
+            (`pt.Experiment(..., perquery=True)`), optionally with `collection`.
+        system: the name of the system with expansion.
+        baseline: the name of the system without.
+        measure: its name as it appears in the column.
         topics: `[qid, query]`; adds the column `query`.
 
     Raises:
@@ -81,7 +81,7 @@ def change_plot(
         measure: the measure's name, for the axis.
         system: the system's name, for the axis.
         baseline: the baseline's name, for the axis.
-        path: save the picture here, as .svg, .png or .pdf.
+        path: save the figure here, as .svg, .png or .pdf.
 
     Example:
         >>> change_plot(per_query_change(results.per_query, "ExpandR", "query alone"))  # doctest: +SKIP

@@ -17,9 +17,9 @@ def transfer(
     *,
     measure: Any = "ndcg_cut_10",
 ) -> pd.DataFrame:
-    """A matrix of one measure: a row for each expander, a column for each retriever (Table 8).
+    """A matrix of one measure: one row per expander, one column per retriever (Table 8).
 
-    All combinations run in one `pt.Experiment`, which expands the queries once for each expander.
+    All combinations run in one `pt.Experiment`, which expands the queries once per expander.
 
     Args:
         expanders: name -> `[qid, query]` -> adds `query_expansions`; None stands for the query alone.
@@ -27,7 +27,7 @@ def transfer(
             `encoder.query_encoder() >> index.retriever()`.
         topics: `[qid, query]`.
         qrels: `[qid, docno, label]`.
-        measure: as `pt.Experiment` takes it.
+        measure: as for `pt.Experiment`.
 
     Raises:
         ValueError: no expander or no retriever.

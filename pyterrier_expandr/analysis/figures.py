@@ -1,4 +1,4 @@
-"""How every picture is drawn: colours that colour-blind readers tell apart, and marks that survive printing in grey."""
+"""The style of all figures: colours that colour-blind readers can distinguish, and marks that work in greyscale."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..common.files import path_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: the palette of Okabe and Ito without its yellow, which is too light for print, and its black, which hides hatches
+#: Okabe and Ito's palette without yellow, which is too light for print, and black, which hides hatches
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-#: a second sign beside the colour, so that no picture needs colour to be read; one more than colours, so that both
-#: together repeat only after 42 kinds; all of lines, since circles make an SVG large
+#: a second cue besides colour, so that no figure depends on colour; one more than there are colours, so that the
+#: combinations repeat only after 42 kinds; lines only, since circles make SVG files large
 HATCHES = ("", "///", "---", "xx", "\\\\\\", "++", "|||")
 
 FORMATS = (".svg", ".png", ".pdf")
@@ -37,16 +37,16 @@ STYLE: Any = {
 
 @contextmanager
 def drawing(path: str | Path | None, **options: Any) -> Iterator[tuple[Figure, Any]]:
-    """A figure and its axes to draw on; saved to `path` (.svg, .png or .pdf) afterwards where one is given.
+    """A figure and its axes to draw on; saved to `path` (.svg, .png or .pdf) afterwards, if given.
 
-    The figure belongs to the caller: pyplot does not keep it, so a notebook shows it once, where it is returned.
+    The figure belongs to the caller: pyplot does not keep it, so a notebook shows it only once, when it is returned.
 
     Args:
-        path: the picture's file; its folder is made. None saves nothing.
-        **options: of `matplotlib.pyplot.subplots`.
+        path: the figure's file; its folder is created. None saves nothing.
+        **options: for `matplotlib.pyplot.subplots`.
 
     Raises:
-        ImportError: matplotlib is missing. ValueError: another suffix. OSError: the file cannot be written.
+        ImportError: matplotlib is missing. ValueError: any other suffix. OSError: the file cannot be written.
     """
     check_picture(path)
     try:
@@ -65,7 +65,7 @@ def drawing(path: str | Path | None, **options: Any) -> Iterator[tuple[Figure, A
 
 
 def check_picture(path: str | Path | None) -> None:
-    """Raise ValueError if a picture cannot be saved under this name; None saves nothing."""
+    """Raise ValueError if a figure cannot be saved under this name; None saves nothing."""
     if path is not None and Path(path).suffix.lower() not in FORMATS:
         raise ValueError(f"the file name of a picture must end in one of {FORMATS}, got {str(path)!r}")
 

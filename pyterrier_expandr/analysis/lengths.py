@@ -20,8 +20,8 @@ def expansion_lengths(expansions: Mapping[str, pd.DataFrame], tokenizer: Any = N
 
     Args:
         expansions: system -> `[qid, query_expansions]`.
-        tokenizer: a name or folder for `AutoTokenizer`, or a loaded tokenizer; lengths are then its tokens, special
-            ones not counted. None counts words, that is, what stands between white space.
+        tokenizer: a name or folder for `AutoTokenizer`, or a loaded tokenizer; lengths are then in its tokens,
+            not counting special ones. None counts words separated by white space.
 
     Raises:
         ValueError: no expansion. OSError: there is no such tokenizer.
@@ -47,13 +47,13 @@ def expansion_lengths(expansions: Mapping[str, pd.DataFrame], tokenizer: Any = N
 
 
 def lengths_plot(lengths: pd.DataFrame, *, path: str | Path | None = None) -> Figure:
-    """Fig. 5: the distribution of lengths as one box for each system, its mean as a diamond and in numbers.
+    """Fig. 5: the distribution of lengths as one box per system, with the mean as a diamond and a number.
 
-    Boxes span the quartiles with a line at the median; whiskers reach the 5th and 95th percentile.
+    Boxes span the quartiles with a line at the median; whiskers reach the 5th and 95th percentiles.
 
     Args:
         lengths: what `expansion_lengths` returns.
-        path: save the picture here, as .svg, .png or .pdf.
+        path: save the figure here, as .svg, .png or .pdf.
 
     Example:
         >>> lengths_plot(expansion_lengths(expansions), path="lengths.svg")  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""Do gold documents support what expansions say? A natural language inference model judges (Table 9)."""
+"""Do gold documents support what expansions say? Judged by a natural language inference model (Table 9)."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ def entailment(
     """The entailment score of each system's expansions (Table 9): `[system, entailment, length, queries, model]`.
 
     The score is 100 times the mean probability of "entailment" (softmax over the model's labels), with the reference
-    as premise and the expansion as hypothesis: 100 means that references support all that the expansions say. Where a
-    query has several references or expansions, the pairs' mean is taken. The paper does not name its model, so its
-    printed scores rank its own systems and cannot be compared with these.
+    as premise and the expansion as hypothesis: 100 means that references support everything the expansions say. If a
+    query has several references or expansions, its pairs are averaged. The paper does not name its model, so its
+    printed scores only rank its own systems and cannot be compared with these.
 
     Args:
         expansions: system -> `[qid, query_expansions]`.
-        references: `[qid, text]`, one row for each reference: gold documents or answers.
+        references: `[qid, text]`, one row per reference: gold documents or answers.
         model: hub name or folder of a cross-encoder for natural language inference; which of its outputs means
             entailment is read from the labels in its configuration.
         batch_size: pairs per model call.
-        device: "cuda", "cpu"; None takes cuda where there is one.
+        device: "cuda" or "cpu"; None means cuda if available.
         verbose: show progress.
 
     Returns:
         `length` is the mean number of words of the expansions judged.
 
     Raises:
-        ValueError: the model names no label "entailment"; no expansion; no query with a reference.
+        ValueError: the model has no label "entailment"; no expansion; no query with a reference.
 
     Example:
         >>> entailment({"ExpandR": expansions}, gold_documents(pocket()))  # doctest: +SKIP
@@ -61,10 +61,10 @@ def entailment(
 
 
 def entailment_label(id2label: Mapping[int, str]) -> int:
-    """Which output of a model means "entailment", by the names in its configuration.
+    """The index of a model's output for "entailment", by the label names in its configuration.
 
     Raises:
-        ValueError: no label, or more than one, is called so.
+        ValueError: no label, or more than one, has that name.
 
     Example:
         >>> entailment_label({0: "contradiction", 1: "ENTAILMENT", 2: "neutral"})

@@ -7,7 +7,7 @@ import re
 
 WORD = re.compile(r"\w+")
 
-#: English words that bind others together and are no sign of shared content
+#: English function words, which do not indicate shared content
 FUNCTION_WORDS = frozenset(
     """a an and are as at be been but by can could did do does for from had has have he her his how i if in into is it
     its may might more most must no nor not of on or our she should so such than that the their them then there these
@@ -16,10 +16,10 @@ FUNCTION_WORDS = frozenset(
 
 
 def shared_phrases(text: str, other: str, min_words: int = 2) -> list[tuple[int, int]]:
-    """Where `text` has phrases of at least `min_words` words that `other` has too: (start, end) in characters.
+    """Phrases of at least `min_words` words that `text` shares with `other`, as (start, end) in characters of `text`.
 
-    Case and what stands between words do not count. Function words (of English) at either end of a phrase are counted
-    but left out of what is returned, and so is a phrase of function words alone.
+    Case and characters between words are ignored. English function words at either end of a phrase are counted but not
+    returned, and phrases that consist of function words alone are left out.
 
     Raises:
         ValueError: `min_words` below 1.
@@ -43,7 +43,7 @@ def shared_phrases(text: str, other: str, min_words: int = 2) -> list[tuple[int,
 
 
 def _runs(flags: list[bool]) -> list[list[int]]:
-    """The positions of True, in groups of neighbours."""
+    """The positions of True, grouped into consecutive runs."""
     runs: list[list[int]] = []
     for i, flag in enumerate(flags):
         if flag and i and flags[i - 1]:

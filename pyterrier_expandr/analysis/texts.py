@@ -1,4 +1,4 @@
-"""What the analyses read: expansions by system, and the document that answers a query best."""
+"""Inputs of the analyses: expansions by system, and the best-judged document of each query."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ LOG = logging.getLogger(__name__)
 
 
 def expansion_texts(expansions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row for each expansion: `[system, qid, sample, text]`; blank texts are left out.
+    """One row per expansion: `[system, qid, sample, text]`; blank texts are left out.
 
     Args:
-        expansions: system -> `[qid, query_expansions]`, as an expander's `transform` gives it.
+        expansions: system -> `[qid, query_expansions]`, as returned by an expander's `transform`.
 
     Raises:
-        ValueError: no system, a frame without these columns, or not one expansion in all.
+        ValueError: no system, a frame without these columns, or no expansion at all.
 
     Example:
         >>> frame = pd.DataFrame({"qid": ["1"], "query_expansions": [["one text", "another"]]})
@@ -43,13 +43,13 @@ def expansion_texts(expansions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def gold_documents(dataset: Any, n: int | None = None, seed: int = 42) -> pd.DataFrame:
     """Each query with the document judged best for it: `[qid, query, docno, title, text, label]`.
 
-    Of several best ones the first in the qrels' order is taken. Queries without a relevant document are left out.
+    If several are best, the first in the order of the qrels is taken. Queries without a relevant document are left out.
 
     Args:
-        dataset: a PyTerrier dataset with topics, qrels and a corpus of `docno`, `text` and maybe `title`;
+        dataset: a PyTerrier dataset with topics, qrels and a corpus of `docno`, `text` and optionally `title`;
             the corpus is read once, as a stream.
-        n: take that many queries at random; None takes all.
-        seed: of that choice.
+        n: number of queries to sample; None takes all.
+        seed: for that sample.
 
     Raises:
         ValueError: no query has a relevant document, or the corpus lacks a document that was judged best.
@@ -78,10 +78,10 @@ def gold_documents(dataset: Any, n: int | None = None, seed: int = 42) -> pd.Dat
 
 
 def with_reference(texts: pd.DataFrame, references: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The rows of `texts` whose query has a reference, with `references`, a list of str; how many have none is logged.
+    """The rows of `texts` whose query has a reference, with `references`, a list of str; how many lack one is logged.
 
     Raises:
-        ValueError: `references` lacks qid or text, or not one query has a reference.
+        ValueError: `references` lacks qid or text, or no query has a reference.
     """
     if missing := sorted({"qid", "text"} - set(references.columns)):
         raise ValueError(f"the references {name!r} lack the columns {missing}: give [qid, text], one row per reference")

@@ -1,8 +1,8 @@
 """The command `expandr`: arguments in, files and lines out; thin commands over the package's own classes.
 
-One file for each family of commands; `common` has the app and the options that several share, `errors` what is said
-when a command cannot go on, `demo` what `expandr demo` shows. To touch: a command, its help. What a command computes
-belongs in a room below.
+One file per family of commands; `common` has the app and shared options, `errors` the messages shown when a command
+cannot continue, `demo` the content of `expandr demo`. To change: a command, its help. What a command computes belongs
+in a package below.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def __getattr__(name: str) -> object:
 
 
 def main() -> None:
-    """Run the command line; an error that the user can mend is one line and exit status 2, without a traceback."""
+    """Run the command line; an error that the user can fix gives one line and exit status 2, without a traceback."""
     with answered():
-        from .commands import app  # within, since opening a library's folders can fail as well
+        from .commands import app  # inside, since opening a library's folders can fail as well
 
         app()

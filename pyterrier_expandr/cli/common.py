@@ -1,4 +1,4 @@
-"""What several commands need: the app, common options, and how a name on the command line becomes a collection."""
+"""Shared by several commands: the app, common options, and opening collections by their names."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..common.files import path_of, with_home
 if TYPE_CHECKING:
     import pandas as pd
 
-#: options and arguments that are text, in which `~` is a character like others
+#: options and arguments that are text, in which `~` is an ordinary character
 PLAIN_TEXT = {"queries", "query", "prompt", "title"}
 
 
 class HomeCommand(TyperCommand):
-    """A command whose paths may begin with `~`, also where a shell leaves it (`--index=~/i`, `NAME=~/e.jsonl`)."""
+    """A command whose paths may begin with `~`, even if the shell keeps it (`--index=~/i`, `NAME=~/e.jsonl`)."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command with `~` read as the home folder."""
@@ -66,7 +66,7 @@ Results = Annotated[Path, typer.Argument(help="Folder of an experiment (expandr 
 
 
 def collections_of(names: list[str] | None) -> list[str] | None:
-    """Names as an experiment has them: "CQADupStack" stands for its sub-forums; None for all."""
+    """Names as used in an experiment: "CQADupStack" stands for its sub-forums; None means all."""
     from ..evaluation.averages import FORUMS
 
     if names is None:
@@ -93,7 +93,7 @@ def pairs_of(options: list[str]) -> list[tuple[str, str]]:
 
 
 def recorded(path: str | Path, topics: pd.DataFrame | None = None) -> pd.DataFrame:
-    """`[qid, query, query_expansions]` of a file, cleaned as in a pipeline; of all its queries, or of `topics`.
+    """`[qid, query, query_expansions]` from a file, cleaned as in a pipeline, for all its queries or for `topics`.
 
     Queries without recorded expansions get an empty list.
     """
@@ -105,7 +105,7 @@ def recorded(path: str | Path, topics: pd.DataFrame | None = None) -> pd.DataFra
     if topics is None:
         by_qid, by_query = read_expansions(path)
         records = [*by_qid.values(), *(record for record in by_query.values() if record.qid is None)]
-        # A line may lack the one or the other; either finds it again.
+        # A line may lack one or the other; either is enough to look it up.
         rows = [(record.qid or record.query, record.query or record.qid) for record in records]
         topics = pd.DataFrame(rows, columns=["qid", "query"])
     return RecordedExpander(path, on_missing="query-only").transform(topics)

@@ -22,7 +22,7 @@ from ..expansion.lexical import LexicalExpander
 from ..retrieval.faiss_index import FaissIndex
 from ..retrieval.list_fusion import hybrid
 
-#: of a passage that is written during the demo
+#: token limit for a passage written during the demo
 TOKENS = 96
 
 MEASURES = ["ndcg_cut_10", "recall_100"]
@@ -31,13 +31,13 @@ MEASURES = ["ndcg_cut_10", "recall_100"]
 def run_demo(
     folder: Path, *, llm: str | None = None, device: str | None = None, say: Callable[[str], None] = print
 ) -> pd.DataFrame:
-    """The experiment table of the demo; everything that is written goes to `folder`.
+    """The experiment table of the demo; everything is written to `folder`.
 
     Args:
-        folder: holds the indexes, and the cache of what the LLM writes.
-        llm: a backend (see `open_backend`) that writes expansions now, beside those recorded with the collection;
-            None takes SmolLM2 where its package is installed, "none" takes none.
-        device: "cuda", "cpu"; None takes cuda where there is one.
+        folder: holds the indexes, and the cache of the LLM's texts.
+        llm: a backend (see `open_backend`) that writes expansions now, besides those recorded with the collection;
+            None means SmolLM2 if its package is installed, "none" means no LLM.
+        device: "cuda" or "cpu"; None means cuda if available.
         say: called with each line of the report.
     """
     collection = pocket("test")
@@ -45,7 +45,7 @@ def run_demo(
     topics, qrels = collection.get_topics(), collection.get_qrels()
     recorded = RecordedExpander(collection.expansions_path)
     expanders: dict[str, pt.Transformer] = {"ExpandR": recorded}
-    backend = _backend(llm, device, say)  # a mistyped name is told before anything is indexed
+    backend = _backend(llm, device, say)  # a mistyped name is reported before anything is indexed
     encoder = ExpandREncoder(demo_encoder_folder(), device=device)
     say("Encoder: all-MiniLM-L6-v2")
     say("Expansions of ExpandR: recorded with the collection")
@@ -59,7 +59,7 @@ def run_demo(
     lexical = _bm25(folder, collection, say)
     systems = ({} if lexical is None else {"BM25": lexical}) | {"dense": dense}
     systems |= {name: expander >> dense for name, expander in expanders.items()}
-    if lexical is not None:  # the same passages before both retrievers
+    if lexical is not None:  # both retrievers get the same passages
         words = LexicalExpander() >> lexical
         systems |= {"BM25 + passages": recorded >> words, "ExpandR hybrid": recorded >> hybrid(words, dense)}
     # The baseline of the significance test and of the wins and losses is the query alone.
@@ -83,7 +83,7 @@ def run_demo(
 
 
 def _backend(llm: str | None, device: str | None, say: Callable[[str], None]) -> Backend | None:
-    """The backend that writes expansions now, or None, with a line that says why."""
+    """The backend that writes expansions now, or None, with a line explaining why."""
     if llm == "none":
         say("No LLM: skipped by --llm none")
         return None
@@ -96,16 +96,16 @@ def _backend(llm: str | None, device: str | None, say: Callable[[str], None]) ->
 
 
 def _short(backend: Backend) -> str:
-    """A backend's model in a few letters, as it stands in the table."""
+    """A short name for a backend's model, as shown in the table."""
     return Path(str(getattr(backend, "model", backend))).name[:24]
 
 
 def _written_now(backend: Backend, topics: pd.DataFrame, cache: Path, say: Callable[[str], None]) -> pt.Transformer:
-    """An expander whose texts for the topics are in its cache, with a line on what they took."""
+    """An expander whose texts for the topics are in its cache, with a line on their cost."""
     expander = LLMExpander(backend, max_new_tokens=TOKENS, cache=cache, verbose=True)
     start = time.perf_counter()
     with backend, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # small models often run into the limit
+        warnings.simplefilter("ignore", UserWarning)  # small models often reach the limit
         texts = [text for own in expander.transform(topics)["query_expansions"] for text in own]
     seconds, words = time.perf_counter() - start, sum(len(text.split()) for text in texts)
     counted = getattr(backend, "text_ids", None)
@@ -124,15 +124,15 @@ def one_query(
     *,
     top: int = 3,
 ) -> list[str]:
-    """Lines that show one query whole: its passages, and the best documents with and without them.
+    """Lines that show one query in full: its passages, and the top documents with and without them.
 
     Args:
         topic: `[qid, query]`, one row.
-        expanders: by the name of their system.
+        expanders: system name -> expander.
         dense: `[qid, query]` (+ `query_expansions`) -> R.
         texts: documents by docno.
-        relevant: docnos; marked by a star.
-        top: how many documents are shown of each ranking.
+        relevant: docnos to mark with a star.
+        top: how many documents to show from each ranking.
     """
     lines = [f"\nOne query whole (* is relevant): {topic['query'].iloc[0]}"]
     for name, frame in [("dense", topic), *((name, one.transform(topic)) for name, one in expanders.items())]:
@@ -156,12 +156,12 @@ def _bm25(folder: Path, collection: pt.datasets.Dataset, say: Callable[[str], No
 
 
 def wins_and_losses(per_query: pd.DataFrame, topics: pd.DataFrame, *, top: int = 5) -> list[str]:
-    """Lines that name the queries which gain and lose most nDCG@10 from expansion.
+    """Lines with the queries that gain and lose most nDCG@10 from expansion.
 
     Args:
-        per_query: `[name, qid, measure, value]` of the systems "dense" and "ExpandR", as `pt.Experiment` gives it.
+        per_query: `[name, qid, measure, value]` of the systems "dense" and "ExpandR", as returned by `pt.Experiment`.
         topics: `[qid, query]`.
-        top: how many of each at most.
+        top: maximum number of each.
     """
     values = per_query.pivot(index="qid", columns="name", values="value")
     change = (values["ExpandR"] - values["dense"]).sort_values(ascending=False)

@@ -1,4 +1,4 @@
-"""What is said when a command cannot go on: a sentence where the user can mend it, all there is where it is a bug."""
+"""Messages for commands that cannot continue: a sentence if the user can fix it, full details if it is a bug."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from importlib.metadata import version
 
 from ..common.printable import printable
 
-#: how libraries that raise no OSError tell that the system refused
+#: how libraries that do not raise OSError report errors from the system
 SYSTEM_SAID = re.compile(
     r"\(os error \d+\)|No space left on device|disk is full|Disk quota exceeded|File too large|Permission denied|"
     r"Read-only file system|Input/output error|Too many open files|unable to open database file"
@@ -21,9 +21,9 @@ SYSTEM_SAID = re.compile(
 
 @contextmanager
 def answered() -> Iterator[None]:
-    """Turn what the block raises into a message and an exit status: 2 for what the user can mend, 1 for a bug."""
+    """Turn what the block raises into a message and an exit status: 2 if the user can fix it, 1 for a bug."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, ValueError):  # a stream of another kind stays as it is
+        with suppress(AttributeError, ValueError):  # a stream of another kind is left as it is
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # what a terminal cannot show
     try:
         yield
@@ -41,7 +41,7 @@ def answered() -> Iterator[None]:
 
 
 def mendable(error: BaseException) -> str | None:
-    """One sentence on an error that the user can mend, or None where it is a bug.
+    """One sentence on an error that the user can fix, or None if it is a bug.
 
     Example:
         >>> mendable(PermissionError(13, "Permission denied", "/root/index"))
@@ -60,7 +60,7 @@ def mendable(error: BaseException) -> str | None:
 
 
 def _sentence(error: OSError) -> str:
-    """What the system refused, and of which file, without its number."""
+    """The system's error message and the file, without the error number."""
     if error.strerror is None or error.args[:1] != (error.errno,):
         return str(error)
     files = " -> ".join(repr(str(name)) for name in (error.filename, error.filename2) if name is not None)

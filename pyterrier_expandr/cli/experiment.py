@@ -1,4 +1,4 @@
-"""`expandr experiment`: systems on collections by the BEIR protocol, cell by cell."""
+"""`expandr experiment`: systems on collections following the BEIR protocol, cell by cell."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def experiment(
     chosen = beir.resolve(collection, data=data, split=split, num_results=num_results)
     measures = list(map(str, parse_measures(measure or beir.MEASURES)))
     indexes = indexes or out / ".indexes"
-    make_folder(out if out.exists() else out.parent)  # OUT is made by the experiment, the cache lies beside it
+    make_folder(out if out.exists() else out.parent)  # the experiment creates OUT; the cache is next to it
     sampling = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed}
     open_system = SystemOpener(
         indexes,
@@ -87,7 +87,7 @@ def _run(systems: dict[str, Any], collections: list[Any], out: Path, settings: d
 
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"\d+ of \d+ cells failed")  # said below, and at the end
+            warnings.filterwarnings("ignore", r"\d+ of \d+ cells failed")  # reported below, and at the end
             return beir.experiment(systems, collections, out, **settings)
     except KeyboardInterrupt:
         typer.echo(f"Interrupted. {KEPT}", err=True)

@@ -1,4 +1,4 @@
-"""`expandr report`: the tables of an experiment, beside the paper's."""
+"""`expandr report`: the tables of an experiment, next to the paper's."""
 
 from __future__ import annotations
 

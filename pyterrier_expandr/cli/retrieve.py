@@ -55,7 +55,7 @@ def expand(
     keep_refusals: Annotated[bool, typer.Option(help="Keep texts that only refuse to answer.")] = False,
     device: Device = None,
 ) -> None:
-    """Write an LLM's expansions of a collection's queries; a rerun goes on where it was interrupted."""
+    """Write an LLM's expansions of a collection's queries; a rerun resumes where it was interrupted."""
     from ..expansion.backends.opening import open_backend
     from ..expansion.expander import LLMExpander
     from ..expansion.recorded import write_expansions
@@ -149,7 +149,7 @@ def search(
     settings: Annotated[Path | None, typer.Option(help="JSON file that `expandr tune` wrote.")] = None,
     device: Device = None,
 ) -> None:
-    """Search an index with queries, fused with their expansions where some are given."""
+    """Search an index with queries, fused with their expansions if given."""
     import pyterrier as pt
 
     if bool(queries) == bool(collection):
@@ -180,7 +180,7 @@ def models() -> None:
 
 
 def _index_words(dataset: Any, target: FaissIndex, mode: str) -> None:
-    """Build the lexical index beside `target`; before that, as it is quick, and sees what is wrong with documents."""
+    """Build the lexical index next to `target`, and before it, as it is quick and detects problems with documents."""
     from ..retrieval.sparse import LexicalIndex
 
     words = LexicalIndex.beside(target.folder)

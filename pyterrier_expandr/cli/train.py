@@ -1,4 +1,4 @@
-"""`expandr train ...`: the data and the training of both models."""
+"""`expandr train ...`: data and training for both models."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def pairs(
     max_length: Annotated[int | None, typer.Option(help="Tokens read of each text by the encoder.")] = None,
     device: Device = None,
 ) -> None:
-    """Make preference pairs from relevance judgments; a rerun goes on where it was interrupted."""
+    """Make preference pairs from relevance judgments; a rerun resumes where it was interrupted."""
     from ..encoding.registry import load_encoder
     from ..expansion.backends.opening import open_backend
     from ..training.preferences.candidates import CandidateSettings
@@ -82,14 +82,14 @@ def pairs(
 
 
 def show_record(file: Path, names: Iterable[str]) -> None:
-    """Print fields of the record of a finished run, which the other processes of a distributed run do not have."""
+    """Print fields of a finished run's record, which only one process of a distributed run has."""
     if file.is_file():
         record = json.loads(file.read_text(encoding="utf-8"))
         typer.echo(f"{json.dumps({name: record[name] for name in names}, indent=1)}\nin {file.parent}")
 
 
 def shares(given: list[str], option: str) -> dict[str, float]:
-    """NAME=NUMBER as a dictionary. Raises ValueError where it has another form."""
+    """NAME=NUMBER options as a dictionary. Raises ValueError for any other form."""
     try:
         return {name: float(share) for name, share in (one.rsplit("=", 1) for one in given)}
     except ValueError as error:

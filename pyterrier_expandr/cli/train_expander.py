@@ -1,4 +1,4 @@
-"""`expandr train expander` and `expandr train merge`: from preference pairs to a model that stands alone."""
+"""`expandr train expander` and `expandr train merge`: from preference pairs to a standalone model."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def expander(
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the base model.")
     ] = False,
 ) -> None:
-    """Train a LoRA adapter by DPO, or on the chosen texts alone; a rerun goes on where it was interrupted."""
+    """Train a LoRA adapter by DPO, or on the chosen texts alone; a rerun resumes where it was interrupted."""
     given = dict(locals())  # each option is a field of the configuration
     from ..training.expander.config import PAPER_LOSSES, ExpanderTrainingConfig
     from ..training.expander.train import RECORD, train_expander

@@ -26,7 +26,7 @@ def run(
     seed: Seed = None,
     device: Device = None,
 ) -> None:
-    """Run what is not finished of a recipe, and print the final table."""
+    """Run the unfinished stages of a recipe, and print the final table."""
     import pandas as pd
 
     from ..training.recipe.checks import check_machine
@@ -36,7 +36,7 @@ def run(
     from ..training.stage import build
 
     if device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # trainers take a GPU that they see
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # trainers use any GPU they see
     read = read_recipe(recipe, seed=seed)
     if dry_run:
         table = plan(read)
@@ -57,7 +57,7 @@ def run(
 
 @train.command(epilog="Example: expandr train status recipes/pocket.yaml")
 def status(recipe: RecipeFile, folder: Runs = None, seed: Seed = None) -> None:
-    """Show a recipe's stages: what is finished, how long it took, what came of it, and how large it is."""
+    """Show a recipe's stages: what is finished, how long it took, what it produced, and how large it is."""
     from ..training.recipe.recipe import read_recipe
     from ..training.recipe.stages import RecipeStages
     from ..training.stage import status as states
@@ -73,7 +73,7 @@ _many = "{:,}".format
 
 
 def _size(count: float) -> str:
-    """A number of bytes for people: 512 B, 3.2 MiB."""
+    """A human-readable number of bytes: 512 B, 3.2 MiB."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

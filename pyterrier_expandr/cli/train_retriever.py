@@ -49,7 +49,7 @@ def retriever(
     seed: int = 42,
     device: Device = None,
 ) -> None:
-    """Train an encoder by contrast; a rerun goes on where it was interrupted."""
+    """Train an encoder contrastively; a rerun resumes where it was interrupted."""
     given = dict(locals())  # each option is a field of the configuration
     from ..training.retriever.train import RECORD, RetrieverTrainingConfig, train_retriever
 

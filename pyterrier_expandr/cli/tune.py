@@ -44,7 +44,7 @@ def tune(
     cache: Annotated[Path | None, typer.Option(help="Cache of generations; OUT with the suffix .sqlite.")] = None,
     device: Device = None,
 ) -> None:
-    """Choose fusion weight, number of passages, repetitions and hybrid weight by cross-validation, and write them."""
+    """Choose fusion weight, number of passages, repetitions and hybrid weight by cross-validation, and save them."""
     from ..retrieval.faiss_index import FaissIndex
     from ..systems.expandr import ExpandR
     from ..systems.tuning import tune as tuned
@@ -71,7 +71,7 @@ def tune(
 
 
 def _training_queries(collection: str, split: str, queries: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`[qid, query]` of judged queries, at most so many, and the judgments. Raises ValueError for test queries."""
+    """`[qid, query]` of at most `queries` judged queries, and the judgments. Raises ValueError for test queries."""
     if split == "test" or collection.endswith("/test"):
         raise ValueError("settings chosen on test queries make the numbers on them worthless: name a training split")
     dataset = open_collection(collection, split)
@@ -94,7 +94,7 @@ def _recorded(file: Path, topics: Any, n: list[int] | None) -> tuple[pt.Transfor
     from ..systems.tuning import numbers_of_passages
 
     recorded = RecordedExpander(file)
-    counts = [len(texts) for texts in recorded.transform(topics)["query_expansions"]]  # says what is missing
+    counts = [len(texts) for texts in recorded.transform(topics)["query_expansions"]]  # reports what is missing
     return recorded, tuple(n or numbers_of_passages(counts))
 
 
@@ -106,7 +106,7 @@ def _grid(n: tuple[int, ...], fusion: Any, repeats: list[str] | None, weight: An
 
 
 def _repeats(text: str) -> Repeats:
-    return int(text) if text.isdecimal() else text  # type: ignore[return-value]  # another word is refused where it is used
+    return int(text) if text.isdecimal() else text  # type: ignore[return-value]  # other words are rejected later
 
 
 def _say(found: Any, out: Path) -> None:

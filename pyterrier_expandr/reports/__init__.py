@@ -1,7 +1,7 @@
-"""Results in, tables out: Markdown, LaTeX and HTML, beside the numbers that the paper published (`paper.json`).
+"""Results in, tables out: Markdown, LaTeX and HTML, next to the paper's published numbers (`paper.json`).
 
-`page.report` writes the whole page of an experiment from `tables` and `paper_comparison`; `formats` prints a table. To
-touch: a format, a table. Nothing here computes a score.
+`page.report` writes the whole page of an experiment from `tables` and `paper_comparison`; `formats` renders a table. To
+change: a format, a table. Nothing here computes a score.
 """
 
 from ..common.lazy import lazy_names

@@ -45,7 +45,7 @@ ul {padding-left: 1.2em}
 
 
 def markdown(title: str, tables: list[Table], notes: list[str]) -> str:
-    """One Markdown document: a heading, a table for each measure, and notes as lists."""
+    """One Markdown document: a heading, one table per measure, and notes as lists."""
     parts = [f"# {_markdown(title)}", *map(_markdown_table, tables)]
     if notes:
         parts.append("## About this report\n\n" + _markdown_list(notes))
@@ -68,7 +68,7 @@ def _markdown_cell(cell: Cell) -> str:
     if cell.bold:
         text = f"**{text}**"
     if cell.underlined:
-        text = f"<ins>{text}</ins>"  # the one tag for underlining that renderers of Markdown let through
+        text = f"<ins>{text}</ins>"  # the only tag for underlining that Markdown renderers allow
     return text + _markdown(cell.mark)
 
 
@@ -81,7 +81,7 @@ def _markdown(text: str) -> str:
 
 
 def latex(title: str, tables: list[Table], notes: list[str]) -> str:
-    r"""Table environments for a document with `\usepackage{booktabs}`; notes are small print under each table."""
+    r"""Table environments for a document with `\usepackage{booktabs}`; notes are in small print under each table."""
     head = ["% Needs \\usepackage{booktabs}.", *(f"% {' '.join(line.split())}" for line in [title, *notes])]
     return "\n".join(head) + "\n\n" + "\n\n".join(map(_latex_table, tables)) + "\n"
 
@@ -114,7 +114,7 @@ def _cmidrules(groups: list[tuple[str, int]]) -> list[str]:
 
 
 def _short(table: Table) -> list[str]:
-    """The second header row, without the words that the group above already says."""
+    """The second header row, without the words already in the group above."""
     if not table.groups():
         return table.header()
     return ["", *(line.label[len(line.group) :].removeprefix("/") for line in table.lines)]
@@ -134,7 +134,7 @@ def _latex(text: str) -> str:
 
 
 def page(title: str, tables: list[Table], notes: list[str]) -> str:
-    """One HTML page that needs no other file."""
+    """One self-contained HTML page."""
     parts = [f"<h1>{html.escape(title)}</h1>", *map(_html_table, tables)]
     if notes:
         parts.append(f"<h2>About this report</h2>\n{_html_list(notes)}")

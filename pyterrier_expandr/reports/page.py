@@ -1,4 +1,4 @@
-"""A report of an experiment: its tables beside the paper's, in Markdown, LaTeX or HTML."""
+"""A report of an experiment: its tables next to the paper's, in Markdown, LaTeX or HTML."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ def report(
     layout: Layout = "collections",
     title: str = "Results",
 ) -> str:
-    """One document with a table for each measure, shaped as the paper's; every number is read from `results`.
+    """One document with a table per measure, laid out as in the paper; every number is read from `results`.
 
-    Values are in percent (of a measure whose values exceed 1: as they are). The best of a collection is bold, the
-    second underlined. Significant differences to the baseline bear a dagger: paired permutation test, Holm-corrected
-    for the number of systems, p < 0.05. A system that is said to be one of the paper's rows has the paper's values
-    beside its own: with the difference where the settings are comparable, with a sign and the reason below the table
-    where they are not (see `beside_paper`).
+    Values are in percent (or unscaled, for measures that exceed 1). The best value for a collection is bold, the second
+    underlined. Significant differences from the baseline have a dagger: paired permutation test, Holm-corrected for the
+    number of systems, p < 0.05. A system that corresponds to one of the paper's rows has the paper's values next to its
+    own: with the difference if the settings are comparable, otherwise with a sign and the reason below the table (see
+    `beside_paper`).
 
     Args:
         results: `Results.load(folder)`; choose systems and collections there.
-        format: "md", "latex" (for booktabs) or "html" (one page that needs no other file).
+        format: "md", "latex" (for booktabs) or "html" (one self-contained page).
         baseline: the system that others are tested against; None tests nothing.
         paper: system -> the paper's row, such as {"mine": "Contriever/ExpandR"} or {"mine": "7:Contriever/ExpandR"}.
-        measures: those of the experiment if not given.
+        measures: defaults to those of the experiment.
         layout: "collections" as rows (Tables 2 and 5-8) or "systems" as rows (Table 3).
         title: the heading.
 
     Raises:
-        ValueError: nothing was computed yet; an unknown format, layout, baseline, system, measure or row of the paper;
+        ValueError: nothing has been computed yet; an unknown format, layout, baseline, system, measure or paper row;
             two systems that were evaluated on different queries.
 
     Example:
@@ -82,9 +82,9 @@ def report(
 
 
 def with_plain_average(means: pd.DataFrame) -> pd.DataFrame:
-    """`Results.means` with "Avg", the mean over all collections, where there are several and no average of the paper.
+    """`Results.means` with "Avg", the mean over all collections, if there are several and none of the paper's averages.
 
-    As in the paper's Table 3; of systems that have a value on each of the collections.
+    As in the paper's Table 3; only for systems that have a value on every collection.
     """
     names = set(means["collection"])
     if len(names) < 2 or any(name.startswith("Avg") for name in names):
@@ -102,7 +102,7 @@ def _table(
     paper: Mapping[str, str],
     layout: Layout,
 ) -> Table:
-    """The table of one measure: `values` and `compared` are its rows alone."""
+    """The table of one measure; `values` and `compared` contain only its rows."""
     measure = str(values["measure"].iloc[0])
     scale = 100 if values["value"].max() <= 1 else 1
     found = list(dict.fromkeys(values["collection"]))
@@ -153,7 +153,7 @@ def _test_notes(compared: pd.DataFrame, baseline: str) -> list[str]:
 
 
 def _paper_cell(ours: Cell, beside: Beside) -> Cell:
-    """The paper's value and how far ours is above it; no difference where the settings are unlike."""
+    """The paper's value and how far ours is above it; no difference if the settings differ."""
     printed = f"{beside.value:.{beside.places}f}"
     if beside.unlike:
         return Cell(printed, mark=UNLIKE)
@@ -162,7 +162,7 @@ def _paper_cell(ours: Cell, beside: Beside) -> Cell:
 
 
 def _paper_notes(beside: Mapping[str, Mapping[str, Beside]], measure: str) -> list[str]:
-    """Notes on the signs beside the paper's values: how the settings differ, reason by reason."""
+    """Notes on the signs next to the paper's values: how the settings differ, reason by reason."""
     if not beside:
         return []
     notes = ["paper: the value printed there, and in brackets ours minus that."]
@@ -179,7 +179,7 @@ def _paper_notes(beside: Mapping[str, Mapping[str, Beside]], measure: str) -> li
 
 
 def _missing(results: Results) -> list[str]:
-    """Notes on cells that failed or are not computed yet."""
+    """Notes on cells that failed or have not been computed yet."""
     notes = [
         f"Failed: {system} on {collection}: {error}"
         for system, collection, error in results.failures.itertuples(index=False, name=None)

@@ -12,7 +12,7 @@ import pandas as pd
 
 PATH = Path(__file__).with_name("paper.json")
 
-#: the averages and how many of the 15 collections they leave out at the front (MS MARCO is the first)
+#: the averages and how many of the first of the 15 collections they leave out (MS MARCO is the first)
 AVERAGES = {"Avg.BEIR14": 1, "Avg.All": 0}
 
 #: the paper's tables of retrieval scores: number, key in the file, measure
@@ -31,7 +31,7 @@ CAPPED_RECALL = {(6, "BM25", "TREC-COVID"), (6, "DPR", "TREC-COVID")}
 
 @lru_cache(maxsize=1)
 def raw() -> dict[str, Any]:
-    """The file with the published numbers, as it is; `raw()["source"]` says where they are from.
+    """The unmodified file of published numbers; `raw()["source"]` says where they come from.
 
     Example:
         >>> raw()["source"]["doi"]
@@ -44,7 +44,7 @@ def raw() -> dict[str, Any]:
 def paper_scores() -> pd.DataFrame:
     """Every retrieval score that the paper prints: `[table, measure, system, collection, value, unit]`.
 
-    `value` is in percent, as printed. `unit` is that of the last decimal place which the paper gives the system
+    `value` is in percent, as printed. `unit` is that of the last decimal place that the paper prints for the system
     (0.1 or 0.01). Systems are named as in the paper: "BM25", "Contriever/ExpandR", in Table 3
     "AnchorDR/w/o Self-Reward". The rows "Avg.BEIR14", "Avg.All" and, in Table 3, "Avg" are the printed averages.
 
@@ -78,11 +78,11 @@ def _cells(number: int, table: dict[str, Any]) -> list[tuple[str, str, float]]:
 
 
 def check_averages() -> pd.DataFrame:
-    """Each printed average beside the one computed from its rows.
+    """Each printed average next to the one computed from its rows.
 
-    Columns: `[table, system, average, printed, computed, verdict]`, averages in percent. `verdict` is "equal" where
-    the computed average rounds to the printed one; "rounding" where it differs by less than one unit of the last
-    printed place, which rounded rows can explain; else what is wrong: "swapped" (the two averages stand in each
+    Columns: `[table, system, average, printed, computed, verdict]`, averages in percent. `verdict` is "equal" if
+    the computed average rounds to the printed one; "rounding" if it differs by less than one unit of the last
+    printed place, which rounded rows can explain; otherwise the error: "swapped" (the two averages are in each
     other's place) or "differs from its rows".
 
     Example:
@@ -138,7 +138,7 @@ class PaperRow:
         system: the row's name.
         measure: "nDCG@10" or "R@100".
         values: collection or average -> percentage.
-        places: decimal places that the paper prints.
+        places: number of decimal places that the paper prints.
     """
 
     table: int

@@ -1,4 +1,4 @@
-"""The paper's numbers beside ours: what they are, and whether the setting is the same."""
+"""The paper's numbers next to ours: what they are, and whether the settings match."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from .paper import CAPPED_RECALL, PaperRow, inconsistencies, paper_row
 #: rows of the paper whose retriever was not trained further; in all others with a slash in their name it was
 UNTRAINED = ("Raw", "Query", "query", "vanilla", "w/o Retriever Training")
 
-#: rows whose checkpoint the paper does not name: which one it is can only be stated
+#: rows whose checkpoint the paper does not name, so which one it is can only be claimed
 UNNAMED = ("coCondenser", "E5", "Nomic-Embed")
 
-#: the signs of what keeps two numbers apart, and of what nobody has recorded
+#: the signs for differing settings, and for settings that were not recorded
 UNLIKE, STATED = "≠", "°"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What an experiment has recorded of one system on one collection.
+    """What an experiment recorded about one system on one collection.
 
     Attributes:
-        n_queries: judged queries that were evaluated.
-        standard_queries: judged queries of the standard split of the collection of that name; None if it has none.
+        n_queries: number of judged queries that were evaluated.
+        standard_queries: number of judged queries in the standard split of that collection; None if it has none.
         encoder: hub id or folder of the encoder; None if none is recorded.
     """
 
@@ -41,13 +41,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Beside:
-    """A value of the paper beside one of ours.
+    """A value from the paper next to one of ours.
 
     Attributes:
         value: in percent.
-        places: decimal places that the paper prints.
-        unlike: what is known to differ in the settings.
-        stated: nothing recorded tells which retriever ours is; someone says that it is the paper's.
+        places: number of decimal places that the paper prints.
+        unlike: known differences in the settings.
+        stated: no record identifies our retriever; that it is the paper's is only the user's claim.
     """
 
     value: float
@@ -57,16 +57,16 @@ class Beside:
 
 
 def beside_paper(name: str, measure: str, settings: Mapping[str, Setting]) -> dict[str, Beside]:
-    """The paper's values beside one system's: collection (or average) -> `Beside`, where the paper prints one.
+    """The paper's values to set beside one system's: collection (or average) -> `Beside`, if the paper prints one.
 
     Two numbers are comparable if measure, collection and queries are the same and the encoder is the retriever that the
-    paper's row names, trained further or not as there. Where the record of the system cannot tell (a folder of
-    trained weights), the retriever is as stated by who made the report. LLM and sampling may differ in any case.
+    paper's row names, trained further or not as there. If the record of the system cannot tell (a folder of
+    trained weights), the report's author is taken at their word. LLM and sampling may differ in any case.
 
     Args:
         name: a row of the paper, see `paper_row`.
         measure: the measure of the table.
-        settings: collection -> setting of the system; averages get what their members have.
+        settings: collection -> setting of the system; averages take those of their members.
 
     Raises:
         ValueError: the paper has no such row.
@@ -94,7 +94,7 @@ def beside_paper(name: str, measure: str, settings: Mapping[str, Setting]) -> di
         if not average.startswith("Avg"):
             continue
         members = AVERAGES.get(average) or [each for each in row.values if not each.startswith("Avg")]
-        # "Avg" (Table 3) is over whatever collections there are: the same ones, or it is another number.
+        # "Avg" (Table 3) is over the collections present: unless they are the same, it is a different number.
         if not set(members) <= set(found) or (average == "Avg" and set(members) != set(settings)):
             continue
         unlike = [reason for member in members for reason in found[member].unlike]
@@ -106,7 +106,7 @@ def beside_paper(name: str, measure: str, settings: Mapping[str, Setting]) -> di
 
 
 def _compare(row: PaperRow, collection: str, setting: Setting) -> tuple[tuple[str, ...], bool]:
-    """How two settings differ, and whether the retriever is merely stated."""
+    """How two settings differ, and whether the retriever is only claimed."""
     unlike = []
     if setting.standard_queries is None:
         unlike.append("not a collection of the paper, whatever its name")
@@ -116,7 +116,7 @@ def _compare(row: PaperRow, collection: str, setting: Setting) -> tuple[tuple[st
         unlike.append("the paper prints capped recall here")
     wanted, checkpoints = _retriever_of(row), _checkpoints()
     named = checkpoints.get(setting.encoder or "")
-    # Any checkpoint may be a trained one; for an untrained retriever whose own is known, another is another model.
+    # Any checkpoint may be a trained one; an untrained retriever with a known checkpoint must be that one.
     known = named is not None or (setting.encoder is not None and wanted in checkpoints.values())
     if known and named != wanted:
         unlike.append(f"the encoder is {setting.encoder}, the paper's is {wanted}")
@@ -124,7 +124,7 @@ def _compare(row: PaperRow, collection: str, setting: Setting) -> tuple[tuple[st
 
 
 def _retriever_of(row: PaperRow) -> str:
-    """The retriever of a row: "Contriever" where it was not trained further, else "Contriever/ExpandR" or the like."""
+    """The retriever of a row: "Contriever" if it was not trained further, else "Contriever/ExpandR" or the like."""
     if row.table == 5 and row.system == "ExpandR":
         return "AnchorDR/ExpandR"
     retriever, _, training = row.system.partition("/")
@@ -138,7 +138,7 @@ def _checkpoints() -> dict[str, str]:
 
 
 def standard_queries(collection: str) -> int | None:
-    """How many judged queries the standard split of a collection has; None if it is none of the paper's.
+    """The number of judged queries in a collection's standard split; None if it is not one of the paper's.
 
     Example:
         >>> standard_queries("SciFact"), standard_queries("pocket")
@@ -155,7 +155,7 @@ def standard_queries(collection: str) -> int | None:
 
 
 def settings_of(results: Results, system: str) -> dict[str, Setting]:
-    """What was recorded of one system on each collection; the sub-forums of CQADupStack together."""
+    """What was recorded about one system on each collection; the sub-forums of CQADupStack together."""
     done = results.cells[(results.cells["system"] == system) & (results.cells["state"] == "done")]
     counts = dict(zip(done["collection"], done["n_queries"].astype(int), strict=True))
     settings = {}

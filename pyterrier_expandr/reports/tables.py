@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
-#: what makes a row: a collection, as in the paper's Tables 2 and 5-8, or a system, as in Table 3
+#: what a row stands for: a collection, as in the paper's Tables 2 and 5-8, or a system, as in Table 3
 Layout = Literal["collections", "systems"]
 
 MISSING = "–"  # noqa: RUF001  an en dash, as tables print for "no value"
@@ -14,7 +14,7 @@ MISSING = "–"  # noqa: RUF001  an en dash, as tables print for "no value"
 
 @dataclass(frozen=True)
 class Cell:
-    """One printed value: its text, how it is set, and a sign (such as a dagger) after it."""
+    """One printed value: its text, its formatting, and a sign (such as a dagger) after it."""
 
     text: str = MISSING
     bold: bool = False
@@ -24,7 +24,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """One system's values, or the paper's beside them, by collection."""
+    """One system's values, or the paper's next to them, by collection."""
 
     label: str
     cells: dict[str, Cell]
@@ -32,17 +32,17 @@ class Line:
 
     @property
     def group(self) -> str:
-        """What stands before the slash in "Contriever/ExpandR"; nothing where there is no slash."""
+        """The part before the slash in "Contriever/ExpandR"; empty if there is no slash."""
         return self.label.rpartition("/")[0] if not self.beside else ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Lines over the same collections, the averages last, with what must be said below.
+    """Lines over the same collections, the averages last, with notes below.
 
     Attributes:
         title: what the table shows.
-        lines: one for each system, each followed by the paper's where there is one.
+        lines: one per system, each followed by the paper's, if any.
         collections: in the order of rows or columns.
         averages: the names among them that are averages.
         notes: what bold, daggers and other signs mean, and what is missing.
@@ -62,13 +62,13 @@ class Table:
         return [*self.collections, *self.averages]
 
     def header(self) -> list[str]:
-        """The titles of the columns, that of the first included."""
+        """The titles of the columns, including the first."""
         if self.layout == "collections":
             return ["", *(line.label for line in self.lines)]
         return ["", *self.keys]
 
     def groups(self) -> list[tuple[str, int]]:
-        """Names over neighbouring columns and how many each spans; empty where no two columns share one."""
+        """Names over adjacent columns and how many each spans; empty if no two columns share one."""
         if self.layout != "collections":
             return []
         names: list[str] = []
@@ -96,7 +96,7 @@ class Table:
 
 
 def with_best(values: dict[str, float], places: int = 2) -> dict[str, Cell]:
-    """Each system's value as a cell: the best in bold, the second underlined, ties alike; as they print, at `places`.
+    """Each system's value as a cell: the best in bold, the second underlined; compared as printed at `places`.
 
     A single system is neither.
 

@@ -62,7 +62,7 @@ def tokenize_pairs(
         source: what the pairs are called in errors, such as their file.
 
     Raises:
-        ValueError: a row in another format (its number is named), a prompt that the chat template refuses, or a chat
+        ValueError: a row in another format (its number is named), a prompt that the chat template rejects, or a chat
             template that does not show where an answer begins.
     """
     end = end_of_turn(backend)

@@ -77,7 +77,7 @@ def train_expander(config: ExpanderTrainingConfig, *, verbose: bool = False) -> 
         metrics = _run(config, backend, train, evaluation, work, verbose)
     except Exception:
         if is_first_process() and last_checkpoint(work / "checkpoints") is None:
-            shutil.rmtree(work)  # nothing is lost, and a start with corrected settings is not refused
+            shutil.rmtree(work)  # nothing is lost, and a start with corrected settings is not rejected
         raise
     if is_first_process():
         _warn_of_no_gain(metrics)

@@ -20,7 +20,7 @@ Expansions = Annotated[
 
 
 def _checked(path: Path | None) -> Path | None:
-    """A picture's name is checked before the work, not after it."""
+    """Check a figure's name before the work, not after it."""
     from ...analysis.figures import check_picture
 
     check_picture(path)

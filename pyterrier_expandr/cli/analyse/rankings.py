@@ -1,4 +1,4 @@
-"""`expandr analyse transfer|change|case`: what the passages do to rankings."""
+"""`expandr analyse transfer|change|case`: how the passages affect rankings."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def change(
     show_worst: Annotated[int, typer.Option(help="How many of the most hurt queries to print.", min=0)] = 10,
     out: Picture = None,
 ) -> None:
-    """Which queries gain and lose by expansion, and the ones that it hurts most."""
+    """Which queries gain and lose from expansion, and which it hurts most."""
     from ...analysis import change_plot, per_query_change
     from ...evaluation.results import Results as ResultSet
 

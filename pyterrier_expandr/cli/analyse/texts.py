@@ -38,7 +38,7 @@ def bleu(
     answers: Annotated[Path | None, typer.Option(help="JSONL file of answers, in the format of expansions.")] = None,
     out: Picture = None,
 ) -> None:
-    """How much of the gold documents' wording, and of the answers', the expansions share."""
+    """How much wording the expansions share with the gold documents and the answers."""
     from ...analysis import bleu_against, bleu_plot, gold_documents
 
     dataset = open_collection(collection, split)
@@ -63,7 +63,7 @@ def entailment(
     split: Split = "test",
     device: Device = None,
 ) -> None:
-    """How far the gold documents support what the expansions say (0 to 100)."""
+    """How well the gold documents support what the expansions say (0 to 100)."""
     from ...analysis import entailment as judge
     from ...analysis import gold_documents
 

@@ -23,7 +23,7 @@ def alignment(
     device: Device = None,
     out: Picture = None,
 ) -> None:
-    """How near queries are to their documents, alone and with each system's expansions."""
+    """How close queries are to their documents, alone and with each system's expansions."""
     from ...analysis import alignment_distances, alignment_plot, gold_documents, pair_vectors
     from ...encoding.registry import load_encoder
     from ...expansion.expander import RecordedExpander
