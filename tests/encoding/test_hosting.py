@@ -168,7 +168,7 @@ class TestTruncation:
         assert index.dim == 8
         out = index.query_encoder(device="cpu")(pd.DataFrame({"qid": ["1"], "query": [TEXTS[0]]}))
         np.testing.assert_allclose(out["query_vec"][0], cut.encode_queries(TEXTS[:1])[0], atol=1e-6)
-        with pytest.raises(ValueError, match="do not belong together.*truncate_dim 8.*truncate_dim 16"):
+        with pytest.raises(ValueError, match="do not fit together.*truncate_dim 8.*truncate_dim 16"):
             ExpandR(None, ExpandREncoder(tmp_path / "model", truncate_dim=16, device="cpu"), index)
         saved = ExpandR(None, cut, index).save(tmp_path / "system")
         assert ExpandR.load(saved.path, device="cpu").encoder.truncate_dim == 8

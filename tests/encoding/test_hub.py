@@ -38,6 +38,7 @@ def test_the_second_run_finds_the_index_of_the_first(hub, models, tmp_path):
     assert second.describe() == first.describe()
 
 
+@pytest.mark.slow
 def test_what_is_opened_is_what_was_named(hub, models, tmp_path):
     """The branch moves between the two, and later: the first commit stays until another revision is asked for."""
     old = hub.push("org/bert", models[0])
@@ -55,6 +56,7 @@ def test_what_is_opened_is_what_was_named(hub, models, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_cache_of_generations_has_one_address(hub, tiny_llama, tmp_path):
     commit = hub.push("org/llama", tiny_llama)
     texts = []

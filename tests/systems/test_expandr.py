@@ -168,7 +168,7 @@ def test_an_llm_is_named_and_checked(built, tmp_path, tiny_llama):
 
 
 def test_parts_that_do_not_belong_together(built, bert, tmp_path):
-    said = "do not belong together: the index .*pocket.faiss' was made by .*bert0.*, the encoder is .*bert1"
+    said = "do not fit together: the index .*pocket.faiss' was made by .*bert0.*, the encoder is .*bert1"
     with pytest.raises(ValueError, match=said):
         ExpandR(None, encoder_of(bert, seed=1), built.faiss_index)
     with pytest.raises(ValueError, match=r"\(pooling mean\), the encoder is .* \(pooling cls\)"):

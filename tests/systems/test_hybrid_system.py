@@ -132,7 +132,7 @@ def test_a_plain_system_is_written_as_older_releases_read_it(built, tmp_path):
 
 def test_parts_that_do_not_belong_together(built, bert, tmp_path):
     other = LexicalIndex(tmp_path / "other").index(DOCS[:5])
-    with pytest.raises(ValueError, match="do not belong together: the lexical index .*other' has 5 documents"):
+    with pytest.raises(ValueError, match="do not fit together: the lexical index .*other' has 5 documents"):
         ExpandR(None, built.encoder, built.faiss_index, lexical=other)
     with pytest.raises(ValueError, match="a hybrid needs a lexical index"):
         ExpandR(None, built.encoder, built.faiss_index, hybrid="sum")
