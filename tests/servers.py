@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+#: the headers of an answer in JSON
+JSON = {"Content-Type": "application/json"}
+
 
 def free_port() -> int:
     with socket.socket() as s:

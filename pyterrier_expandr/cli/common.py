@@ -14,6 +14,7 @@ from ..common.files import path_of, with_home
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyterrier as pt
 
 #: options and arguments that are text, in which `~` is an ordinary character
 PLAIN_TEXT = {"queries", "query", "prompt", "title"}
@@ -109,6 +110,14 @@ def recorded(path: str | Path, topics: pd.DataFrame | None = None) -> pd.DataFra
         rows = [(record.qid or record.query, record.query or record.qid) for record in records]
         topics = pd.DataFrame(rows, columns=["qid", "query"])
     return RecordedExpander(path, on_missing="query-only").transform(topics)
+
+
+def live_expander(llm: str, device: str | None, **options: Any) -> pt.Transformer:
+    """An `LLMExpander` with progress bars, whose backend is opened by its name on the command line."""
+    from ..expansion.backends.opening import open_backend
+    from ..expansion.expander import LLMExpander
+
+    return LLMExpander(open_backend(llm, device=device), verbose=True, **options)
 
 
 def show(frame: pd.DataFrame, places: int) -> None:

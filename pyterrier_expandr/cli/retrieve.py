@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .common import LLM_HELP, Collection, Device, Split, app, open_collection, topics_of
+from .common import LLM_HELP, Collection, Device, Split, app, live_expander, open_collection, topics_of
 
 if TYPE_CHECKING:
     import pyterrier as pt
@@ -222,8 +222,5 @@ def _expander(expansions: Path | None, llm: str | None, device: str | None) -> p
 
         return RecordedExpander(expansions)
     if llm is not None:
-        from ..expansion.backends.opening import open_backend
-        from ..expansion.expander import LLMExpander
-
-        return LLMExpander(open_backend(llm, device=device), verbose=True)
+        return live_expander(llm, device)
     return None

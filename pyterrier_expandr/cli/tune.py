@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..expansion.lexical import Repeats
-from .common import LLM_HELP, Collection, Device, app, open_collection, show, topics_of
+from .common import LLM_HELP, Collection, Device, app, live_expander, open_collection, show, topics_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,7 @@ def tune(
     else:
         sampling = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed}
         cache = cache or out.with_suffix(".sqlite")
-        expander, numbers = _live(str(llm), device, prompt=prompt, cache=cache, **sampling), tuple(n or [1])
+        expander, numbers = live_expander(str(llm), device, prompt=prompt, cache=cache, **sampling), tuple(n or [1])
     opened = FaissIndex(index)
     encoder = opened.query_encoder(device=device).bi_encoder_model
     lexical: Any = {"lexical": "pisa", "hybrid": hybrid} if hybrid else {}
@@ -79,13 +79,6 @@ def _training_queries(collection: str, split: str, queries: int, seed: int) -> t
     topics = topics_of(dataset)
     topics = topics[topics["qid"].isin(qrels["qid"])]
     return topics if len(topics) <= queries else topics.sample(queries, random_state=seed).sort_index(), qrels
-
-
-def _live(llm: str, device: str | None, **options: Any) -> pt.Transformer:
-    from ..expansion.backends.opening import open_backend
-    from ..expansion.expander import LLMExpander
-
-    return LLMExpander(open_backend(llm, device=device), verbose=True, **options)
 
 
 def _recorded(file: Path, topics: Any, n: list[int] | None) -> tuple[pt.Transformer, tuple[int, ...]]:

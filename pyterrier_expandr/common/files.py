@@ -21,6 +21,13 @@ def path_of(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def cache_folder() -> Path:
+    """The folder for files that can be recreated: `$EXPANDR_CACHE`, or the system's cache folder for the user."""
+    from platformdirs import user_cache_path
+
+    return path_of(os.environ.get("EXPANDR_CACHE") or user_cache_path("pyterrier_expandr"))
+
+
 def with_home(text: str) -> str:
     """A name in which `~` may stand for the home folder: at the beginning, and after `=`, `+` and `:`.
 

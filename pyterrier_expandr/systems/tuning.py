@@ -24,7 +24,7 @@ from .settings import HybridSettings, TunedSettings
 from .trials import Setting, Trials
 
 #: the settings of an untuned system
-UNTUNED = {"fusion": 0.5, "repeats": 5, "weight": 0.5}
+UNTUNED = {"fusion": 0.5, "repeats": HybridSettings.repeats, "weight": HybridSettings.weight}
 
 
 @dataclass(frozen=True)

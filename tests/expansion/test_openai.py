@@ -23,18 +23,21 @@ from pyterrier_expandr.training.data.examples import TrainingExample
 from pyterrier_expandr.training.preferences.candidates import CandidateSettings, generate_candidates
 from tests.backend_contract import ANSWER, BackendContract, ask, generate_cached_until
 from tests.command import expandr
-from tests.servers import DROP, HALF, FaultyServer, completion, echo, free_port, server_process, transformers_serve
+from tests.servers import (
+    DROP,
+    HALF,
+    JSON,
+    FaultyServer,
+    completion,
+    echo,
+    free_port,
+    server_process,
+    transformers_serve,
+)
 from tests.tiny import build_saying_llama, sampling_by_default
 
 KEY = "sk-a-very-secret-key-0123456789"
-JSON = {"Content-Type": "application/json"}
-
-
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch, tmp_path):
-    """Neither a key nor what was learned of another test's server, which may have had the same port."""
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setenv("EXPANDR_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("no_key")
 
 
 def engine(server, **options):

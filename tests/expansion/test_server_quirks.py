@@ -12,17 +12,11 @@ from pyterrier_expandr import GenerationCache, LLMExpander
 from pyterrier_expandr.expansion.backends import transport
 from pyterrier_expandr.expansion.backends.base import Generation
 from pyterrier_expandr.expansion.backends.openai import OpenAIBackend
-from pyterrier_expandr.expansion.expander import generate_cached
+from pyterrier_expandr.expansion.generation import generate_cached
 from tests.backend_contract import ask
-from tests.servers import FaultyServer, completion, echo
+from tests.servers import JSON, FaultyServer, completion, echo
 
-JSON = {"Content-Type": "application/json"}
-
-
-@pytest.fixture(autouse=True)
-def nothing_learned(monkeypatch, tmp_path):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setenv("EXPANDR_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("no_key")
 
 
 def backend(server, **options):

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...common.files import with_home, write_json
+from ...common.files import cache_folder, with_home, write_json
 from ...common.fingerprint import GGUF_RECORD, gguf_file, gguf_sha256
 
 if TYPE_CHECKING:
@@ -79,13 +79,6 @@ def local_model(name: str | Path) -> str:
     if not (target / GGUF_RECORD).is_file():
         _convert(file, target)
     return str(target)
-
-
-def cache_folder() -> Path:
-    """The folder for files that can be recreated: `$EXPANDR_CACHE`, or the system's cache folder for the user."""
-    from platformdirs import user_cache_path
-
-    return Path(os.environ.get("EXPANDR_CACHE") or user_cache_path("pyterrier_expandr"))
 
 
 def check_gguf(file: Path) -> GGUFReader:

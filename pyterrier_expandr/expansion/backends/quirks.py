@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...common.files import write_json
-from .gguf import cache_folder
+from ...common.files import cache_folder, write_json
 
 logger = logging.getLogger(__name__)
 
