@@ -28,8 +28,8 @@ class ExpanderTrainingConfig:
         pairs: JSONL or Parquet file of preference pairs, as `pair_files.read_pairs` reads it.
         out: folder to create for the adapter.
         losses: the weight of each loss: "sigmoid" is DPO's, "sft" the mean negative log-likelihood of the chosen
-            text's tokens. {"sft": 1} alone is supervised fine-tuning on the best candidates (rejection sampling); both
-            together keep DPO from making the chosen text less likely as well (RPO).
+            text's tokens. {"sft": 1} alone is supervised fine-tuning on the best candidates (rejection sampling), by
+            TRL's `SFTTrainer`; both together keep DPO from making the chosen text less likely as well (RPO).
         beta: strength of the penalty for diverging from the reference model.
         lora_r, lora_alpha, lora_dropout, target_modules: settings of the LoRA adapter.
         learning_rate: for AdamW, decaying linearly to 0.
@@ -120,6 +120,8 @@ class ExpanderTrainingConfig:
             raise ValueError(f"losses must map one or both of {LOSSES} to weights, got {self.losses!r}")
         for name, weight in self.losses.items():
             check_number(f"the weight of loss {name}", weight, above=0)
+        if len(self.losses) == 1 and set(self.losses.values()) != {1}:
+            raise ValueError(f"the weight of a single loss must be 1, got {self.losses!r}: it would only scale the loss")
         object.__setattr__(self, "losses", {name: float(self.losses[name]) for name in LOSSES if name in self.losses})
 
     def recorded(self) -> dict[str, Any]:

@@ -50,14 +50,19 @@ def _method(losses: dict[str, float] | None) -> list[str]:
 def _held_out(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[str]:
     if not (before and after):
         return []
+    rewards = [""]
+    if "reward_margin" in after:
+        rewards = [
+            f"| reward accuracy | - | {after['reward_accuracy']:.4f} |",
+            f"| reward margin | {before['reward_margin']:.4f} | {after['reward_margin']:.4f} |",
+            "",
+            "Before training the model is its own reference: all rewards are 0, and there is no accuracy (chance is 0.5).",
+        ]
     return [
         "| on held-out pairs | before | after |",
         "|---|---|---|",
         f"| loss | {before['loss']:.4f} | {after['loss']:.4f} |",
-        f"| reward accuracy | - | {after['reward_accuracy']:.4f} |",
-        f"| reward margin | {before['reward_margin']:.4f} | {after['reward_margin']:.4f} |",
-        "",
-        "Before training the model is its own reference: all rewards are 0, and there is no accuracy (chance is 0.5).",
+        *rewards,
         "The same pairs choose the step that is kept, which flatters the figures after training a little.",
         *([] if after["loss"] < before["loss"] else ["**The loss did not fall: training brought nothing.**"]),
         "",

@@ -25,15 +25,15 @@ METRICS = {"loss": "loss", "rewards/accuracies": "reward_accuracy", "rewards/mar
 
 
 def step_metrics(state: TrainerState) -> list[dict[str, float]]:
-    """`step`, `loss`, `reward_accuracy` and `reward_margin` of each training step."""
+    """`step`, `loss`, `reward_accuracy` and `reward_margin` of each training step; `step` and `loss` without DPO."""
     return [{"step": entry["step"]} | _metrics(entry) for entry in state.log_history if "loss" in entry]
 
 
 def held_out_metrics(state: TrainerState) -> dict[str, Any]:
     """Steps taken, the step that was kept, and the metrics on held-out pairs `before` training and `after` that step.
 
-    The metrics are None if no pairs are held out; the last step is then kept. The reward accuracy before training is
-    None as well: model and reference are then identical, so every pair is a tie.
+    The metrics are None if no pairs are held out; the last step is then kept. The reward accuracy before DPO is None as
+    well: model and reference are then identical, so every pair is a tie. Without DPO there are no rewards, only a loss.
     """
     best = state.best_model_checkpoint
     kept = int(Path(best).name.split("-")[-1]) if best else state.global_step
@@ -42,13 +42,13 @@ def held_out_metrics(state: TrainerState) -> dict[str, Any]:
         if "eval_loss" in entry:  # a resumed run evaluates its first state once more
             measured.setdefault(int(entry["step"]), _metrics(entry, "eval_"))
     before: dict[str, Any] | None = measured.get(0)
-    if before is not None:
+    if before is not None and "reward_accuracy" in before:
         before = before | {"reward_accuracy": None}
     return {"steps": state.global_step, "kept_step": kept, "before": before, "after": measured.get(kept)}
 
 
 def _metrics(entry: dict[str, float], prefix: str = "") -> dict[str, float]:
-    return {name: entry[prefix + key] for key, name in METRICS.items()}
+    return {name: entry[prefix + key] for key, name in METRICS.items() if prefix + key in entry}
 
 
 def generation_lengths(

@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ...common.files import write_json
 from ...expansion.backends.huggingface import HuggingFaceBackend
 from ..checkpoints import last_checkpoint
 from ..preferences.pair_files import read_pairs
+from ..progress import ProgressBar
 from ..run_folder import claim, is_finished, is_first_process, publish
 from .config import ExpanderTrainingConfig as ExpanderTrainingConfig
 from .pair_tokens import TokenizedPairs, held_out, tokenize_pairs
@@ -106,14 +108,16 @@ def _run(
     verbose: bool,
 ) -> dict[str, Any]:
     """Train from the last checkpoint in `work`, leave the adapter in `work/finished`, and return the metrics."""
-    from transformers import set_seed
-
-    from .dpo import build_trainer
+    from transformers import PrinterCallback, set_seed
 
     with warnings.catch_warnings():
         # TRL and PEFT read and set it under the name that works in every transformers 5 release.
         warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
-        trainer = build_trainer(config, backend.tokenizer, train, evaluation, work / "checkpoints", verbose)
+        build, name = _method(config)
+        trainer = build(config, backend.tokenizer, train, evaluation, work / "checkpoints")
+        trainer.remove_callback(PrinterCallback)
+        if verbose:
+            trainer.add_callback(ProgressBar(f"Training by {name}"))
         checkpoint = last_checkpoint(work / "checkpoints")
         set_seed(config.seed)  # makes dropout independent of what was computed before training
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -126,6 +130,17 @@ def _run(
     del trainer
     gc.collect()  # frees the model's memory for the generations
     return held_out_metrics(state)
+
+
+def _method(config: ExpanderTrainingConfig) -> tuple[Callable[..., Any], str]:
+    """The function that sets up the trainer, and what the method is called."""
+    if set(config.losses) == {"sft"}:
+        from .sft import sft_trainer
+
+        return sft_trainer, "imitation"
+    from .dpo import dpo_trainer
+
+    return dpo_trainer, "DPO"
 
 
 def _fitting(
