@@ -121,7 +121,7 @@ class ExpanderTrainingConfig:
         for name, weight in self.losses.items():
             check_number(f"the weight of loss {name}", weight, above=0)
         if len(self.losses) == 1 and set(self.losses.values()) != {1}:
-            raise ValueError(f"the weight of a single loss must be 1, got {self.losses!r}: it would only scale the loss")
+            raise ValueError(f"a single loss has the weight 1, since another would only scale it, got {self.losses!r}")
         object.__setattr__(self, "losses", {name: float(self.losses[name]) for name in LOSSES if name in self.losses})
 
     def recorded(self) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def _held_out(before: dict[str, Any] | None, after: dict[str, Any] | None) -> li
             f"| reward accuracy | - | {after['reward_accuracy']:.4f} |",
             f"| reward margin | {before['reward_margin']:.4f} | {after['reward_margin']:.4f} |",
             "",
-            "Before training the model is its own reference: all rewards are 0, and there is no accuracy (chance is 0.5).",
+            "Before training the model is its own reference: all rewards are 0, without accuracy (chance is 0.5).",
         ]
     return [
         "| on held-out pairs | before | after |",
