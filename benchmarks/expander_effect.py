@@ -1,0 +1,343 @@
+"""Does training mend what a real small LLM does to retrieval? SmolLM2-135M on SciFact, attempt by attempt.
+
+    EXPANDR_DATA=FOLDER python -m benchmarks.expander_effect ATTEMPT... --folder WORK [--seeds 1 2 3] [--test]
+        [--json docs/results/expander_effect.json]
+
+Protocol, written down before the first run:
+
+- The recipe scifact-smollm2.yaml splits SciFact's training queries in two. Its LLM half gives candidates and pairs. The
+  first 200 of its other half, which no LLM is trained on, are the development queries: everything is chosen by them.
+- The 300 test queries are only looked at with `--test`: for the base, the paper's setting and the chosen attempt.
+- A model writes one passage of at most 128 tokens for each query, at temperature 1, top-p 0.9 and the prompt q2d, with
+  the same seed for all models. all-MiniLM-L6-v2 (256 tokens) encodes; the fused vector searches all documents.
+- An attempt's training seed is `--seeds`; p is that of a paired permutation test over queries, the interval that of a
+  bootstrap over queries.
+
+Columns: `nDCG@10` and `R@100` of the fused query (mean of query and passage), `weight 0.7` with 0.7 for the query,
+`gain` of nDCG@10 over the base, `to query alone` the difference from the query without a passage, `shortened` the gain
+if each passage is cut to the words of the base's for that query, `similarity` of the passage to the relevant document,
+`words`, and `accuracy`: in which share of held-out pairs training raised the log-probability of the chosen text by more
+than that of the rejected one. A run goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import ir_measures
+import numpy as np
+import pandas as pd
+from ir_measures import R, nDCG
+
+from benchmarks.temperatures import interval
+from benchmarks.thoughts import document_vectors
+from pyterrier_expandr import ExpandREncoder, HuggingFaceBackend, LLMExpander
+from pyterrier_expandr.common.jsonl import read_jsonl
+from pyterrier_expandr.encoding import demo_encoder_folder
+from pyterrier_expandr.evaluation.result_store import versions
+from pyterrier_expandr.evaluation.significance import permutation_test
+from pyterrier_expandr.training.data.examples import TrainingExample, examples_from_jsonl, open_examples
+from pyterrier_expandr.training.expander.merge import merge_adapter
+from pyterrier_expandr.training.expander.pair_tokens import held_out, tokenize_pairs
+from pyterrier_expandr.training.expander.train import RECORD, ExpanderTrainingConfig, train_expander
+from pyterrier_expandr.training.preferences.pair_files import read_pairs
+from pyterrier_expandr.training.recipe.recipe import read_recipe
+from pyterrier_expandr.training.recipe.stages import RecipeStages
+from pyterrier_expandr.training.stage import build
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "scifact-smollm2.yaml"
+DEVELOPMENT, WEIGHT, BATCH = 200, 0.7, 64
+OTHERS = ("gain (95 % interval), p", "to query alone, p", "shortened", "accuracy", "seconds")
+
+#: what all attempts share, and the paper's own values for what they differ in
+COMMON = {"dtype": "bfloat16", "device_batch_size": 8, "report_prompts": 0, "evaluations": 4}
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+ALL_LINEAR = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way to train: settings of `ExpanderTrainingConfig`, the rewards that choose the pairs, and where it starts.
+
+    `after` names an attempt whose model is the base, and with `on_policy` that model's own candidates give the pairs.
+    """
+
+    what: str
+    training: Mapping[str, Any] = field(default_factory=dict)
+    rewards: tuple[str, ...] = ("self", "retriever")
+    after: str | None = None
+    on_policy: bool = False
+
+
+IMITATION = {"losses": {"sft": 1}, "learning_rate": 2e-4, "epochs": 3, "target_modules": ATTENTION}
+
+ATTEMPTS = {
+    "paper": Attempt("DPO as in the paper"),
+    "rate": Attempt("DPO, learning rate 2e-4, 3 epochs", {"learning_rate": 2e-4, "epochs": 3}),
+    "linear": Attempt(
+        "the same with LoRA on all linear layers",
+        {"learning_rate": 2e-4, "epochs": 3, "target_modules": ALL_LINEAR},
+    ),
+    "best": Attempt("imitation of the best candidate (both rewards)", IMITATION),
+    "best-gold": Attempt("imitation of the best candidate (retriever reward)", IMITATION, ("retriever",)),
+    "best-dpo": Attempt(
+        "that, and then DPO on the same pairs",
+        {"learning_rate": 1e-4, "epochs": 1, "target_modules": ATTENTION},
+        ("retriever",),
+        after="best-gold",
+    ),
+    "round-2": Attempt(
+        "a second round: imitation of the best of its own candidates",
+        IMITATION,
+        ("retriever",),
+        after="best-gold",
+        on_policy=True,
+    ),
+    "round-2-dpo": Attempt(
+        "a second round: DPO on its own candidates",
+        {"learning_rate": 1e-4, "epochs": 1, "target_modules": ATTENTION},
+        ("retriever",),
+        after="best-gold",
+        on_policy=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A base and, if it was trained, the adapter on it."""
+
+    base: str
+    adapter: Path | None = None
+
+    def backend(self) -> HuggingFaceBackend:
+        """The backend that opens it."""
+        return HuggingFaceBackend(self.base, adapter=self.adapter, dtype="bfloat16", batch_size=BATCH)
+
+
+class Laboratory:
+    """Trains attempts, lets models write, and measures; everything is kept below `folder`."""
+
+    def __init__(self, folder: Path, data: Path) -> None:
+        self.folder, self.data, self.recipe = folder, data, read_recipe(RECIPE)
+        self.encoder = ExpandREncoder(demo_encoder_folder(), device="cpu", max_length=256)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def model(self, name: str | None, seed: int) -> tuple[Model, dict[str, Any]]:
+        """The model of an attempt, trained if it is not there, and its costs; the base for None."""
+        if name is None:
+            return Model(self.recipe.model), {}
+        attempt, start = ATTEMPTS[name], time.monotonic()
+        before, _ = self.model(attempt.after, seed)
+        base = before.base if before.adapter is None else str(self.merged(before, f"{attempt.after}-{seed}"))
+        config = ExpanderTrainingConfig(
+            base,
+            str(self.pairs(attempt, base)),
+            str(self.folder / "adapters" / f"{name}-{seed}"),
+            **{**COMMON, **attempt.training, "seed": seed},
+        )
+        adapter = train_expander(config, verbose=True)
+        record = json.loads((adapter / RECORD).read_text())
+        cost = self.folder / "adapters" / f"{name}-{seed}.seconds"
+        if not cost.exists():
+            cost.write_text(f"{time.monotonic() - start:.0f}")
+        said = {key: record[key] for key in ("pairs", "steps", "kept_step", "before", "after")}
+        return Model(base, adapter), {**said, "seconds": int(cost.read_text())}
+
+    def merged(self, model: Model, name: str) -> Path:
+        """The model as a folder that can be trained further."""
+        assert model.adapter is not None
+        return merge_adapter(model.adapter, self.folder / "merged" / name, base=model.base)
+
+    def pairs(self, attempt: Attempt, base: str) -> Path:
+        """The attempt's pairs: chosen among the base's candidates, or among those of the model that it starts from."""
+        stages = self.stages(base if attempt.on_policy else None)
+        stage = stages.pairs(attempt.rewards)
+        build([stage], self.folder / "recipe", say=print)
+        return stage.folder(self.folder / "recipe") / "pairs.jsonl"
+
+    def stages(self, base: str | None = None) -> RecipeStages:
+        """The recipe's stages, of its own LLM or of another."""
+        recipe = self.recipe if base is None else replace(self.recipe, llm=f"{base}?dtype=bfloat16&batch_size={BATCH}")
+        return RecipeStages(recipe, verbose=True)
+
+    def queries(self, test: bool) -> list[TrainingExample]:
+        """The development queries, or the test queries, with their relevant documents."""
+        if test:
+            return list(open_examples(self.data / "scifact", "test"))
+        stage, root = self.stages().examples(), self.folder / "recipe"
+        build([stage], root, say=print)
+        return list(islice(examples_from_jsonl(stage.folder(root) / "retriever.jsonl"), DEVELOPMENT))
+
+    def passages(self, model: Model, queries: Sequence[TrainingExample]) -> list[str]:
+        """What a model writes for each query; "" where it writes nothing or refuses."""
+        topics = pd.DataFrame({"qid": [q.query_id for q in queries], "query": [q.query for q in queries]})
+        with model.backend() as backend:
+            expander = LLMExpander(
+                backend, max_new_tokens=128, seed=42, cache=self.folder / "texts.sqlite", verbose=True
+            )
+            found = expander.transform(topics)
+        return [next(iter(one), "") for one in found["query_expansions"]]
+
+    def measured(self, queries: Sequence[TrainingExample], passages: Sequence[str] | None) -> dict[str, np.ndarray]:
+        """Values (n,) of each query; `passages` of None is the query alone."""
+        corpus = [row for _, row in read_jsonl(self.data / "scifact" / "corpus.jsonl")]
+        documents = document_vectors(self.encoder, corpus, self.folder / "documents.npy")
+        docnos, qids = np.array([row["_id"] for row in corpus]), [query.query_id for query in queries]
+        qrels = [ir_measures.Qrel(query.query_id, docno, 1) for query in queries for docno in query.positive_ids]
+        alone = np.asarray(self.encoder.encode_queries([query.query for query in queries]))
+        if passages is None:
+            return scored(alone, documents, qids, docnos, qrels)
+        written = np.asarray(self.encoder.encode_docs(list(passages)))
+        written[[not text.strip() for text in passages]] = 0  # an empty passage leaves the query as it is
+        gold = np.asarray(self.encoder.encode_docs([query.positives[0] for query in queries]))
+        values = scored((alone + written) / 2, documents, qids, docnos, qrels)
+        weighted = scored(WEIGHT * alone + (1 - WEIGHT) * written, documents, qids, docnos, qrels)
+        values[f"weight {WEIGHT}"] = weighted["nDCG@10"]
+        values["similarity"] = np.einsum("nd,nd->n", written, gold)
+        values["words"] = np.array([len(text.split()) for text in passages], dtype=float)
+        return values
+
+
+def scored(
+    vectors: np.ndarray, documents: np.ndarray, qids: list[str], docnos: np.ndarray, qrels: Any
+) -> dict[str, Any]:
+    """nDCG@10 and R@100 of each query, in the order of `qids`."""
+    scores = vectors @ documents.T
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :100]
+    run = [ir_measures.ScoredDoc(qid, docnos[j], float(scores[i, j])) for i, qid in enumerate(qids) for j in best[i]]
+    values: dict[str, dict[str, float]] = {"nDCG@10": {}, "R@100": {}}
+    for found in ir_measures.iter_calc([nDCG @ 10, R @ 100], qrels, run):
+        values[str(found.measure)][found.query_id] = found.value
+    return {name: np.array([of[qid] for qid in qids]) for name, of in values.items()}
+
+
+def shortened(passages: Sequence[str], like: Sequence[str]) -> list[str]:
+    """Each passage cut to as many words as its counterpart has."""
+    return [" ".join(text.split()[: len(other.split())]) for text, other in zip(passages, like, strict=True)]
+
+
+def accuracy(model: Model, pairs: Path, seed: int) -> float:
+    """In which share of held-out pairs the adapter raises the chosen text's log-probability more than the other's."""
+    import torch
+
+    base = replace(model, adapter=None)
+    rows = held_out(tokenize_pairs(read_pairs(pairs), base.backend(), max_length=612), 0.1, seed)[1].rows
+    gains = []
+    for side in ("chosen_ids", "rejected_ids"):
+        sums = []
+        for one in (model, base):
+            opened = one.backend().load()
+            with torch.inference_mode():
+                sums.append([log_probability(opened, row["prompt_ids"], row[side]) for row in rows])
+        gains.append(np.subtract(*sums))
+    return float((gains[0] > gains[1]).mean())
+
+
+def log_probability(model: Any, prompt: list[int], text: list[int]) -> float:
+    """The sum of the log-probabilities of a text's tokens behind a prompt."""
+    import torch
+
+    ids = torch.tensor([prompt + text])
+    found = model(ids).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
+    return float(found.gather(1, ids[0, len(prompt) :, None]).sum())
+
+
+def row_of(
+    values: dict[str, np.ndarray], base: dict[str, np.ndarray], alone: dict[str, np.ndarray], short: np.ndarray
+) -> dict[str, Any]:
+    """A line of the table: means, and differences of nDCG@10 with their p-values and intervals."""
+    gain, to_alone = values["nDCG@10"] - base["nDCG@10"], values["nDCG@10"] - alone["nDCG@10"]
+    return {name: float(value.mean()) for name, value in values.items()} | {
+        "gain": float(gain.mean()),
+        "gain interval": interval(gain),
+        "gain p": permutation_test(values["nDCG@10"], base["nDCG@10"]).pvalue,
+        "to query alone": float(to_alone.mean()),
+        "to query alone p": permutation_test(values["nDCG@10"], alone["nDCG@10"]).pvalue,
+        "shortened": float((short - base["nDCG@10"]).mean()),
+    }
+
+
+def run(names: Sequence[str], seeds: Sequence[int], test: bool, laboratory: Laboratory) -> list[dict[str, Any]]:
+    """A row for the query alone, one for the base, and one for each attempt and seed."""
+    queries = laboratory.queries(test)
+    alone, written = laboratory.measured(queries, None), laboratory.passages(laboratory.model(None, 0)[0], queries)
+    base = laboratory.measured(queries, written)
+    on = {"queries": "test" if test else "development", "n": len(queries)}
+    rows = [on | {"attempt": "query alone"} | {name: float(value.mean()) for name, value in alone.items()}]
+    rows.append(on | {"attempt": "base"} | row_of(base, base, alone, base["nDCG@10"]))
+    for name in names:
+        for seed in seeds:
+            model, costs = laboratory.model(name, seed)
+            passages = laboratory.passages(model, queries)
+            values = laboratory.measured(queries, passages)
+            short = laboratory.measured(queries, shortened(passages, written))["nDCG@10"]
+            held = accuracy(model, laboratory.pairs(ATTEMPTS[name], model.base), seed)
+            said = {"attempt": name, "what": ATTEMPTS[name].what, "seed": seed, "accuracy": held}
+            rows.append(on | said | row_of(values, base, alone, short) | {"training": costs})
+            print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def merged_rows(before: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of earlier runs and of this one; a row of the same attempt, seed and queries is replaced."""
+    found = {(row["queries"], row["attempt"], row.get("seed")): row for row in [*before, *new]}
+    return list(found.values())
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table of the documentation."""
+    names = ["nDCG@10", "R@100", f"weight {WEIGHT}", "similarity", "words"]
+    lines = [
+        f"| queries | model | seed | {' | '.join(names)} | {' | '.join(OTHERS)} |",
+        "|---" * (3 + len(names) + len(OTHERS)) + "|",
+    ]
+    for row in rows:
+        cells = [_number(row.get(name), ".1f" if name == "words" else ".4f") for name in names]
+        gain = to_alone = ""
+        if "gain" in row and row["attempt"] != "base":
+            low, high = row["gain interval"]
+            gain = f"{row['gain']:+.4f} ({low:+.3f} - {high:+.3f}), {row['gain p']:.4f}"
+        if "to query alone" in row:
+            to_alone = f"{row['to query alone']:+.4f}, {row['to query alone p']:.4f}"
+        last = [_number(row.get(name), form) for name, form in (("shortened", "+.4f"), ("accuracy", ".2f"))]
+        seconds = str(row.get("training", {}).get("seconds", ""))
+        heading = [row["queries"], row.get("what", row["attempt"]), str(row.get("seed", ""))]
+        lines.append(f"| {' | '.join([*heading, *cells, gain, to_alone, *last, seconds])} |")
+    return "\n".join(lines)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else f"{value:{form}}"
+
+
+def main() -> int:
+    """Train, measure, print the table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("attempts", nargs="*", choices=[*ATTEMPTS, []], help="none measures the base alone")
+    parser.add_argument("--folder", type=Path, required=True, help="candidates, adapters and texts are kept here")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--test", action="store_true", help="on the test queries, not on the development queries")
+    parser.add_argument("--json", type=Path, help="add the rows to this file")
+    given = parser.parse_args()
+    laboratory = Laboratory(given.folder, Path(os.environ["EXPANDR_DATA"]))
+    rows = run(given.attempts, given.seeds, given.test, laboratory)
+    if given.json:
+        before = json.loads(given.json.read_text())["rows"] if given.json.exists() else []
+        rows = merged_rows(before, rows)
+        given.json.write_text(json.dumps({"rows": rows, "versions": versions()}, indent=1) + "\n")
+    print(markdown(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
