@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: encoder settings that do not affect documents
-QUERY_SIDE = {"fusion", "query_prompt", "renormalize"}
-
 
 class ExpandR(pt.Artifact):
     """A whole retrieval system: expansion, fused query vectors, search. It can be saved, shared and checked.
@@ -189,8 +186,7 @@ class ExpandR(pt.Artifact):
             indexes: a folder; systems whose encoders treat documents identically share an index in it.
             verbose: show a progress bar.
         """
-        documents = {name: value for name, value in self.encoder.describe().items() if name not in QUERY_SIDE}
-        key = digest([documents, collection.corpus_fingerprint])[:12]
+        key = digest([self.encoder.describe_documents(), collection.corpus_fingerprint])[:12]
         folder = path_of(indexes) / f"{quote(collection.name, safe=' ')}.{key}.faiss"
         folder.parent.mkdir(parents=True, exist_ok=True)
         lexical = None if self.hybrid is None else LexicalIndex(lexical_folder(collection, indexes))
