@@ -7,6 +7,6 @@ queries is trained: the documents' side, and with it every index, remains the te
 
 from ...common.lazy import lazy_names
 
-_HOME = {"StudentConfig": "config", "StudentLoss": "losses", "train_student": "train"}
+_HOME = {"StudentConfig": "config", "StudentLoss": "losses", "read_topics": "log", "train_student": "train"}
 __all__ = sorted(_HOME)
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

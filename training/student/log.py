@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,18 @@ from ...expansion.expander import RecordedExpander
 from ..data.examples import TrainingExample, examples_from_jsonl, open_examples
 from .config import StudentConfig
 
+logger = logging.getLogger(__name__)
+
+
+def read_topics(config: StudentConfig) -> pd.DataFrame:
+    """`[qid, query]` of the log's distinct queries, for an expander that is to write passages for them.
+
+    Raises:
+        ValueError: the log has no query, or has test queries (they are named).
+    """
+    log = _queries(config)
+    return pd.DataFrame({"qid": [e.query_id for e in log], "query": [e.query for e in log]})
+
 
 def read_log(config: StudentConfig) -> list[TrainingExample]:
     """The distinct queries of the log that have passages, with these, and with relevant documents where there are any.
@@ -21,6 +34,10 @@ def read_log(config: StudentConfig) -> list[TrainingExample]:
         ValueError: the log has no query, some are test queries (they are named), passages belong to other queries, or
             no query has one.
     """
+    return _with_passages(_queries(config), config.expansions)
+
+
+def _queries(config: StudentConfig) -> list[TrainingExample]:
     found: dict[str, TrainingExample] = {}
     for example in _examples(config.queries, config.split):
         if example.query.strip():
@@ -29,7 +46,7 @@ def read_log(config: StudentConfig) -> list[TrainingExample]:
         raise ValueError(f"the query log {config.queries!r} is empty: a student learns from at least one query")
     if not config.allow_test_queries:
         _refuse_test_queries(found.values(), config)
-    return _with_passages(list(found.values()), config.expansions)
+    return list(found.values())
 
 
 def _examples(source: str, split: str) -> Iterator[TrainingExample]:
@@ -77,6 +94,8 @@ def _with_passages(log: list[TrainingExample], files: Iterable[str]) -> list[Tra
                 f"one there, for example {log[0].query_id!r}, {log[0].query!r}"
             )
         passages = [[*before, *texts] for before, texts in zip(passages, recorded, strict=True)]
+    if without := [e.query_id for e, texts in zip(log, passages, strict=True) if not texts]:
+        logger.warning("%d of %d queries have no passage and are left out: %s", len(without), len(log), without[:5])
     pairs = zip(log, passages, strict=True)
     return [replace(example, expansions=tuple(texts)) for example, texts in pairs if texts]
 

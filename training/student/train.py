@@ -145,7 +145,7 @@ def _judged(encoder: ExpandREncoder, rows: list[TrainingExample]) -> Judged | No
     if not numbers:
         logger.warning("no query of the log is judged: the student learns from the distance alone")
         return None
-    vectors = np.asarray(encoder.encode_docs([text for _, text in numbers]))
+    vectors = np.asarray(encoder.encode_expansions([text for _, text in numbers]))  # documents, but remembered
     return Judged(torch.from_numpy(np.ascontiguousarray(vectors)), relevant)
 
 
