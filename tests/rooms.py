@@ -28,6 +28,7 @@ ORDER = [
 ]
 TRAINING = [
     "recipe",
+    "student",
     "expander | retriever | smalllm",
     "preferences",
     "data",

@@ -9,6 +9,7 @@ from . import (  # noqa: F401  their commands register themselves with the app
     train_expander,
     train_recipe,
     train_retriever,
+    train_student,
     tune,
 )
 from .common import app as app

@@ -53,13 +53,18 @@ def retriever(
     given = dict(locals())  # each option is a field of the configuration
     from ..training.retriever.train import RECORD, RetrieverTrainingConfig, train_retriever
 
-    given |= {"out": str(out), "fusion": _fusion(fusion), "expansions": None if expansions is None else str(expansions)}
+    given |= {
+        "out": str(out),
+        "fusion": fusion_of(fusion),
+        "expansions": None if expansions is None else str(expansions),
+    }
     config = RetrieverTrainingConfig(**given)
     folder = train_retriever(config, verbose=True)
     show_record(folder / RECORD, ("data", "steps", "kept_step", "before", "after"))
 
 
-def _fusion(text: str) -> Any:
+def fusion_of(text: str) -> Any:
+    """A fusion as it is written on the command line: a name, or the query's weight."""
     try:
         return float(text)
     except ValueError:

@@ -19,6 +19,7 @@ from ..common.fingerprint import model_fingerprint, pinned_revision
 from .fusion import Fusion, check_fusion
 from .loading import check_folder, load_sentence_transformer
 from .models import sentence_transformer as host
+from .students import teacher_of
 from .vectors import SourcedArray, with_source
 from .views import HELP_URL, DocEncoder, QueryEncoder, TextScorer
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 #: which of the model's two sides encodes a text; expansions use the document side (METHOD: the tied encoder)
 Side = Literal["query", "document"]
+
+#: settings that do not affect documents
+QUERY_SIDE = {"fusion", "query_prompt", "renormalize"}
 
 #: number of query and expansion vectors that an encoder remembers, so that each text is encoded once for many fusions
 MEMO_SIZE = 65_536
@@ -99,11 +103,7 @@ class ExpandREncoder(BiEncoder):
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         default_batch = 8 if self.device == "cpu" else 32
         super().__init__(batch_size=batch_size or default_batch, text_field=text_field, verbose=verbose)
-        for name, value in (
-            ("batch_size", batch_size),
-            ("max_length", max_length),
-            ("truncate_dim", truncate_dim),
-        ):
+        for name, value in (("batch_size", batch_size), ("max_length", max_length), ("truncate_dim", truncate_dim)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
         self.model_name = with_home(str(model)) if isinstance(model, (str, Path)) else host.name_of(model)
@@ -165,7 +165,14 @@ class ExpandREncoder(BiEncoder):
             }
             if model.truncate_dim is not None:  # if absent, as in older records, nothing is truncated
                 self._source["truncate_dim"] = model.truncate_dim
+            if self.teacher is not None:
+                self._source["teacher"] = self.teacher
         return self._source
+
+    @property
+    def teacher(self) -> dict[str, Any] | None:
+        """For a student (`training.student`), what made its documents' vectors; None for other encoders."""
+        return teacher_of(self.model_name, self.revision) if self._built is None else None
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any], **options: Any) -> ExpandREncoder:
@@ -210,6 +217,12 @@ class ExpandREncoder(BiEncoder):
         if self.truncate_dim is not None:
             settings["truncate_dim"] = self.truncate_dim
         return {"encoder": self.fingerprint(), "fusion": repr(self.fusion), **settings}
+
+    def describe_documents(self) -> dict[str, Any]:
+        """The part of `describe` that determines document vectors; that of a student is its teacher's."""
+        if self.teacher is not None:
+            return self.teacher["documents"]
+        return {name: value for name, value in self.describe().items() if name not in QUERY_SIDE}
 
     def with_fusion(self, fusion: Fusion) -> ExpandREncoder:
         """The same encoder with another fusion; a loaded model and the remembered vectors are shared."""

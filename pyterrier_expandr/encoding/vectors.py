@@ -70,14 +70,31 @@ def stack_vectors(column: pd.Series | Sequence[Any], ids: Sequence[str], *, name
     return matrix
 
 
+#: what determines a document's vector, in the specification of an encoder
+DOCUMENT_SIDE = ("fingerprint", "pooling", "normalize", "truncate_dim", "doc_prompt")
+
+
+def document_source(source: dict[str, Any]) -> dict[str, Any]:
+    """The specification of the encoder that makes the document vectors: for a student that is its teacher's.
+
+    Example:
+        >>> document_source({"model": "student", "teacher": {"model": "contriever"}})
+        {'model': 'contriever'}
+    """
+    return source.get("teacher") or source
+
+
 def describe_source(source: dict[str, Any] | None) -> str:
     """The encoder's name for a message, or "an encoder that is not recorded"."""
-    return repr(source["model"]) if source else "an encoder that is not recorded"
+    if not source:
+        return "an encoder that is not recorded"
+    taught = f" (a student of {source['teacher']['model']!r})" if source.get("teacher") else ""
+    return f"{source['model']!r}{taught}"
 
 
 def same_vectors(left: dict[str, Any] | None, right: dict[str, Any] | None) -> bool:
-    """Whether two sources make comparable vectors; True if one of them is not known."""
+    """Whether two sources make comparable vectors: a student's are its teacher's. True if one of them is not known."""
     if left is None or right is None:
         return True
-    parts = ("fingerprint", "pooling", "normalize", "truncate_dim", "doc_prompt")
-    return all(left.get(part) == right.get(part) for part in parts)
+    left, right = document_source(left), document_source(right)
+    return all(left.get(part) == right.get(part) for part in DOCUMENT_SIDE)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyterrier as pt
 
 from ..common.files import path_of
+from ..encoding.vectors import same_vectors
 from . import faiss_build as layout
 from .faiss_indexer import FaissIndexer, Mode
 from .spool import Spool
@@ -108,6 +109,13 @@ class FaissIndex(pt.Artifact, pt.Indexer):
     def encoder(self) -> dict[str, Any] | None:
         """The specification of the encoder that made the vectors, or None if they did not carry it."""
         return self.metadata["encoder"]
+
+    def accepts(self, source: dict[str, Any] | None) -> bool:
+        """Whether queries of an encoder with this `source` belong here: the recorded encoder, or one of its students.
+
+        Encoders are compared by fingerprint and by what else decides a vector; True if one side is not recorded.
+        """
+        return same_vectors(self.encoder, source)
 
     @property
     def exact(self) -> bool:

@@ -10,7 +10,7 @@ import pandas as pd
 import pyterrier as pt
 
 from ..common.frames import check_ids, check_single, the_column
-from ..encoding.vectors import describe_source, same_vectors, source_of, stack_vectors
+from ..encoding.vectors import describe_source, source_of, stack_vectors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,7 +91,7 @@ class FaissRetriever(pt.Transformer):
                 f"{str(index.path)!r} has {index.dim} and was made by {describe_source(index.encoder)}: "
                 "use one encoder for both, e.g. index.query_encoder()"
             )
-        if not same_vectors(index.encoder, source) and not self._warned:
+        if not index.accepts(source) and not self._warned:
             self._warned = True
             warnings.warn(
                 f"the query vectors come from {describe_source(source)}, but the index {str(index.path)!r} from "

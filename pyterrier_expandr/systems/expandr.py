@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import pandas as pd
 import pyterrier as pt
 
 from ..common.files import path_of
@@ -20,7 +20,7 @@ from ..retrieval.list_fusion import Method, hybrid
 from ..retrieval.sparse import LexicalIndex
 from . import store as store
 from .corpus_twice import read_once
-from .settings import HybridSettings, TunedSettings
+from .settings import HybridSettings, TunedSettings, hybrid_settings, with_n
 
 if TYPE_CHECKING:
     from ..encoding.encoder import ExpandREncoder
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from ..retrieval.faiss_index import FaissIndex
 
 logger = logging.getLogger(__name__)
-
-#: encoder settings that do not affect documents
-QUERY_SIDE = {"fusion", "query_prompt", "renormalize"}
 
 
 class ExpandR(pt.Artifact):
@@ -87,7 +84,7 @@ class ExpandR(pt.Artifact):
         self.expander, self.encoder, self.faiss_index = expander, encoder, index
         if index is not None and index.built():
             store.check_index(encoder, index)
-        self.hybrid = _hybrid_settings(lexical, hybrid)
+        self.hybrid = hybrid_settings(lexical, hybrid)
         self.lexical_index = _lexical_index(lexical, index)
         if index is not None and self.lexical_index is not None and index.built() and self.lexical_index.built():
             store.check_lexical(index, self.lexical_index)
@@ -172,6 +169,24 @@ class ExpandR(pt.Artifact):
         encoder = self.encoder.with_fusion(settings.fusion)
         return self._with(expander=expander, encoder=encoder, hybrid=settings.hybrid)
 
+    def distill(
+        self, out: str | Path, queries: str | Path | pd.DataFrame, *, expansions: Any = None, **settings: Any
+    ) -> ExpandR:
+        """The same system without its expander, and with a student that places queries where passages would move them.
+
+        Args:
+            out: folder to create for the student; the passages that this system writes are kept in OUT.passages.jsonl.
+            queries: the query log: `[qid, query]`, or a source that `StudentConfig` reads.
+            expansions: files of recorded passages; None lets this system's expander write them.
+            settings: further fields of `StudentConfig`, such as `epochs`.
+
+        Raises:
+            ValueError: neither an expander nor `expansions`, and whatever `train_student` raises.
+        """
+        from .distilled import distill
+
+        return distill(self, path_of(out), queries, expansions, settings)
+
     def without_index(self) -> ExpandR:
         """The same system, not bound to a collection."""
         return self._with(index=None, lexical=None if self.hybrid is None else "pisa")
@@ -189,8 +204,7 @@ class ExpandR(pt.Artifact):
             indexes: a folder; systems whose encoders treat documents identically share an index in it.
             verbose: show a progress bar.
         """
-        documents = {name: value for name, value in self.encoder.describe().items() if name not in QUERY_SIDE}
-        key = digest([documents, collection.corpus_fingerprint])[:12]
+        key = digest([self.encoder.describe_documents(), collection.corpus_fingerprint])[:12]
         folder = path_of(indexes) / f"{quote(collection.name, safe=' ')}.{key}.faiss"
         folder.parent.mkdir(parents=True, exist_ok=True)
         lexical = None if self.hybrid is None else LexicalIndex(lexical_folder(collection, indexes))
@@ -292,28 +306,9 @@ def lexical_folder(collection: Collection, indexes: str | Path) -> Path:
     return Path(indexes) / f"{quote(collection.name, safe=' ')}.{digest(collection.corpus_fingerprint)[:12]}.pisa"
 
 
-def _hybrid_settings(lexical: Any, hybrid: HybridSettings | Method | None) -> HybridSettings | None:
-    if lexical is None and hybrid is not None:
-        raise ValueError('a hybrid needs a lexical index: give lexical="pisa" too')
-    if isinstance(hybrid, str):
-        return HybridSettings(hybrid)
-    if not isinstance(hybrid, HybridSettings | None):
-        raise TypeError(f"hybrid must be a method or HybridSettings, got {hybrid!r:.80}")
-    return hybrid if hybrid is not None or lexical is None else HybridSettings()
-
-
 def _lexical_index(lexical: LexicalIndex | str | None, index: FaissIndex | None) -> LexicalIndex | None:
     if isinstance(lexical, LexicalIndex | None):
         return lexical
     if lexical != "pisa":
         raise TypeError(f'lexical must be "pisa" or a LexicalIndex, got {lexical!r:.80}')
     return None if index is None else LexicalIndex.beside(index.folder)
-
-
-def with_n(expander: pt.Transformer | None, n: int) -> pt.Transformer:
-    """The expander with `n` expansions per query; texts it holds in memory are shared."""
-    if expander is None or not hasattr(expander, "n"):
-        raise ValueError(f"these settings take {n} expansions of each query: give an expander, not {expander!r:.80}")
-    changed = copy.copy(expander)
-    changed.n = n
-    return changed

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pyterrier as pt
 
 from ..common.files import path_of, write_json
 from ..encoding.fusion import Fusion, check_fusion
@@ -89,3 +92,23 @@ class TunedSettings:
             return cls(**values, hybrid=None if hybrid is None else HybridSettings(**hybrid))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{str(path)!r} does not contain settings written by `expandr tune`: {error}") from error
+
+
+def hybrid_settings(lexical: Any, hybrid: HybridSettings | Method | None) -> HybridSettings | None:
+    """The settings of a hybrid system, or None for a system with one search; see `ExpandR` for what may be given."""
+    if lexical is None and hybrid is not None:
+        raise ValueError('a hybrid needs a lexical index: give lexical="pisa" too')
+    if isinstance(hybrid, str):
+        return HybridSettings(hybrid)
+    if not isinstance(hybrid, HybridSettings | None):
+        raise TypeError(f"hybrid must be a method or HybridSettings, got {hybrid!r:.80}")
+    return hybrid if hybrid is not None or lexical is None else HybridSettings()
+
+
+def with_n(expander: pt.Transformer | None, n: int) -> pt.Transformer:
+    """The expander with `n` expansions per query; texts it holds in memory are shared."""
+    if expander is None or not hasattr(expander, "n"):
+        raise ValueError(f"these settings take {n} expansions of each query: give an expander, not {expander!r:.80}")
+    changed = copy.copy(expander)
+    changed.n = n
+    return changed

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.files import path_of, write_json
-from ..encoding.vectors import describe_source
+from ..encoding.vectors import describe_source, document_source
 from ..evaluation.provenance import describe_pipeline
 from ..evaluation.result_store import versions
 from ..retrieval.sparse import LexicalIndex
@@ -237,26 +237,29 @@ def _open_backend(saved: dict[str, Any], device: str | None) -> Backend:
 def check_index(
     encoder: ExpandREncoder, index: FaissIndex, *, pooling: str | None = None, normalize: bool | None = None
 ) -> None:
-    """Raise ValueError if the index was made by another encoder; unknown values are not compared.
+    """Raise ValueError if the index accepts no queries of the encoder; unknown values are not compared.
 
-    Without `pooling` and `normalize`, the values given to the encoder are used, so no model need be loaded.
+    An index accepts the encoder that made it and its students. Without `pooling` and `normalize`, the values given to
+    the encoder are used, so no model need be loaded.
     """
-    made = index.encoder
-    if made is None:
+    if index.encoder is None:
         return
-    settings = {
+    made = document_source(index.encoder)
+    ours = encoder.teacher or {
+        "fingerprint": encoder.fingerprint(),
         "pooling": pooling if pooling is not None else encoder.pooling,
         "normalize": normalize if normalize is not None else encoder.normalize,
         "truncate_dim": encoder.truncate_dim,
     }
-    differ = [name for name, value in settings.items() if value is not None and value != made.get(name)]
-    if not _same_model(encoder.fingerprint(), made["fingerprint"]):
+    settings = ("pooling", "normalize", "truncate_dim")
+    differ = [name for name in settings if ours[name] is not None and ours[name] != made.get(name)]
+    if not _same_model(ours["fingerprint"], made["fingerprint"]):
         differ = ["fingerprint", *differ]
     if differ:
-        ours = {"fingerprint": encoder.fingerprint(), **settings}
+        student = "" if encoder.teacher is None else f", a student of {encoder.teacher['model']!r},"
         raise ValueError(
             f"these parts do not fit together: the index {str(index.path)!r} was made by {made['model']!r} "
-            f"({_told(made, differ)}), the encoder is {encoder.model_name!r} ({_told(ours, differ)})"
+            f"({_told(made, differ)}), the encoder is {encoder.model_name!r}{student} ({_told(ours, differ)})"
         )
 
 

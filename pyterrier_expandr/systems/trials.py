@@ -15,7 +15,8 @@ from ..evaluation.cells import evaluate
 from ..expansion.lexical import LexicalExpander, Repeats
 from ..retrieval.list_fusion import NORMALISERS, Method, best_of_each
 from ..retrieval.two_lists import COLUMNS, run_starts, side_by_side
-from .expandr import ExpandR, with_n
+from .expandr import ExpandR
+from .settings import with_n
 
 #: depth of the evaluated ranking for measures without a cutoff
 DEPTH = 1000

@@ -76,13 +76,14 @@ def examples_from_jsonl(
     ratios: Mapping[str, float] | None = None,
     seed: int = 42,
     skipped: Counter[str] | None = None,
+    unjudged: bool = False,
 ) -> Iterator[TrainingExample]:
     """Examples from a JSONL file or a folder of them, in E5's, the released retriever data's or our own format.
 
     A row has `query` and `positive` (or `pos`, `positives`), and may have `negative` (`neg`, `negatives`), `pseudo_doc`
     (`expansions`), `query_id` and `positive_id(s)`; texts are strings or lists of strings. Missing ids become
     `FILE-LINE`. Whether a row is in a file's share depends only on the seed and the row itself, so rows appended at the
-    end do not change the selection before them.
+    end do not change the selection before them. With `unjudged`, as in a query log, rows may lack positives.
 
     Raises:
         ValueError: a malformed line, missing fields (those found are listed), a ratio outside (0, 1] or for no file.
@@ -105,22 +106,23 @@ def examples_from_jsonl(
         share = ratios.get(file.stem, 1.0)
         for where, row in read_jsonl(file, skipped=skipped):
             try:
-                example = _from_row(row, where, f"{file.stem}-{where.rsplit(':', 1)[1]}")
+                example = _from_row(row, where, f"{file.stem}-{where.rsplit(':', 1)[1]}", unjudged)
             except ValueError:
                 if skipped is None:
                     raise
                 skipped["wrong fields"] += 1
                 continue
-            if share == 1.0 or _uniform(seed, example.positives[0], example.query) < share:
+            if share == 1.0 or _uniform(seed, "".join(example.positives[:1]), example.query) < share:
                 yield example
 
 
-def _from_row(row: dict[str, Any], where: str, own_id: str) -> TrainingExample:
+def _from_row(row: dict[str, Any], where: str, own_id: str, unjudged: bool) -> TrainingExample:
     values = {field: next((row[n] for n in names if row.get(n) is not None), None) for field, names in FIELDS.items()}
     query, positives = values["query"], _texts(values["positives"], where)
-    if not isinstance(query, str) or not positives:
+    if not isinstance(query, str) or not (positives or unjudged):
+        needed = "a query" if unjudged else "a query and a positive (or pos, positives)"
         raise ValueError(
-            f"{where} needs a query and a positive (or pos, positives); its fields are {sorted(row)}"
+            f"{where} needs {needed}; its fields are {sorted(row)}"
             if query is None or values["positives"] is None
             else f"{where}: query must be a string, and positives at least one text"
         )

@@ -1,7 +1,7 @@
 """A YAML file in, the rows of the paper's Table 3 out: both models trained and compared, resumable stage by stage.
 
 `recipe.read_recipe` reads and checks it, `plan` estimates its cost, `stages` connects the stages of the other
-packages. To change: a row (`systems.SYSTEMS`), a section of the file. A stage is identified by its inputs: whatever
+packages. To change: a row (`systems.ROWS`), a section of the file. A stage is identified by its inputs: whatever
 determines its output belongs in its settings, and nothing else does.
 """
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...collections.opening import open_collection
 from ...evaluation.beir_collections import resolve
 from ..setting_checks import check_number
-from .systems import SMALL, SYSTEMS
+from .systems import ROWS, SMALL
 
 if TYPE_CHECKING:
     from .recipe import Evaluation, Recipe
@@ -57,7 +57,7 @@ def check_collections(given: Evaluation) -> None:
 def check_room(recipe: Recipe) -> None:
     """Raise ValueError if the requested texts exceed the language model's context."""
     context = _context(recipe)
-    rewards = [SYSTEMS[name].rewards for name in recipe.systems]
+    rewards = [ROWS[name].rewards for name in recipe.systems]
     asked: dict[str, tuple[int, int]] = {}
     if any(rewards):
         asked["dpo: max_length"] = recipe.expander_config("base", "pairs", "out").max_length, 0
@@ -81,7 +81,7 @@ def check_machine(recipe: Recipe) -> None:
     """
     from ..expander.train import check_requirements
 
-    if any(SYSTEMS[name].rewards for name in recipe.systems):
+    if any(ROWS[name].rewards for name in recipe.systems):
         check_requirements(recipe.expander_config("base", "pairs", "out"))
 
 

@@ -123,6 +123,13 @@ class _Estimate:
         texts = rows * (2 + config.negatives + expansions)
         return texts, texts * (config.max_length or DOCUMENT), 0, 0.5
 
+    def _student(self, stage: Stage) -> tuple[int, int, int, float]:
+        config = self.recipe.student_config("teacher", "queries", "expansions", "out")
+        passages = self.queries["retriever"] * self.recipe.expansion_settings()["n"]
+        rows = self.queries["retriever"] if config.targets == "mean" else passages
+        texts = self.queries["retriever"] + passages + math.ceil(rows * config.epochs)
+        return texts, texts * (self.recipe.retriever.get("max_length") or DOCUMENT), 0, 0.5
+
     def _index(self, stage: Stage) -> tuple[int, int, int, float]:
         width = _width(str(self.recipe.retriever.get("base", "")))
         return self.documents, self.documents * DOCUMENT, 0, self.largest * width * 4 / GIB

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.files import path_of, with_home
-from ...encoding.registry import check_name, demo_encoder_folder
+from ...encoding.registry import check_name
 from ...evaluation.cells import parse_measures
 from ...expansion.backends.base import Sampling
 from ...expansion.backends.opening import backend_parts, open_backend
@@ -22,9 +22,11 @@ from ..setting_checks import check_number, check_whole
 from ..smalllm.train import SmallLMConfig
 from .checks import check_collections, check_data, check_room, check_texts, load_yaml
 from .systems import DEMO as DEMO
+from .systems import ROWS as ROWS
 from .systems import SMALL as SMALL
 from .systems import SYSTEMS as SYSTEMS
 from .systems import System as System
+from .systems import encoder_name as encoder_name
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class Recipe:
         max_pairs: size of the seeded sample of pairs to train on; None takes all.
         dpo: `ExpanderTrainingConfig` minus `base`, `pairs` and `out`.
         expansion: how passages for training and test queries are drawn: temperature, top_p, max_new_tokens, n.
-        systems: rows of Table 3 (`SYSTEMS`).
+        student: `StudentConfig` minus what the recipe sets itself, for the row "ExpandR student".
+        systems: what is compared (`ROWS`); the rows of Table 3 (`SYSTEMS`) by default.
         evaluation: `Evaluation`.
         seed: for every section that does not set its own.
 
@@ -100,6 +103,7 @@ class Recipe:
     max_pairs: int | None = None
     dpo: dict[str, Any] = field(default_factory=dict)
     expansion: dict[str, Any] = field(default_factory=dict)
+    student: dict[str, Any] = field(default_factory=dict)
     systems: tuple[str, ...] = tuple(SYSTEMS)
     evaluation: Evaluation = field(default_factory=Evaluation)
     seed: int = 42
@@ -108,7 +112,7 @@ class Recipe:
         check_texts(self, "data", "split")
         check_whole("seed", self.seed, least=0)
         check_number("seed", self.seed, below=2**32)
-        for name in ("ratios", "parts", "dpo", "expansion", "retriever"):
+        for name in ("ratios", "parts", "dpo", "expansion", "retriever", "student"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"{name} must be a mapping of names to values, got {getattr(self, name)!r}")
         for name in ("limit", "max_pairs", "min_relevance"):
@@ -121,6 +125,7 @@ class Recipe:
         self._check_models()
         self.expander_config("base", "pairs", "out")
         self.retriever_config("train.jsonl", "out", "expandr", None)
+        self.student_config("teacher", "train.jsonl", "passages.jsonl", "out")
         self.expansion_settings()
         check_room(self)
 
@@ -147,8 +152,8 @@ class Recipe:
         if isinstance(self.systems, str) or not self.systems:
             raise ValueError(f"systems must be a list of at least one name, got {self.systems!r}")
         object.__setattr__(self, "systems", tuple(self.systems))
-        if unknown := [name for name in self.systems if name not in SYSTEMS]:
-            raise ValueError(f"unknown systems {unknown}: choose from {list(SYSTEMS)}")
+        if unknown := [name for name in self.systems if name not in ROWS]:
+            raise ValueError(f"unknown systems {unknown}: choose from {list(ROWS)}")
         if repeated := sorted({name for name in self.systems if self.systems.count(name) > 1}):
             raise ValueError(f"systems {repeated} are repeated")
 
@@ -175,7 +180,7 @@ class Recipe:
                 raise ValueError(f"{name}: there is no folder {place!r}")
             if name != "llm" and place != DEMO:
                 check_name(place)
-        if self.llm == SMALL or not (trained := [name for name in self.systems if SYSTEMS[name].rewards]):
+        if self.llm == SMALL or not (trained := [name for name in self.systems if ROWS[name].rewards]):
             return
         if backend_parts(self.llm)[0] == "openai":
             raise ValueError(f"llm {self.llm!r} is on a server, so it cannot be trained as {trained} require")
@@ -220,6 +225,13 @@ class Recipe:
         places: dict[str, Any] = {"data": str(data), "out": str(out), "stage": stage}
         places |= {"expansions": None if expansions is None else str(expansions)}
         return section(RetrieverTrainingConfig, "retriever", values, places, {"seed": self.seed})
+
+    def student_config(self, teacher: str | Path, queries: str | Path, expansions: str | Path, out: str | Path) -> Any:
+        """The student's training configuration (`StudentConfig`), with paths filled in."""
+        from ..student.config import StudentConfig
+
+        places = {"teacher": str(teacher), "queries": str(queries), "expansions": str(expansions), "out": str(out)}
+        return section(StudentConfig, "student", self.student, places, {"seed": self.seed})
 
     def expansion_settings(self) -> dict[str, Any]:
         """Arguments of `LLMExpander`."""
@@ -304,8 +316,3 @@ def _expanded(value: Any) -> Any:
     if "$" in expanded:
         raise ValueError(f"{value!r} refers to an environment variable that is not set")
     return expanded
-
-
-def encoder_name(name: str) -> str:
-    """The folder or hub name of an encoder, with "demo" resolved."""
-    return demo_encoder_folder() if name == DEMO else name

@@ -89,7 +89,7 @@ def experiment_stage(
     """table.csv: every system on every collection, by the BEIR protocol.
 
     Args:
-        systems: name -> the stage of its index and, if it has expansions, the stage of those.
+        systems: name -> the stage of its index and, if it has expansions or a student, the stage of those.
         collections: the collections to compare them on.
         measures: of ir-measures.
         device: "cuda" or "cpu"; None means cuda if available.
@@ -103,10 +103,13 @@ def experiment_stage(
 
     def run(folder: Path, *made: Path) -> dict[str, Any]:
         def pipeline(collection: Any, name: str) -> Any:
-            index, expansions = parts[name]
+            index, other = parts[name]
             opened = FaissIndex(_file(made[index], collection, ".faiss"))
-            found = opened.query_encoder(device=device) >> opened.retriever(num_results=collection.num_results)
-            return found if expansions is None else RecordedExpander(_file(made[expansions], collection)) >> found
+            search = opened.retriever(num_results=collection.num_results)
+            if other is not None and inputs[other].name == "student":
+                return ExpandREncoder(made[other] / "model", device=device).query_encoder() >> search
+            found = opened.query_encoder(device=device) >> search
+            return found if other is None else RecordedExpander(_file(made[other], collection)) >> found
 
         makers = {name: (lambda collection, name=name: pipeline(collection, name)) for name in parts}
         results = experiment(makers, collections, folder / "results", measures=measures, verbose=verbose)

@@ -26,7 +26,8 @@ from ..preferences.stages import candidates_stage, pairs_stage, with_rewards
 from ..retriever.stages import retriever_stage, untrained_retriever_stage
 from ..smalllm.stages import small_lm_stage
 from ..stage import Stage, in_order
-from .recipe import SMALL, SYSTEMS, Recipe, encoder_name
+from ..student.stages import student_stage
+from .recipe import ROWS, SMALL, Recipe, encoder_name
 from .search_stages import expansions_stage, experiment_stage, index_stage, test_expansions_stage
 
 #: backend options that affect how fast or where it writes, but not what
@@ -132,14 +133,21 @@ class RecipeStages:
         inputs = (self.examples(), *expanded)
         return retriever_stage(self.recipe.retriever_config, stage, inputs, device=self.device, verbose=self.verbose)
 
+    def student(self, rewards: tuple[str, ...]) -> Stage:
+        """The query encoder that learns from that LLM's expansions and the retriever trained with them."""
+        inputs = (self.examples(), self.expansions(rewards), self.retriever("expandr", rewards))
+        return student_stage(self.recipe.student_config, inputs, device=self.device, verbose=self.verbose)
+
     def index(self, retriever: Stage) -> Stage:
         """COLLECTION.faiss: the documents of each test collection, encoded by that encoder."""
         return index_stage(self.test, retriever, device=self.device, verbose=self.verbose)
 
     def of(self, system: str) -> tuple[Stage, ...]:
-        """The index that a row of Table 3 searches, and the stage with its expansions, if any."""
-        row = SYSTEMS[system]
+        """The index that a row searches, and the stage with its expansions or its student, if any."""
+        row = ROWS[system]
         index = self.index(self.retriever(row.retriever, row.rewards))
+        if row.student and row.rewards is not None:
+            return index, self.student(row.rewards)
         return (index,) if row.rewards is None else (index, self.test_expansions(row.rewards))
 
     def users(self) -> dict[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ...encoding.registry import demo_encoder_folder
+
 #: the model trained from scratch, for recipes that name no other
 SMALL = "small"
 
@@ -16,11 +18,13 @@ DEMO = "demo"
 class System:
     """A row of Table 3: which rewards the LLM was trained with, and how the retriever was trained.
 
-    `rewards` is None if queries are not expanded, and empty if the LLM is not trained.
+    `rewards` is None if queries are not expanded, and empty if the LLM is not trained. With `student`, the expansions
+    are distilled into an encoder of queries, which searches without them.
     """
 
     rewards: tuple[str, ...] | None
     retriever: str
+    student: bool = False
 
 
 #: rows of the paper's Table 3
@@ -33,3 +37,11 @@ SYSTEMS: Mapping[str, System] = {
     "w/o Self-Reward": System(("retriever",), "expandr"),
     "w/o Retriever Reward": System(("self",), "expandr"),
 }
+
+#: everything that a recipe may compare: the paper's rows, and ExpandR without an LLM at query time
+ROWS: Mapping[str, System] = {**SYSTEMS, "ExpandR student": System(("self", "retriever"), "expandr", student=True)}
+
+
+def encoder_name(name: str) -> str:
+    """The folder or hub name of an encoder, with "demo" resolved."""
+    return demo_encoder_folder() if name == DEMO else name

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ...common.files import with_home, write_json
 from ...encoding.fusion import NAMED_FUSIONS, check_fusion
-from ..checkpoints import last_checkpoint
+from ..checkpoints import last_checkpoint, train_from_last
 from ..run_folder import claim, is_finished, is_first_process, publish
 from ..setting_checks import check_number, check_whole
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from .data import Survey
-    from .trainer import RetrieverTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -225,26 +224,11 @@ def _trained(
 
     checkpoints = work / "checkpoints"
     trainer = build_trainer(config, model, dataset, found.rows, found.dev, checkpoints, verbose)
-    checkpoint = last_checkpoint(checkpoints)
-    trainer.args.eval_on_start = bool(found.dev) and checkpoint is None
+    trainer.args.eval_on_start = bool(found.dev) and last_checkpoint(checkpoints) is None
     set_seed(config.seed)  # makes dropout independent of what was computed before training
-    _train(trainer, checkpoint, checkpoints)
+    train_from_last(trainer, checkpoints)
     trainer.accelerator.wait_for_everyone()
     return trainer.state.log_history
-
-
-def _train(trainer: RetrieverTrainer, checkpoint: Path | None, checkpoints: Path) -> None:
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except Exception as error:
-        newest = max(checkpoints.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime, default=None)
-        whole = last_checkpoint(checkpoints)
-        if newest is None or newest == whole:
-            raise
-        rest = f"from {whole.name}, which is complete" if whole else "from the beginning"
-        raise OSError(
-            f"{newest} could not be written ({error}): free disk space and run again, which continues {rest}"
-        ) from error
 
 
 def _finish(

@@ -12,7 +12,7 @@ import pyterrier as pt
 import pytest
 import yaml
 
-from pyterrier_expandr import FaissIndex, RecordedExpander
+from pyterrier_expandr import ExpandREncoder, FaissIndex, RecordedExpander
 from pyterrier_expandr.cli.train_recipe import _size, run
 from pyterrier_expandr.collections import pocket
 from pyterrier_expandr.training.data.examples import open_examples, split_examples
@@ -370,7 +370,7 @@ def test_a_threshold_that_drops_everything_is_said(tmp_path, minilm):
 
 def test_each_system_searches_its_own_index_with_its_own_expansions(finished, tmp_path):
     _, root, _ = finished
-    names = ["Query", "w/ Retriever Training", "ExpandR", "w/o Retriever Training"]
+    names = ["Query", "w/ Retriever Training", "ExpandR", "w/o Retriever Training", "ExpandR student"]
     file, copied = write(tmp_path / "tiny.yaml", systems=names), shutil.copytree(root, tmp_path / "runs")
     said = expandr("train", "run", file, "--folder", copied)
     assert said.count("finished before") == 10
@@ -380,6 +380,7 @@ def test_each_system_searches_its_own_index_with_its_own_expansions(finished, tm
         "ft": stages.index(stages.retriever("ft", None)),
         "trained": stages.index(stages.retriever("expandr", ("self", "retriever"))),
         "texts": stages.test_expansions(("self", "retriever")),
+        "student": stages.student(("self", "retriever")),
     }
     folders = {name: stage.folder(copied) for name, stage in made.items()}
     by_hand = {
@@ -398,6 +399,10 @@ def test_each_system_searches_its_own_index_with_its_own_expansions(finished, tm
             search = RecordedExpander(folders[texts] / "pocket.jsonl") >> search
         measured = pt.Evaluate(search(test.get_topics()), test.get_qrels(), ["ndcg_cut_10"], perquery=False)
         found[index, texts] = measured["ndcg_cut_10"]
+    opened = FaissIndex(folders["trained"] / "pocket.faiss")
+    taught = ExpandREncoder(folders["student"] / "model", device="cpu").query_encoder() >> opened.retriever(20)
+    measured = pt.Evaluate(taught(test.get_topics()), test.get_qrels(), ["ndcg_cut_10"], perquery=False)
+    assert table.loc["ExpandR student", "pocket nDCG@10"] == pytest.approx(measured["ndcg_cut_10"])
     assert table.index.tolist() == names
     for name, made_of in by_hand.items():
         assert table.loc[name, "pocket nDCG@10"] == pytest.approx(found[made_of]), name
@@ -412,6 +417,18 @@ def test_ablations_share_what_they_can():
         "examples": 1, "small-lm": 1, "candidates": 1, "pairs": 3, "dpo": 3, "merge": 3, "expansions": 4,
         "test-expansions": 4, "retriever-raw": 1, "retriever-ft": 1, "retriever-expandr": 4, "index": 6, "experiment": 1,
     }  # fmt: skip
+
+
+def test_a_student_builds_on_expandr_and_its_settings_count():
+    of_expandr = {stage.fingerprint for stage in in_order(tiny().of("ExpandR")) if stage.name != "test-expansions"}
+    built = tiny(systems=["ExpandR student"])
+    assert {stage.fingerprint for stage in in_order(built.of("ExpandR student"))} - of_expandr == {
+        built.student(("self", "retriever")).fingerprint
+    }
+    assert plan(built.recipe).set_index("stage").loc["student", "texts"] == 6 + 6 + 3 * 6
+    assert stages(systems=["ExpandR student"], student={"epochs": 5}) != stages(systems=["ExpandR student"])
+    with pytest.raises(ValueError, match="student: unknown fields .'teacher'"):
+        tiny(student={"teacher": "contriever"})
 
 
 def test_systems_are_the_papers_rows():
