@@ -13,7 +13,17 @@ import pandas as pd
 
 from ..common.files import path_of
 from .averages import AVERAGES, FORUMS, parts_of
-from .result_store import CELL, PER_QUERY, PER_QUERY_COLUMNS, RUN, cell_folder, read_experiment, read_run
+from .result_store import (
+    CELL,
+    PASSAGES,
+    PER_QUERY,
+    PER_QUERY_COLUMNS,
+    RUN,
+    cell_folder,
+    read_experiment,
+    read_passages,
+    read_run,
+)
 from .significance import permutation_test
 
 
@@ -107,6 +117,17 @@ class Results:
     def run(self, system: str, collection: str) -> pd.DataFrame:
         """The ranking `[qid, docno, rank, score]` of one cell. Raises FileNotFoundError if there is none."""
         return read_run(cell_folder(self.folder, system, collection) / RUN)
+
+    def passages(self, system: str, collection: str) -> dict[str, list[str]]:
+        """The passages with which a cell searched, by qid; none if it had none, or an older release wrote it."""
+        return read_passages(cell_folder(self.folder, system, collection) / PASSAGES)
+
+    def record(self, system: str, collection: str) -> dict[str, Any]:
+        """What is recorded about one finished cell (its `cell.json`). Raises FileNotFoundError if it is not finished."""
+        record = _read_cell(self.folder, system, collection)
+        if record is None:
+            raise FileNotFoundError(f"{system!r} on {collection!r} is not finished in {str(self.folder)!r}")
+        return record
 
     def means(self, *, forums: bool = False) -> pd.DataFrame:
         """`[system, collection, measure, value]`: one row for each collection, then the averages.
