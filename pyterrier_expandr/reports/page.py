@@ -37,7 +37,7 @@ def report(
     Args:
         results: `Results.load(folder)`; choose systems and collections there.
         format: "md", "latex" (for booktabs) or "html": the page of `explore`, without the texts of documents.
-        baseline: the system that others are tested against; None tests nothing.
+        baseline: the system that others are tested against; None tests nothing, and in HTML the first system.
         paper: system -> the paper's row, such as {"mine": "Contriever/ExpandR"} or {"mine": "7:Contriever/ExpandR"}.
         measures: defaults to those of the experiment.
         layout: "collections" as rows (Tables 2 and 5-8) or "systems" as rows (Table 3).

@@ -52,7 +52,7 @@ class Rankings:
 
 
 def read_rankings(results: Results, questions: Questions, depth: int) -> Rankings:
-    """The first `depth` documents of every ranking; fewer if there are so many rankings that a page cannot hold them."""
+    """The first `depth` documents of every ranking, fewer if a page cannot hold so many."""
     rankings = Rankings(min(depth, max(10, PLACES // (len(questions.keys) * len(results.systems)))))
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for system in results.systems:

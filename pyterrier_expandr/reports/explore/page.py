@@ -10,6 +10,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from ... import __version__
 from ...common.files import path_of, replacing
 from ...evaluation.results import Results
@@ -94,7 +97,7 @@ def explore(
 
     Args:
         results: `Results.load(folder)`; choose systems and collections there.
-        baseline: the system that others are tested against; None tests nothing.
+        baseline: the system that others are tested against; None means the first one.
         paper: system -> the paper's row, see `report`.
         measures: defaults to those of the experiment; queries are compared by the first at the start.
         layout: of the tables, see `report`.
@@ -121,7 +124,9 @@ def explore(
             raise ValueError(f"{name} must be 1 or more, got {value}")
     if unknown := sorted(set(expansions or {}) - set(results.systems)):
         raise ValueError(f"expansions are given for {unknown}, but the experiment's systems are {results.systems}")
-    compared = None if baseline is None else results.compare(baseline, correction="holm")
+    if results.per_query.empty:
+        raise ValueError(f"nothing has been computed yet in {str(results.folder)!r}: run the experiment first")
+    baseline, compared, untested = _tests(results, baseline)
     tables, about = result_tables(
         results, compared=compared, baseline=baseline, paper=paper, measures=measures, layout=layout
     )
@@ -136,7 +141,13 @@ def explore(
     options: dict[str, Any] = {"limit": maps, "device": device}
     drawn, without = add_maps(results, questions, rankings, passages, relevant, **options) if maps else ([], [])
     details = [
-        {"lists": lists, "lengths": lengths, "judged": judgment, "passages": passage, "maps": drawn[at] if drawn else []}
+        {
+            "lists": lists,
+            "lengths": lengths,
+            "judged": judgment,
+            "passages": passage,
+            "maps": drawn[at] if drawn else [],
+        }
         for at, (lists, lengths, judgment, passage) in enumerate(
             zip(rankings.lists, rankings.lengths, judgments, passages, strict=True)
         )
@@ -144,7 +155,7 @@ def explore(
     blocks = blocks_of(details, QUERIES_BLOCK)
     core = _core(results, questions, shown, baseline, rankings.depth, only is not None)
     parts = {"title": title, "blocks": blocks, "report": report_tab(results, tables, compared, baseline, about)}
-    notes += rankings.notes + without + _cut_notes(questions, shown[0], rankings.depth, depth, maps, texts)
+    notes += untested + rankings.notes + without + _cut_notes(questions, shown[0], rankings.depth, depth, maps, texts)
     room = megabytes * 1e6 - len(_page({**parts, "core": packed(core), "documents": [], "notes": notes})) - 50_000
     if room < 0:
         raise ValueError(
@@ -164,12 +175,24 @@ def explore(
     return Page(_page({**parts, "core": packed(core), "documents": documents, "notes": notes}), notes)
 
 
+def _tests(results: Results, baseline: str | None) -> tuple[str | None, pd.DataFrame | None, list[str]]:
+    """The baseline, the tests against it, and a note if a baseline that nobody named cannot be tested against."""
+    if baseline is not None:
+        return baseline, results.compare(baseline, correction="holm"), []
+    finished = [name for name in results.systems if name in set(results.per_query["system"])]
+    try:
+        return finished[0], results.compare(finished[0], correction="holm") if len(finished) > 1 else None, []
+    except ValueError as error:
+        return finished[0], None, [f"Differences are not tested: {error}"]
+
+
 def _core(
-    results: Results, questions: Questions, measures: list[str], baseline: str | None, depth: int, single: bool
+    results: Results, questions: Questions, measures: list[str], first: str | None, depth: int, single: bool
 ) -> dict[str, Any]:
     """What the browser needs at once: names, queries, scores."""
-    first = baseline or results.systems[0]
-    others = [name for name in results.systems if name != first]
+    place = results.systems.index(first) if first in results.systems else 0
+    means = np.nanmean(np.where(np.isnan(questions.scores[0]), -np.inf, questions.scores[0]), axis=1)
+    means[place] = -np.inf
     scores = questions.scores.round(4)
     return {
         "systems": results.systems,
@@ -178,21 +201,19 @@ def _core(
         "qids": [qid for _, qid in questions.keys],
         "texts": questions.texts,
         "scores": [[[None if value != value else value for value in row] for row in each.tolist()] for each in scores],
-        "pair": [results.systems.index(first), results.systems.index(others[-1] if others else first)],
+        "pair": [place, int(means.argmax()) if len(means) > 1 else place],
         "depth": depth,
         "blocks": {"queries": QUERIES_BLOCK, "documents": DOCUMENTS_BLOCK},
         "single": single,
     }
 
 
-def _cut_notes(
-    questions: Questions, measure: str, depth: int, wanted_depth: int, maps: int, texts: bool
-) -> list[str]:
+def _cut_notes(questions: Questions, measure: str, depth: int, wanted_depth: int, maps: int, texts: bool) -> list[str]:
     """Notes on what was left out by number."""
     notes = []
     if (cut := questions.total - len(questions.keys)) > 0:
         notes.append(
-            f"{cut} of {questions.total} queries are left out: those whose {measure} differs least between the systems. "
+            f"{cut} of {questions.total} queries are left out: those whose {measure} differs least between systems. "
             "The tables of the report are over all of them; --queries shows more."
         )
     notes.append(

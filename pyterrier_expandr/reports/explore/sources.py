@@ -27,9 +27,7 @@ class Source:
 
     def __init__(self, collection: Collection) -> None:
         self.collection = collection
-        self.queries = {
-            qid: mended(str(query)) for qid, query in collection.topics.itertuples(index=False, name=None)
-        }
+        self.queries = {qid: mended(str(query)) for qid, query in collection.topics.itertuples(index=False, name=None)}
 
     @cached_property
     def labels(self) -> dict[str, dict[str, int]]:
@@ -64,7 +62,9 @@ def open_sources(
         try:
             sources[name] = Source(_opened(results, name, data))
         except (ValueError, OSError, LookupError) as error:
-            notes.append(f"No queries, judgments and documents of {name} are shown: {str(error) or type(error).__name__}")
+            notes.append(
+                f"No queries, judgments and documents of {name} are shown: {str(error) or type(error).__name__}"
+            )
     return sources, notes
 
 

@@ -54,7 +54,7 @@ async function showChanges() {
   byId("counts").replaceChildren(
     element("span", {className: "change better"}, `▲ ${count("better")} better`), "   ",
     element("span", {className: "change worse"}, `▼ ${count("worse")} worse`), "   ",
-    element("span", {className: "change equal"}, `＝ ${count("equal")} equal`), `   mean ${signed(mean)} ${measure}`,
+    element("span", {className: "change equal"}, `= ${count("equal")} equal`), `   mean ${signed(mean)} ${measure}`,
   );
   const renderer = rows.length > 3000 ? "canvas" : "svg";
   const open = (datum) => datum.query !== undefined && openQuery(datum.query);

@@ -15,7 +15,7 @@ function showRankings(details, documents, grades) {
   const grid = element("div", {className: "rankings"});
   [state.a, state.b].forEach((system, side) => {
     const title = element("h3", {title: core.systems[system]}, core.systems[system]);
-    const list = element("ol", {}, ...(sides[side] ?? []).slice(0, rows).map((number, rank) => rankedRow(number, rank, places[1 - side], documents, grades)));
+    const list = element("ol", {}, ...(sides[side] ?? []).slice(0, rows).map((number, rank) => rankedRow(number, rank, side, places[1 - side], documents, grades)));
     if (!sides[side]?.length) list.append(element("li", {className: "quiet"}, "no documents"));
     title.style.gridColumn = list.style.gridColumn = side === 0 ? 1 : 3;
     grid.append(title, list);
@@ -25,15 +25,16 @@ function showRankings(details, documents, grades) {
   return box;
 }
 
-function rankedRow(number, rank, elsewhere, documents, grades) {
+function rankedRow(number, rank, side, elsewhere, documents, grades) {
   const found = documents.get(number);
   const other = elsewhere.get(number);
-  const moved = other === undefined ? "new here" : other === rank ? "=" : other > rank ? `▲${other - rank}` : `▼${rank - other}`;
+  const before = other === undefined ? "new" : other === rank ? "=" : other > rank ? `▲${other - rank}` : `▼${rank - other}`;
+  const after = other === undefined ? "gone" : `→ ${other + 1}`;
   const says = other === undefined ? `not in the other ranking to rank ${core.depth}` : `rank ${other + 1} in the other ranking`;
   const button = element("button", {type: "button", title: `${found.docno}: ${found.title || ""}\n${says}`, onclick: () => openDocument(number)},
     element("span", {className: "rank"}, String(rank + 1)), gradeSign(gradeName(grades.get(number))),
     element("span", {className: "name"}, found.title || found.docno),
-    element("span", {className: "moved"}, moved));
+    element("span", {className: "moved"}, side === 0 ? after : before));
   button.dataset.number = number;
   for (const [event, picked] of [["mouseenter", number], ["focus", number], ["mouseleave", -1], ["blur", -1]]) {
     button.addEventListener(event, () => pickLine(picked));
