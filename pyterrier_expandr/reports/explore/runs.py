@@ -57,18 +57,14 @@ def read_trec(path: str | Path) -> pd.DataFrame:
     file = path_of(path)
     if not file.is_file():
         raise FileNotFoundError(f"there is no run {str(path)!r}: give a file of lines 'qid Q0 docno rank score name'")
+    wanted = "lines of 'qid Q0 docno rank score name'"
     try:
-        frame = pt.io.read_results(str(file))
-    except (ValueError, KeyError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(path)!r} is not a TREC run (lines 'qid Q0 docno rank score name'): {error}") from error
-    scores = pd.to_numeric(frame["score"], errors="coerce")
-    if scores.isna().any() or frame.empty:
-        raise ValueError(
-            f"{str(path)!r} is not a TREC run: it has {len(frame)} lines and no number as the score in "
-            f"{int(scores.isna().sum())} of them; each must be 'qid Q0 docno rank score name'"
-        )
-    ranked = pt.model.add_ranks(frame.assign(score=scores, qid=frame["qid"].astype(str)))
-    return ranked.astype({"docno": str})[["qid", "docno", "rank", "score"]]
+        frame = pt.io.read_results(str(file))[["qid", "docno", "score"]]
+    except (ValueError, KeyError, pd.errors.ParserError, OSError) as error:
+        raise ValueError(f"{str(path)!r} is not a TREC run ({wanted}): {error}") from error
+    if (bad := int(frame.isna().any(axis=1).sum())) or frame.empty:
+        raise ValueError(f"{str(path)!r} is not a TREC run ({wanted}): {bad} of its {len(frame)} lines are incomplete")
+    return pt.model.add_ranks(frame.astype({"qid": str, "docno": str}))[["qid", "docno", "rank", "score"]]
 
 
 def _constant(frame: pd.DataFrame) -> beir.System:

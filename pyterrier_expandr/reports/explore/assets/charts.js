@@ -118,7 +118,7 @@ function mapSpec(points) {
   const pick = (values) => present.map((kind) => values[kinds.indexOf(kind)]);
   const axis = (field) => ({field, type: "quantitative", title: null, axis: {labels: false, ticks: false}, scale: {domain: [-1.1, 1.1], nice: false}});
   return {
-    width: "container", height: 380, autosize: {type: "fit", contains: "padding"},
+    width: "container", height: 460, autosize: {type: "fit", contains: "padding"},
     data: {values: points},
     layer: [
       {mark: {type: "point", filled: true, size: 130, opacity: 0.85, cursor: "pointer"},
