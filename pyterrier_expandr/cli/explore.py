@@ -44,19 +44,13 @@ def explore(
     expansions: Annotated[
         list[str] | None, typer.Option(help="NAME=FILE: a system's passages, if the results do not hold them.")
     ] = None,
-    queries: Annotated[int, typer.Option(help="Queries to show: those that differ most between systems.", min=1)] = (
-        2_000
-    ),
+    queries: Annotated[int, typer.Option(help="Queries to show: those that differ most.", min=1)] = 2_000,
     depth: Annotated[int, typer.Option(help="Documents of a ranking to show.", min=1)] = 100,
-    maps: Annotated[
-        int, typer.Option(help="Queries that get a picture of embeddings; 0 loads no encoder.", min=0)
-    ] = 100,
+    maps: Annotated[int, typer.Option(help="Queries whose embeddings are drawn; 0 loads no encoder.", min=0)] = 100,
     megabytes: Annotated[float, typer.Option(help="How large the page may be.", min=1)] = 20,
     title: str = "Results",
     device: Device = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The page; RESULTS/explore.html, or explore.html here for runs.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; default: explore.html in RESULTS, or here.")] = None,
     open: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """One HTML page to look at results: systems, queries, passages, rankings, documents."""

@@ -27,6 +27,7 @@ from .packing import blocks_of, packed
 from .questions import Key, Questions, choose_questions
 from .report_tab import report_tab
 from .sources import open_sources
+from .templates import render
 
 #: queries whose rankings the browser decodes at once
 QUERIES_BLOCK = 50
@@ -229,13 +230,11 @@ def _cut_notes(questions: Questions, measure: str, depth: int, wanted_depth: int
 
 def _page(parts: dict[str, Any]) -> str:
     """The filled template. Its scripts are the only ones that the browser may run, and nothing may be fetched."""
-    import jinja2
-
     assets = files(__package__) / "assets"
     application = "\n".join((assets / name).read_text(encoding="utf-8") for name in SCRIPTS)
     scripts = [vega(), f'(() => {{\n"use strict";\n{application}\n}})();']
-    environment = jinja2.Environment(loader=jinja2.PackageLoader(__package__, "assets"), autoescape=True)
-    return environment.get_template("page.html").render(
+    return render(
+        "page.html",
         **parts,
         style=(assets / "page.css").read_text(encoding="utf-8"),
         scripts=scripts,
