@@ -63,6 +63,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     for needed in (
         "py.typed",
         "reports/paper.json",
+        "reports/explore/assets/page.html",
+        "reports/explore/assets/main.js",
         "collections/pocket/corpus.jsonl",
         "collections/pocket/qrels/test.tsv",
         "collections/pocket/expansions.jsonl",

@@ -3,6 +3,7 @@
 from . import (  # noqa: F401  their commands register themselves with the app
     analyse,
     experiment,
+    explore,
     report,
     retrieve,
     train,

@@ -15,7 +15,7 @@ from ir_measures import Measure
 from ..common.files import path_of
 from .beir_collections import Collection, resolve
 from .cells import evaluate, parse_measures, search
-from .provenance import describe_pipeline, digest
+from .provenance import describe_pipeline, digest, index_of
 from .result_store import ResultStore
 from .results import Results
 
@@ -203,6 +203,8 @@ def _cell(
         "queries_without_results": len(set(collection.qrels["qid"]) - set(run["qid"])),
         "seconds": seconds,
         "pipeline": describe_pipeline(pipeline),
+        "collection_place": collection.place,
+        "index": index_of(pipeline),
     }
     store.commit(name, collection.name, per_query, found)
 

@@ -69,10 +69,13 @@ class Collection:
         self_matches: bool = False,
         num_results: int = 1000,
         folder_name: str | None = None,
+        place: tuple[str, str] | None = None,
     ) -> None:
         self.name, self.self_matches = name, self_matches
         self.evaluated_results = num_results
         self.folder_name = folder_name or name
+        #: the name and the split under which `open_collection` finds it; None for a dataset that was given as an object
+        self.place = place
         self._source = source
 
     @cached_property
@@ -237,4 +240,5 @@ def _named(name: str, data: str | Path | None, split: str, num_results: int) -> 
         self_matches=self_matches,
         num_results=num_results,
         folder_name=folder,
+        place=(str(Path(where).resolve()) if Path(where).is_dir() else where, split),
     )

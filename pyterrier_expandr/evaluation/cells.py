@@ -48,6 +48,8 @@ def _parsed(name: str) -> list[Measure]:
 def search(pipeline: pt.Transformer, collection: Collection) -> pd.DataFrame:
     """The ranking `[qid, docno, rank, score]` of the judged queries, with self-matches dropped and cut by the protocol.
 
+    The column `query_expansions` is kept if the pipeline adds it, so that the passages can be looked at later.
+
     Raises:
         ValueError: no result at all, NaN scores, a document twice for one query, or an id with white space in it.
         TypeError: the pipeline does not return a ranking.
@@ -70,7 +72,7 @@ def search(pipeline: pt.Transformer, collection: Collection) -> pd.DataFrame:
     found = found[found["rank"] < collection.evaluated_results]
     order = found["qid"].map({qid: number for number, qid in enumerate(collection.topics["qid"])})
     ordered = found.assign(order=order).sort_values(["order", "rank"], ignore_index=True)
-    return ordered[["qid", "docno", "rank", "score"]]
+    return ordered[["qid", "docno", "rank", "score", *ordered.columns.intersection(["query_expansions"])]]
 
 
 def check_run(run: pd.DataFrame) -> None:

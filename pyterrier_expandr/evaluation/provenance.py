@@ -51,5 +51,18 @@ def describe_pipeline(pipeline: pt.Transformer) -> Any:
     return [f"{kind.__module__}.{kind.__qualname__}", stable_repr(pipeline), *map(describe_pipeline, parts)]
 
 
+def index_of(pipeline: pt.Transformer) -> str | None:
+    """The folder of the dense index that a pipeline searches, or None; nothing is run or loaded.
+
+    Example:
+        >>> index_of(pt.RankCutoff(10)) is None
+        True
+    """
+    if hasattr(pipeline, "faiss_index"):
+        return str(pipeline.faiss_index.path)
+    parts = [part for group in pt.inspect.subtransformers(pipeline).values() for part in _as_list(group)]
+    return next((folder for folder in map(index_of, parts) if folder is not None), None)
+
+
 def _as_list(group: Any) -> list[Any]:
     return list(group) if isinstance(group, (list, tuple)) else [group]

@@ -3,6 +3,7 @@
     FOLDER/experiment.json                              systems, collections, measures, settings, state of each cell
     FOLDER/<system>/<collection>/run.res.gz             the ranking, in TREC format
     FOLDER/<system>/<collection>/per_query.parquet      system, collection, qid, measure, value
+    FOLDER/<system>/<collection>/passages.jsonl         the passages of each query, if the system has any
     FOLDER/<system>/<collection>/cell.json              fingerprint, means, queries, seconds, versions
 
 A cell is finished when its cell.json exists, which is written last. Folder names are percent-encoded; the real names
@@ -23,10 +24,13 @@ from urllib.parse import quote
 import pandas as pd
 
 from ..common.files import part_of, path_of, replacing, write_json
+from ..common.frames import expansion_lists
+from ..common.jsonl import read_jsonl, write_jsonl
 
 #: version of the folder's layout
 FORMAT_VERSION = 1
 EXPERIMENT, CELL, PER_QUERY, RUN = "experiment.json", "cell.json", "per_query.parquet", "run.res.gz"
+PASSAGES = "passages.jsonl"
 PER_QUERY_COLUMNS = ["system", "collection", "qid", "measure", "value"]
 #: packages whose versions are recorded with each cell
 PACKAGES = (
@@ -105,9 +109,14 @@ class ResultStore:
         return record
 
     def save_run(self, system: str, collection: str, run: pd.DataFrame) -> None:
-        """Write the ranking `[qid, docno, rank, score]` of a cell."""
+        """Write the ranking `[qid, docno, rank, score]` of a cell, and its passages if it has `query_expansions`."""
         folder = self.cell(system, collection)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / PASSAGES).unlink(missing_ok=True)
+        if "query_expansions" in run:
+            first = run.drop_duplicates("qid")
+            rows = zip(first["qid"], expansion_lists(first), strict=True)
+            write_jsonl(folder / PASSAGES, ({"query_id": qid, "passages": texts} for qid, texts in rows))
         with replacing(folder / RUN) as part:
             write_run(run, part, system)
 
@@ -227,6 +236,13 @@ def read_run(path: Path) -> pd.DataFrame:
         path, sep=" ", names=names, dtype=types, usecols=list(types), quoting=csv.QUOTE_NONE, keep_default_na=False
     )
     return frame[["qid", "docno", "rank", "score"]]
+
+
+def read_passages(path: Path) -> dict[str, list[str]]:
+    """The passages of each query by qid; none if there is no such file."""
+    if not path.is_file():
+        return {}
+    return {row["query_id"]: row["passages"] for _, row in read_jsonl(path, ("query_id", "passages"))}
 
 
 def versions() -> dict[str, str]:

@@ -5,16 +5,33 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from ..common.files import path_of
 from .averages import AVERAGES, FORUMS, parts_of
-from .result_store import CELL, PER_QUERY, PER_QUERY_COLUMNS, RUN, cell_folder, read_experiment, read_run
+from .result_store import (
+    CELL,
+    PASSAGES,
+    PER_QUERY,
+    PER_QUERY_COLUMNS,
+    RUN,
+    cell_folder,
+    read_experiment,
+    read_passages,
+    read_run,
+)
 from .significance import permutation_test
+
+if TYPE_CHECKING:
+    from ..reports.explore.page import Page
+
+#: the package whose `explore` makes pages
+VIEWER = "pyterrier_expandr.reports.explore"
 
 
 class Results:
@@ -108,6 +125,17 @@ class Results:
         """The ranking `[qid, docno, rank, score]` of one cell. Raises FileNotFoundError if there is none."""
         return read_run(cell_folder(self.folder, system, collection) / RUN)
 
+    def passages(self, system: str, collection: str) -> dict[str, list[str]]:
+        """The passages with which a cell searched, by qid; none if it had none, or an older release wrote it."""
+        return read_passages(cell_folder(self.folder, system, collection) / PASSAGES)
+
+    def record(self, system: str, collection: str) -> dict[str, Any]:
+        """What is recorded about a cell (its `cell.json`). Raises FileNotFoundError if it is not finished."""
+        record = _read_cell(self.folder, system, collection)
+        if record is None:
+            raise FileNotFoundError(f"{system!r} on {collection!r} is not finished in {str(self.folder)!r}")
+        return record
+
     def means(self, *, forums: bool = False) -> pd.DataFrame:
         """`[system, collection, measure, value]`: one row for each collection, then the averages.
 
@@ -167,6 +195,33 @@ class Results:
             groups = frame.groupby(["collection", "measure"], sort=False)["p_value"]
             frame["p_corrected"] = groups.transform(_corrected, method=correction)
         return frame
+
+    def explore(self, **options: Any) -> Page:
+        """One HTML page on these results, which displays itself in a notebook; `.save(path)` writes it.
+
+        It is what `expandr explore` writes; `options` are those of `pyterrier_expandr.reports.explore.explore`,
+        such as `baseline`, `data`, `queries` and `maps`.
+
+        Example:
+            >>> Results.load("results").explore(baseline="dense").save("page.html")  # doctest: +SKIP
+        """
+        # Pages are made in a room above this one, so their maker is looked up by name, when a page is asked for.
+        return import_module(VIEWER).explore(self, **options)
+
+    def __getitem__(self, query: str | tuple[str, str]) -> Page:
+        """The page of one query, by its qid or (collection, qid); a qid that several collections have gives them all.
+
+        Raises:
+            KeyError: no finished cell has such a query.
+
+        Example:
+            >>> Results.load("results")["SciFact", "133"]  # doctest: +SKIP
+        """
+        known = list(dict.fromkeys(zip(self.per_query["collection"], self.per_query["qid"], strict=True)))
+        only = [key for key in known if query in (key, key[1])]
+        if not only:
+            raise KeyError(f"no query {query!r} is in these results; there are {len(known)}, such as {known[:3]}")
+        return self.explore(only=only)
 
     def __repr__(self) -> str:
         done = int((self.cells["state"] == "done").sum())

@@ -1,8 +1,7 @@
-"""Tables as Markdown, LaTeX (booktabs) and HTML. Every text is escaped for its format."""
+"""Tables as Markdown and LaTeX (booktabs). Every text is escaped for its format; HTML is in `explore`."""
 
 from __future__ import annotations
 
-import html
 import re
 
 from .tables import Cell, Table
@@ -30,18 +29,6 @@ LATEX_SPECIAL = {
     "–": "--",  # noqa: RUF001
     "−": "$-$",  # noqa: RUF001
 }
-
-STYLE = """
-body {font: 15px/1.45 sans-serif; color: #111; background: #fff; margin: 2em auto; padding: 0 1em; max-width: 80em}
-.wide {overflow-x: auto}
-table {border-collapse: collapse; border-top: 2px solid #111; border-bottom: 2px solid #111; margin: 1em 0}
-th, td {padding: .25em .7em; text-align: right; white-space: nowrap}
-th:first-child {text-align: left}
-thead tr:last-child th {border-bottom: 1px solid #111}
-tr.rule th, tr.rule td {border-top: 1px solid #111}
-.beside {color: #444; font-size: 90%}
-ul {padding-left: 1.2em}
-"""
 
 
 def markdown(title: str, tables: list[Table], notes: list[str]) -> str:
@@ -94,7 +81,7 @@ def _latex_table(table: Table) -> str:
         spans = [rf"\multicolumn{{{count}}}{{c}}{{{_latex(name)}}}" for name, count in groups]
         lines.append(" & ".join(["", *spans]) + r" \\")
         lines.append(" ".join(_cmidrules(groups)))
-    lines += [" & ".join(map(_latex, _short(table))) + r" \\", r"\midrule"]
+    lines += [" & ".join(map(_latex, short_header(table))) + r" \\", r"\midrule"]
     for number, (label, cells) in enumerate(table.rows()):
         if number in table.rules():
             lines.append(r"\midrule")
@@ -113,7 +100,7 @@ def _cmidrules(groups: list[tuple[str, int]]) -> list[str]:
     return rules
 
 
-def _short(table: Table) -> list[str]:
+def short_header(table: Table) -> list[str]:
     """The second header row, without the words already in the group above."""
     if not table.groups():
         return table.header()
@@ -131,43 +118,3 @@ def _latex_cell(cell: Cell) -> str:
 
 def _latex(text: str) -> str:
     return "".join(LATEX_SPECIAL.get(character, character) for character in " ".join(text.split()))
-
-
-def page(title: str, tables: list[Table], notes: list[str]) -> str:
-    """One self-contained HTML page."""
-    parts = [f"<h1>{html.escape(title)}</h1>", *map(_html_table, tables)]
-    if notes:
-        parts.append(f"<h2>About this report</h2>\n{_html_list(notes)}")
-    head = f'<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n<style>{STYLE}</style>'
-    body = "\n".join(parts)
-    return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
-
-
-def _html_table(table: Table) -> str:
-    lines = [f"<h2>{html.escape(table.title)}</h2>", '<div class="wide"><table>', "<thead>"]
-    if groups := table.groups():
-        spans = [f'<th colspan="{count}" scope="colgroup">{html.escape(name)}</th>' for name, count in groups]
-        lines.append("<tr><th></th>" + "".join(spans) + "</tr>")
-    heads = [f'<th scope="col">{html.escape(text)}</th>' for text in _short(table)]
-    lines += ["<tr>" + "".join(heads) + "</tr>", "</thead>", "<tbody>"]
-    by_row = table.layout == "systems"
-    for number, (label, cells) in enumerate(table.rows()):
-        rule = ' class="rule"' if number in table.rules() else ""
-        flags = [table.lines[number].beside] * len(cells) if by_row else [line.beside for line in table.lines]
-        texts = [_html_cell(cell, beside) for cell, beside in zip(cells, flags, strict=True)]
-        lines.append(f'<tr{rule}><th scope="row">{html.escape(label)}</th>{"".join(texts)}</tr>')
-    return "\n".join([*lines, "</tbody>", "</table></div>", _html_list(table.notes)])
-
-
-def _html_cell(cell: Cell, beside: bool) -> str:
-    text = html.escape(cell.text)
-    if cell.bold:
-        text = f"<b>{text}</b>"
-    if cell.underlined:
-        text = f"<u>{text}</u>"
-    tag = '<td class="beside">' if beside else "<td>"
-    return f"{tag}{text}{html.escape(cell.mark)}</td>"
-
-
-def _html_list(notes: list[str]) -> str:
-    return "<ul>\n" + "\n".join(f"<li>{html.escape(note)}</li>" for note in notes) + "\n</ul>" if notes else ""

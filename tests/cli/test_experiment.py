@@ -18,6 +18,7 @@ from pyterrier_expandr.evaluation.results import Results
 from pyterrier_expandr.systems.expandr import ExpandR
 from pyterrier_expandr.systems.names import SystemOpener
 from pyterrier_expandr.systems.settings import HybridSettings, TunedSettings
+from tests.reports.explored import data_of
 from tests.tiny import build_tiny_llama
 from tests.tiny_encoder import build_tiny_bert, open_tiny
 
@@ -103,6 +104,27 @@ def test_report_and_analyse_read_the_folder(finished):
     assert "the mean over 37 queries" in changes
     case = invoke("analyse", "case", "q01", folder, "--collection", "pocket").stdout
     assert case.count("gold document") == 4
+
+
+def test_the_page_of_a_folder_has_its_passages_and_embeddings(finished):
+    folder, _ = finished
+    printed = invoke("explore", folder, "--baseline", "dense", "--maps", 2, "--device", "cpu").stdout
+    text = (folder / "explore.html").read_text(encoding="utf-8")
+    assert f"page in {folder / 'explore.html'}" in printed and "Embeddings are drawn for the 2 queries" in printed
+    core, details = data_of(text, "core"), data_of(text, "queries-0")
+    recorded = RecordedExpander(RECORDED)(pocket().get_topics())["query_expansions"].tolist()
+    assert [each["passages"]["texts"] for each in details] == recorded
+    assert core["systems"] == ["BM25", "dense", "ExpandR"] and core["pair"][0] == 1
+    maps = [[each and each["kind"] for each in one["maps"]] for one in details]
+    drawn = [one for one in maps if any(one)]
+    assert len(drawn) == 2
+    for bm25, dense, expanded in drawn:
+        assert bm25 is None and dense[0] == "query" and set(dense[1:]) == {"document"}
+        assert expanded[:3] == ["query", "passage", "fused"] and set(expanded[3:]) == {"document"}
+    # the fused vector lies halfway between query and passage, and so it does on a plane
+    xy = next(one["maps"][2]["xy"] for one in details if one["maps"][2])
+    halfway = [(a + b) / 2 for a, b in zip(xy[0], xy[1], strict=True)]
+    assert xy[2] == pytest.approx(halfway, abs=2e-3)
 
 
 def test_a_saved_system_with_and_without_its_expansions(bert, tmp_path):
