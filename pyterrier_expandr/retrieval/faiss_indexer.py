@@ -59,7 +59,7 @@ class FaissIndexer(pt.Indexer):
         restored(target.folder)
         self._check_target(target.folder, spool)
         if self.mode == "resume" and target.built() and not spool.exists():
-            spool.discard()  # its removal was interrupted
+            spool.tidy()
             return
         factory, metric = target.factory or "Flat", target.metric or "ip"
         layout.build(target.folder, docs, factory=factory, metric=metric, resume=self.mode == "resume")

@@ -61,6 +61,11 @@ class Spool:
             self._state.unlink(missing_ok=True)
             shutil.rmtree(self.folder)
 
+    def tidy(self) -> None:
+        """Remove what is left of a build that is finished, and was killed while it removed this folder."""
+        if not self.exists():
+            self.discard()
+
     def _ours(self) -> bool:
         """Whether the folder contains nothing but parts of a build, of which a kill may have left any."""
         files = (self.vectors, self._texts, self._offsets, self._state, self._part)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,17 +18,16 @@ from ..evaluation.self_match import SelfMatchFilter
 from ..expansion.lexical import LexicalExpander
 from ..retrieval.list_fusion import Method, hybrid
 from ..retrieval.sparse import LexicalIndex
+from ..retrieval.spool import Spool
 from . import store as store
 from .corpus_twice import read_once
-from .settings import HybridSettings, TunedSettings
+from .settings import HybridSettings, TunedSettings, hybrid_settings
 
 if TYPE_CHECKING:
     from ..encoding.encoder import ExpandREncoder
     from ..evaluation.beir_collections import Collection
     from ..expansion.backends.base import Backend
     from ..retrieval.faiss_index import FaissIndex
-
-logger = logging.getLogger(__name__)
 
 #: encoder settings that do not affect documents
 QUERY_SIDE = {"fusion", "query_prompt", "renormalize"}
@@ -88,7 +86,7 @@ class ExpandR(pt.Artifact):
         self.expander, self.encoder, self.faiss_index = expander, encoder, index
         if index is not None and index.built():
             store.check_index(encoder, index)
-        self.hybrid = _hybrid_settings(lexical, hybrid)
+        self.hybrid = hybrid_settings(lexical, hybrid)
         self.lexical_index = _lexical_index(lexical, index)
         if index is not None and self.lexical_index is not None and index.built() and self.lexical_index.built():
             store.check_lexical(index, self.lexical_index)
@@ -97,9 +95,9 @@ class ExpandR(pt.Artifact):
         """Encode and index `{"docno", "title", "text"}` records, and return this system.
 
         An interrupted build resumes where it stopped; a finished index is left alone. Only one process builds in a
-        folder: a second one is refused at once. A lexical index is built first,
-        since it takes seconds and detects problems with the corpus before anything is encoded; what was read for it is
-        kept on disk for the encoder, so `corpus` may be a stream.
+        folder: a second one is refused at once. A lexical index is built first, since it takes seconds and detects
+        problems with the corpus before anything is encoded; what was read for it is kept on disk for the encoder, so
+        `corpus` may be a stream.
 
         Raises:
             InUseError: another process is building the index (it and its host are named).
@@ -107,7 +105,8 @@ class ExpandR(pt.Artifact):
                 whatever `LexicalIndex.index` and `FaissIndexer.index` raise.
         """
         index, lexical = self._index(), self.lexical_index
-        if not index.built() or (lexical is not None and not lexical.built()):
+        complete = index.built() and (lexical is None or lexical.built())
+        if not complete or Spool(index.folder).folder.exists():
             with one_writer(index.folder):
                 self._build(corpus)
         if lexical is not None:
@@ -128,6 +127,7 @@ class ExpandR(pt.Artifact):
     def _index_vectors(self, corpus: Iterable[dict[str, Any]]) -> None:
         index = self._index()
         if index.built():
+            Spool(index.folder).tidy()
             return
         pipeline: Any = self.encoder.doc_encoder() >> index.indexer("resume")
         pipeline.index(index.remaining(corpus))
@@ -299,16 +299,6 @@ class ExpandR(pt.Artifact):
 def lexical_folder(collection: Collection, indexes: str | Path) -> Path:
     """The path of a collection's lexical index in a folder of indexes."""
     return Path(indexes) / f"{quote(collection.name, safe=' ')}.{digest(collection.corpus_fingerprint)[:12]}.pisa"
-
-
-def _hybrid_settings(lexical: Any, hybrid: HybridSettings | Method | None) -> HybridSettings | None:
-    if lexical is None and hybrid is not None:
-        raise ValueError('a hybrid needs a lexical index: give lexical="pisa" too')
-    if isinstance(hybrid, str):
-        return HybridSettings(hybrid)
-    if not isinstance(hybrid, HybridSettings | None):
-        raise TypeError(f"hybrid must be a method or HybridSettings, got {hybrid!r:.80}")
-    return hybrid if hybrid is not None or lexical is None else HybridSettings()
 
 
 def _lexical_index(lexical: LexicalIndex | str | None, index: FaissIndex | None) -> LexicalIndex | None:
