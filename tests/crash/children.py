@@ -24,7 +24,7 @@ class Child:
     """A forked child that runs a function, with its output in a file; used once."""
 
     def __init__(self, run):
-        self.output = tempfile.TemporaryFile()
+        self.output = tempfile.TemporaryFile()  # noqa: SIM115  closed by `wait`
         self.start = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
@@ -62,7 +62,7 @@ def _become(run, output):
         sys.dont_write_bytecode = True
         os.dup2(output, 1)
         os.dup2(output, 2)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         warnings.resetwarnings()

@@ -5,8 +5,8 @@ import json
 import re
 import sqlite3
 
-#: fields and columns that say when, or how long, and not what
-TIMES = {"seconds", "created", "train_runtime", "train_samples_per_second", "train_steps_per_second"}
+#: fields and columns that say when, or how long, and not what; a seal is a hash over fields like these
+TIMES = {"seconds", "seal", "created", "train_runtime", "train_samples_per_second", "train_steps_per_second"}
 
 
 def contents(folder):
@@ -29,7 +29,9 @@ def contents(folder):
 
 def _timeless(value):
     if isinstance(value, dict):
-        return {name: _timeless(item) for name, item in value.items() if name not in TIMES}
+        # The sizes and hashes of JSON files depend on such fields in them.
+        kept = {name: item for name, item in value.items() if name not in TIMES and not name.endswith(".json")}
+        return {name: _timeless(item) for name, item in kept.items()}
     return [_timeless(item) for item in value] if isinstance(value, list) else value
 
 

@@ -61,11 +61,9 @@ def _counted(act, at):
     armed = True
 
     def hook(event, arguments):
-        if not armed:
-            return
-        if event in CALLS or (event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING):
-            if not str(arguments[0]).startswith(("/dev", "/proc")):
-                call()
+        writes = event in CALLS or (event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING)
+        if armed and writes and not str(arguments[0]).startswith(("/dev", "/proc")):
+            call()
 
     _count_others(call)
     sys.addaudithook(hook)

@@ -112,7 +112,7 @@ def _index_into(inputs, out, factory, *more):
 def _expand(inputs, out):
     return [
         *("expand", "--collection", "pocket", "--llm", f"{inputs / 'llm'}?batch_size=4", "--out", out / "e.jsonl"),
-        *("--n", 2, "--max-new-tokens", 24, "--device", "cpu"),
+        *("--n", 2, "--max-new-tokens", 16, "--limit", 12, "--device", "cpu"),
     ]
 
 

@@ -1,5 +1,6 @@
 """Two processes at once: the same command twice, or two experiments that share a folder."""
 
+import json
 import random
 import re
 import time
@@ -64,6 +65,8 @@ def shared_experiments(rounds: Rounds, *, count, seed):
         ended = [first.wait(), second.wait()]
         wrong = [f"status {one.status}: {one.said[-800:]}" for one in ended if one.status]
         made = contents(rounds.out)
+        names = json.loads((rounds.out / "results" / "experiment.json").read_text())["systems"]
+        wrong += [] if sorted(names) == ["BM25", "ExpandR", "dense"] else [f"the record names only {names}"]
         finished(rounds.run)  # all three systems, of which nothing is left to compute
         wrong += [line for line in differences(made, contents(rounds.out)) if "experiment.json" not in line]
         wrong += [line for line in differences(rounds.expected, contents(rounds.out)) if "experiment.json" not in line]
