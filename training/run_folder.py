@@ -6,10 +6,21 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from ..common.files import write_json
+from ..common.locks import one_writer
+
+
+def one_run(out: Path) -> AbstractContextManager[None]:
+    """Hold the lock on `out` for the duration of a run; of a distributed run, its first process does.
+
+    Raises:
+        InUseError: another run is writing `out` (its process and host are named).
+    """
+    return one_writer(out) if is_first_process() else nullcontext()
 
 
 def is_finished(out: Path, record: str, settings: dict[str, Any]) -> bool:

@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 
 from ..common.files import write_json
+from ..common.locks import one_writer
 
 logger = logging.getLogger(__name__)
 
@@ -80,20 +81,33 @@ def in_order(stages: Iterable[Stage]) -> list[Stage]:
 
 
 def build(stages: Iterable[Stage], root: Path, say: Callable[[str], None] = logger.info) -> None:
-    """Run those of `stages` and their inputs that are unfinished, in order, each in its folder below `root`."""
+    """Run those of `stages` and their inputs that are unfinished, in order, each in its folder below `root`.
+
+    Raises:
+        InUseError: another process is running a stage (its folder, process and host are named).
+    """
     todo = in_order(stages)
     for place, stage in enumerate(todo, 1):
         heading = f"[{place}/{len(todo)}] {stage.name} {stage.fingerprint}"
         if stage.record(root) is not None:
             say(f"{heading}: finished before")
             continue
-        folder = stage.folder(root)
-        say(f"{heading}: {'goes on' if folder.exists() else 'starts'}")
-        folder.mkdir(parents=True, exist_ok=True)
-        start = time.monotonic()
-        counts = stage.run(folder, *(before.folder(root) for before in stage.inputs))
-        _write_record(stage, folder, counts, time.monotonic() - start)
-        say(f"{heading}: {_listed(counts)}")
+        with one_writer(stage.folder(root)):
+            if stage.record(root) is None:  # another process may just have finished it
+                say(f"{heading}: {'goes on' if stage.folder(root).exists() else 'starts'}")
+            say(f"{heading}: {_run(stage, root)}")
+
+
+def _run(stage: Stage, root: Path) -> str:
+    """Run one stage unless it is finished, and return what it counts."""
+    if stage.record(root) is not None:
+        return "finished before"
+    folder = stage.folder(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    counts = stage.run(folder, *(before.folder(root) for before in stage.inputs))
+    _write_record(stage, folder, counts, time.monotonic() - start)
+    return _listed(counts)
 
 
 def status(stages: Iterable[Stage], root: Path) -> pd.DataFrame:

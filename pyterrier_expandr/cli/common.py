@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 from ..collections.opening import open_collection as open_collection
 from ..collections.opening import topics_of as topics_of
 from ..common.files import path_of, with_home
+from .errors import as_flags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,14 +22,22 @@ PLAIN_TEXT = {"queries", "query", "prompt", "title"}
 
 
 class HomeCommand(TyperCommand):
-    """A command whose paths may begin with `~`, even if the shell keeps it (`--index=~/i`, `NAME=~/e.jsonl`)."""
+    """A command whose paths may begin with `~`, even if the shell keeps it (`--index=~/i`, `NAME=~/e.jsonl`).
+
+    Its errors name its own flags, where the package's Python side names arguments.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command with `~` read as the home folder."""
         for name, value in ctx.params.items():
             if name not in PLAIN_TEXT:
                 ctx.params[name] = _at_home(value)
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except (ValueError, TypeError, OSError) as error:
+            if len(error.args) == 1 and isinstance(error.args[0], str):  # a sentence, rather than an error number
+                error.args = (as_flags(error.args[0], ctx.params),)
+            raise
 
 
 def _at_home(value: Any) -> Any:

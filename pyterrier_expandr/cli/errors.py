@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 
@@ -57,6 +57,36 @@ def mendable(error: BaseException) -> str | None:
             return _first_line(cause)
         cause = cause.__cause__
     return str(error) if isinstance(error, (ValueError, TypeError, ImportError)) else None
+
+
+def as_flags(sentence: str, options: Iterable[str]) -> str:
+    """A sentence of the package's Python side as a user of the command line reads it: options by their flags.
+
+    Args:
+        sentence: names arguments as `mode='resume'` or `num_results`.
+        options: those that the command has; others are left as they are, and so is what stands in quotes.
+
+    Example:
+        >>> as_flags("continue it with indexer(mode='resume')", ["mode"])
+        'continue it with --mode resume'
+        >>> as_flags("num_results must be 1 or more; 'a/num_results' is a file", ["num_results"])
+        "--num-results must be 1 or more; 'a/num_results' is a file"
+    """
+    name = f"(?:{'|'.join(sorted(map(re.escape, options), key=len, reverse=True))})"
+    given = rf"(?:indexer\()?(?P<given>{name})=(?P<value>'[^']*'|\"[^\"]*\"|\.\.\.|[\w.-]*\w)\)?"
+    alone = rf"(?:(?=\w+_)|(?<=leave out ))(?P<alone>{name})(?=[ ,;:.)]|$)|^(?P<first>{name})(?= must)"
+    return re.sub(rf"(?<![\w./'\"-])(?:{given}|{alone}|'[^']*')", _as_flag, sentence)
+
+
+def _as_flag(found: re.Match[str]) -> str:
+    if found["given"]:
+        return f"{_flag(found['given'])} " + found["value"].strip("'\"")
+    option = found["alone"] or found["first"]
+    return _flag(option) if option else found[0]
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
 
 
 def _sentence(error: OSError) -> str:

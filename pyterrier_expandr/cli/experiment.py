@@ -85,13 +85,9 @@ def experiment(
 def _run(systems: dict[str, Any], collections: list[Any], out: Path, settings: dict[str, Any]) -> ResultSet:
     from ..evaluation import beir
 
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"\d+ of \d+ cells failed")  # reported below, and at the end
-            return beir.experiment(systems, collections, out, **settings)
-    except KeyboardInterrupt:
-        typer.echo(f"Interrupted. {KEPT}", err=True)
-        raise typer.Exit(130) from None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\d+ of \d+ cells failed")  # reported below, and at the end
+        return beir.experiment(systems, collections, out, **settings)
 
 
 def _show(results: ResultSet, out: Path, baseline: str | None, measures: list[str]) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..common.files import replacing
+from ..common.locks import one_writer
 from .common import Results, app, collections_of, pairs_of
 
 
@@ -45,5 +47,6 @@ def report(
         typer.echo(text, nl=False)
         return
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding="utf-8")
+    with one_writer(out), replacing(out) as part:
+        part.write_text(text, encoding="utf-8")
     typer.echo(f"report in {out}")

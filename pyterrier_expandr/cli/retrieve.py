@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from ..common.files import replacing
+from ..common.locks import one_writer
 from .common import LLM_HELP, Collection, Device, Split, app, live_expander, open_collection, topics_of
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def expand(
     topics = topics_of(open_collection(collection, split))
     if limit is not None:
         topics = topics.head(limit)
-    with open_backend(llm, device=device) as backend:
+    with one_writer(out), open_backend(llm, device=device) as backend:
         expander = LLMExpander(
             backend,
             prompt=prompt,
@@ -78,7 +79,7 @@ def expand(
             verbose=True,
         )
         expanded = expander.transform(topics)
-    write_expansions(out, expanded)
+        write_expansions(out, expanded)
     typer.echo(f"{len(expanded)} queries, {sum(map(len, expanded['query_expansions']))} expansions in {out}")
 
 
@@ -96,7 +97,10 @@ def index(
     factory: Annotated[
         str | None, typer.Option(help="FAISS factory string; Flat for a new index if not given.")
     ] = None,
-    mode: Annotated[str, typer.Option(help="create, overwrite or resume.")] = "create",
+    mode: Annotated[
+        str | None,
+        typer.Option(help="create, overwrite or resume; if not given, build, or continue what was interrupted."),
+    ] = None,
     lexical: Annotated[
         bool, typer.Option("--lexical", help="Index the words too, beside INDEX, for searches with --hybrid.")
     ] = False,
@@ -106,10 +110,8 @@ def index(
     """Encode a collection's documents into a FAISS index, and with --lexical index their words with PISA."""
     from ..encoding.registry import load_encoder
     from ..retrieval.faiss_index import FaissIndex
-    from ..retrieval.sparse import LexicalIndex
-    from ..systems.store import check_lexical
 
-    model = load_encoder(
+    model: Any = load_encoder(
         encoder,
         fuse=True,
         pooling=pooling,
@@ -120,14 +122,8 @@ def index(
     )
     target = FaissIndex(index, factory=factory)
     dataset = open_collection(collection, split)
-    if lexical:
-        _index_words(dataset, target, mode)
-    corpus = dataset.get_corpus_iter(verbose=True)
-    if mode == "resume":
-        corpus = target.remaining(corpus)
-    (model.doc_encoder() >> target.indexer(mode=mode)).index(corpus)  # type: ignore[attr-defined, arg-type]
-    if lexical:
-        check_lexical(target, LexicalIndex.beside(target.folder))
+    with one_writer(target.folder):
+        _index(dataset, model, target, mode, lexical)
     typer.echo(f"{len(target)} documents in {index}")
 
 
@@ -152,17 +148,23 @@ def search(
     """Search an index with queries, fused with their expansions if given."""
     import pyterrier as pt
 
+    from ..retrieval.list_fusion import Method
+
     if bool(queries) == bool(collection):
         raise ValueError('name either queries ("why is the sky blue") or a --collection')
     if hybrid and settings:
         raise ValueError("--settings say how lists are fused: leave --hybrid out")
     if expansions and llm:
         raise ValueError("--expansions and --llm exclude each other")
+    if hybrid not in (None, *get_args(Method)):
+        raise ValueError(f"--hybrid must be one of {', '.join(get_args(Method))}, got {hybrid!r}")
     topics = topics_of(open_collection(collection, split)) if collection else pt.new.queries(list(queries or []))
     system = _system(index, hybrid, settings, expansions, llm, device)
     ranking: Any = system.pipeline(num_results).transform(topics)
     if out is not None:
-        pt.io.write_results(ranking, str(out), format="trec", run_name="expandr")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with one_writer(out), replacing(out) as part:
+            pt.io.write_results(ranking, str(part), format="trec", run_name="expandr")
         typer.echo(f"{len(ranking)} rows in {out}")
         return
     for qid, rows in ranking.groupby("qid", sort=False):
@@ -179,7 +181,29 @@ def models() -> None:
     typer.echo(models_table())
 
 
-def _index_words(dataset: Any, target: FaissIndex, mode: str) -> None:
+def _index(dataset: Any, encoder: Any, target: FaissIndex, mode: str | None, lexical: bool) -> None:
+    from ..retrieval.faiss_build import check_documents
+    from ..retrieval.sparse import LexicalIndex
+    from ..retrieval.spool import Spool
+    from ..systems.store import check_index, check_lexical
+
+    if lexical:
+        _index_words(dataset, target, mode)
+    corpus, spool = dataset.get_corpus_iter(verbose=True), Spool(target.folder)
+    if mode is None and spool.exists():
+        typer.echo(f"continuing the interrupted build: {spool.state()['count']} documents are there", err=True)
+    elif mode is None and target.built():
+        check_index(encoder, target)
+        check_documents(corpus, target.docnos, str(target.folder))
+        typer.echo("finished before", err=True)
+    if mode in (None, "resume"):
+        mode, corpus = "resume", target.remaining(corpus)
+    (encoder.doc_encoder() >> target.indexer(mode)).index(corpus)  # type: ignore[arg-type]  # the indexer checks it
+    if lexical:
+        check_lexical(target, LexicalIndex.beside(target.folder))
+
+
+def _index_words(dataset: Any, target: FaissIndex, mode: str | None) -> None:
     """Build the lexical index next to `target`, and before it, as it is quick and detects problems with documents."""
     from ..retrieval.sparse import LexicalIndex
 
@@ -190,9 +214,7 @@ def _index_words(dataset: Any, target: FaissIndex, mode: str) -> None:
         )
     if mode == "create" and target.built():
         raise FileExistsError(f"{str(target.folder)!r} holds an index: --mode resume adds the lexical one")
-    if mode == "overwrite" and words.built():
-        shutil.rmtree(words.folder)
-    words.index(dataset.get_corpus_iter(verbose=True))
+    words.index(dataset.get_corpus_iter(verbose=True), overwrite=mode == "overwrite")
 
 
 def _system(

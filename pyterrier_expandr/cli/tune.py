@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..common.locks import one_writer
 from ..expansion.lexical import Repeats
 from .common import LLM_HELP, Collection, Device, app, live_expander, open_collection, show, topics_of
 
@@ -64,8 +65,9 @@ def tune(
     system = ExpandR(expander, encoder, opened, **lexical)
     grid = _grid(numbers, fusion, repeats, weight)
     source = {"collection": collection, "split": split}
-    found = tuned(system, topics, qrels, grid, measure=measure, folds=folds, seed=seed, source=source, verbose=True)
-    found.settings.save(out)
+    with one_writer(out):
+        found = tuned(system, topics, qrels, grid, measure=measure, folds=folds, seed=seed, source=source, verbose=True)
+        found.settings.save(out)
     show(found.table, 4)
     _say(found, out)
 

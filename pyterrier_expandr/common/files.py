@@ -1,14 +1,18 @@
-"""Files that are always either the old or the new version, even if a process is killed."""
+"""Files and folders that are always either the old or the new version, even if a process is killed."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from .locks import one_writer
 
 
 def path_of(path: str | Path) -> Path:
@@ -61,3 +65,45 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put the folder `new` in the place of `target`, and remove what was there; at every moment one of them is there.
+
+    Where the file system can exchange two names, that is one step. Elsewhere the old folder is first moved aside, and
+    `restored` brings it back if the process is killed before the new one is in place. The caller holds the lock.
+    """
+    aside = _aside(target)
+    shutil.rmtree(aside, ignore_errors=True)  # an earlier replacement was killed in its last moments
+    if not target.exists():
+        os.replace(new, target)
+    elif exchange(new, target):
+        shutil.rmtree(new)
+    else:
+        os.replace(target, aside)
+        os.replace(new, target)
+        shutil.rmtree(aside)
+
+
+def restored(target: Path) -> bool:
+    """Whether `target`, which was missing, is there again after an interrupted `replace_folder`."""
+    if not _aside(target).is_dir():
+        return False
+    with suppress(OSError), one_writer(target, wait=10):  # a process that is still replacing it is about to be done
+        if not target.exists():
+            os.replace(_aside(target), target)
+    return target.exists()
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f".old.{target.name}")
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two names change places in one step; False where the system or the file system cannot (as NFS cannot)."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # only Linux has it
+        return False
+    here, both = -100, 2  # AT_FDCWD: names are relative to the working folder; RENAME_EXCHANGE
+    return int(rename(here, os.fsencode(one), here, os.fsencode(other), both)) == 0

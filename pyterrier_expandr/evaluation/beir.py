@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -13,6 +13,7 @@ import pyterrier as pt
 from ir_measures import Measure
 
 from ..common.files import path_of
+from ..common.locks import InUseError
 from .beir_collections import Collection, resolve
 from .cells import evaluate, parse_measures, search
 from .provenance import describe_pipeline, digest, index_of
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from ..retrieval.faiss_index import FaissIndex
 
 logger = logging.getLogger(__name__)
+
+#: seconds after which cells that another process works on are tried again
+PAUSE = 0.5
 
 MEASURES = ("nDCG@10", "R@100")
 
@@ -68,6 +72,10 @@ def experiment(
     computed from the stored rankings. If a cell fails, that is recorded (`Results.failures`) and the others continue;
     after Ctrl-C or a crash, finished cells are kept.
 
+    Several processes, such as one for each GPU, may share a folder: each cell is computed by one of them. A process
+    leaves out the cells and indexes that another one is working on, and waits for them only when nothing else is left,
+    so that its results are complete as well. If the other process dies, this one takes over.
+
     Changes are detected by a fingerprint of the collection's queries, judgments and corpus, and of what
     `describe_pipeline` returns for the pipeline. For parts from other packages that is their class and `repr`: after a
     change that these do not show, set a new word in `versions`.
@@ -104,22 +112,38 @@ def experiment(
     store = ResultStore(folder, list(named), names, [str(measure) for measure in wanted], settings)
     place = path_of(indexes or Path(folder) / ".indexes")
     makers = {name: _maker(system, place, names, verbose) for name, system in named.items()}
-    failed = []
-    with pt.tqdm(total=len(chosen) * len(named), desc="Experiment", unit="cell", disable=not verbose) as progress:
-        for collection in chosen:
-            for name, make in makers.items():
-                progress.set_postfix_str(f"{name} on {collection.name}")
-                try:
-                    _cell(store, name, make, collection, wanted, (versions or {}).get(name))
-                except Exception as error:
-                    logger.debug("%s on %s", name, collection.name, exc_info=True)
-                    store.fail(name, collection.name, error)
-                    failed.append(f"{name} on {collection.name}: {type(error).__name__}: {error}")
-                progress.update()
+    todo, failed = [(name, collection) for collection in chosen for name in named], list[str]()
+    with pt.tqdm(total=len(todo), desc="Experiment", unit="cell", disable=not verbose) as progress:
+        for name, collection in _those_not_in_use(todo, progress):
+            try:
+                with store.taken(name, collection.name):
+                    _cell(store, name, makers[name], collection, wanted, (versions or {}).get(name))
+            except InUseError as error:
+                todo.append((name, collection))
+                logger.info("later: %s", error)
+                continue
+            except Exception as error:
+                logger.debug("%s on %s", name, collection.name, exc_info=True)
+                store.fail(name, collection.name, error)
+                failed.append(f"{name} on {collection.name}: {type(error).__name__}: {error}")
+            progress.update()
     if failed:
         said = "\n  ".join(failed[:5])
         warnings.warn(f"{len(failed)} of {progress.total} cells failed (see .failures):\n  {said}", stacklevel=2)
     return Results.load(folder, systems=list(named), collections=names)
+
+
+def _those_not_in_use(todo: list[tuple[str, Collection]], progress: pt.tqdm) -> Iterator[tuple[str, Collection]]:
+    """The cells of `todo`, to whose end the caller puts back those in use; a pause after a round that finished none."""
+    while todo:
+        done = progress.n
+        for _ in range(len(todo)):
+            name, collection = todo.pop(0)
+            progress.set_postfix_str(f"{name} on {collection.name}")
+            yield name, collection
+        if progress.n == done:
+            progress.set_postfix_str("waiting for cells of other processes")
+            time.sleep(PAUSE)
 
 
 def _named(systems: Mapping[str, System] | Iterable[tuple[str, System]]) -> dict[str, System]:

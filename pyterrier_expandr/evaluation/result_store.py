@@ -15,7 +15,9 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -26,11 +28,14 @@ import pandas as pd
 from ..common.files import part_of, path_of, replacing, write_json
 from ..common.frames import expansion_lists
 from ..common.jsonl import read_jsonl, write_jsonl
+from ..common.locks import one_writer
 
 #: version of the folder's layout
 FORMAT_VERSION = 1
 EXPERIMENT, CELL, PER_QUERY, RUN = "experiment.json", "cell.json", "per_query.parquet", "run.res.gz"
 PASSAGES = "passages.jsonl"
+#: seconds that a process waits for another one that is writing the record, which takes milliseconds
+TIMEOUT = 60.0
 PER_QUERY_COLUMNS = ["system", "collection", "qid", "measure", "value"]
 #: packages whose versions are recorded with each cell
 PACKAGES = (
@@ -42,7 +47,8 @@ PACKAGES = (
 class ResultStore:
     """Writes the cells of an experiment; `Results.load` reads them.
 
-    Opening a folder that holds an experiment adds to it: its systems and collections are kept.
+    Opening a folder that holds an experiment adds to it: its systems and collections are kept. Several processes may
+    have it open: what they record is merged under a lock, and `taken` gives each cell to one of them.
 
     Args:
         folder: new, empty, or written by this class.
@@ -50,8 +56,8 @@ class ResultStore:
         settings: JSON values that apply to all cells; they must be the same each time the folder is opened.
 
     Raises:
-        FileExistsError: the folder holds other things. ValueError: it was written by another version, is damaged, or
-            has other settings. OSError: it cannot be written.
+        FileExistsError: the folder holds other things. InUseError: its record is locked for a minute. ValueError: it
+            was written by another version, is damaged, or has other settings. OSError: it cannot be written.
 
     Example:
         >>> import tempfile
@@ -71,30 +77,18 @@ class ResultStore:
         self.folder = path_of(folder)
         _check_names(systems)
         make_folder(self.folder)
-        held = set(self.folder.iterdir()) - {part_of(self.folder / EXPERIMENT)}  # may be left by a kill
-        before = read_experiment(self.folder) if held else {}
-        if before.get("settings", settings) != dict(settings):
-            raise ValueError(
-                f"{str(self.folder)!r} contains an experiment with {before['settings']}, not {dict(settings)}: "
-                "the results would not be comparable; choose another folder"
-            )
-        _check_names(_union(before.get("systems", []), systems))
-        self._states = {(cell["system"], cell["collection"]): cell for cell in before.get("cells", [])}
-        self._content: dict[str, Any] = {
-            "format_version": FORMAT_VERSION,
-            "systems": _union(before.get("systems", []), systems),
-            "collections": _union(before.get("collections", []), collections),
-            "measures": _union(before.get("measures", []), measures),
-            "settings": dict(settings),
-        }
-        for system in systems:
-            for collection in collections:
-                self._states.setdefault((system, collection), _state(system, collection, "pending"))
-        self._write()
+        self._named = {"systems": list(systems), "collections": list(collections), "measures": list(measures)}
+        self._settings = dict(settings)
+        self._states: dict[tuple[str, str], dict[str, Any]] = {}
+        self._record({})
 
     def cell(self, system: str, collection: str) -> Path:
         """The folder of one cell."""
         return cell_folder(self.folder, system, collection)
+
+    def taken(self, system: str, collection: str) -> AbstractContextManager[None]:
+        """A block in which no other process computes this cell. Raises InUseError if one does."""
+        return one_writer(self.cell(system, collection))
 
     def finished(self, system: str, collection: str, fingerprint: str) -> dict[str, Any] | None:
         """The record of a finished cell with this fingerprint, or None; any other record is discarded."""
@@ -146,11 +140,27 @@ class ResultStore:
         self._mark(system, collection, "failed", f"{type(error).__name__}: {error}")
 
     def _mark(self, system: str, collection: str, state: str, error: str | None = None) -> None:
-        self._states[system, collection] = _state(system, collection, state, error)
-        self._write()
+        self._record({(system, collection): _state(system, collection, state, error)})
 
-    def _write(self) -> None:
-        write_json(self.folder / EXPERIMENT, {**self._content, "cells": list(self._states.values())})
+    def _record(self, changed: dict[tuple[str, str], dict[str, Any]]) -> None:
+        """Merge what this process names, and the cells that it has `changed`, into what is recorded by now."""
+        path = self.folder / EXPERIMENT
+        with one_writer(path, wait=TIMEOUT):
+            left = {part_of(path), path.with_name(f".{EXPERIMENT}.lock")}  # a kill may have left them
+            before = read_experiment(self.folder) if set(self.folder.iterdir()) - left else {}
+            if before.get("settings", self._settings) != self._settings:
+                raise ValueError(
+                    f"{str(self.folder)!r} contains an experiment with {before['settings']}, not {self._settings}: "
+                    "the results would not be comparable; choose another folder"
+                )
+            names = {kind: _union(before.get(kind, []), ours) for kind, ours in self._named.items()}
+            _check_names(names["systems"])
+            cells = {(cell["system"], cell["collection"]): cell for cell in before.get("cells", [])}
+            for system, collection in product(self._named["systems"], self._named["collections"]):
+                cells.setdefault((system, collection), _state(system, collection, "pending"))
+            self._states = cells | changed
+            content = {"format_version": FORMAT_VERSION, **names, "settings": self._settings}
+            write_json(path, {**content, "cells": list(self._states.values())})
 
 
 def make_folder(folder: Path) -> None:

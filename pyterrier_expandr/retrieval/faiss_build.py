@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
+import shutil
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..common.files import replace_folder
 from ..common.frames import mended, warn_mended
 from ..encoding.vectors import describe_source, same_vectors, source_of, stack_vectors
-from .spool import CHUNK, SeenDocnos, Spool
+from .spool import CHUNK, FINISHED, SeenDocnos, Spool
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +50,7 @@ def build(target: Path, docs: Iterable[dict[str, Any]], *, factory: str, metric:
         if spool.state()["count"] == 0:  # there is nothing to resume
             spool.discard()
         raise
-    finished = _finish(spool, factory, metric)
-    if target.exists():  # overwrite: the old index is kept until the new one is complete
-        os.replace(target, spool.folder / "replaced")
-    os.replace(finished, target)
+    replace_folder(_finish(spool, factory, metric), target)
     spool.discard()
 
 
@@ -142,6 +140,16 @@ def skip_committed(docs: Iterable[dict[str, Any]], committed: Any) -> Iterator[d
     yield from docs
 
 
+def check_documents(docs: Iterable[dict[str, Any]], indexed: Any, place: str) -> None:
+    """Raise FileExistsError unless `docs` are those in the Arrow array `indexed`, in its order; `place` is named."""
+    for number, (doc, docno) in enumerate(zip_longest(docs, indexed)):
+        if doc is None or docno is None or not _is_docno(doc.get("docno"), docno.as_py()):
+            raise FileExistsError(
+                f"{place!r} already contains an index of other documents (document {number} differs): choose another "
+                "path, or replace it with mode='overwrite'"
+            )
+
+
 def _docno(doc: dict[str, Any]) -> str:
     docno = doc.get("docno")
     if not isinstance(docno, str) or not docno:
@@ -159,8 +167,9 @@ def _finish(spool: Spool, factory: str, metric: str) -> Path:
     import faiss
     import pyarrow as pa
 
-    finished, state = spool.folder / "finished", spool.state()
-    finished.mkdir(exist_ok=True)
+    finished, state = spool.folder / FINISHED, spool.state()
+    shutil.rmtree(finished, ignore_errors=True)  # left by a kill; its files may be those of a saved system, as links
+    finished.mkdir()
     _write_faiss(finished / VECTORS, spool.matrix(), factory, metric)
     table = pa.table({"docno": spool.docnos()})
     with pa.OSFile(str(finished / DOCNOS), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
@@ -202,7 +211,7 @@ def _write_faiss(path: Path, matrix: np.ndarray, factory: str, metric: str) -> N
         except RuntimeError as error:
             raise ValueError(
                 f"{len(sample)} vectors are too few to train {factory!r} ({last_sentence(error)}); they are kept: "
-                "choose a smaller one and continue with FaissIndex(path, factory=...).indexer(mode='resume').index([])"
+                "choose a smaller one with factory=... and continue with mode='resume'"
             ) from error
     for start in range(0, len(matrix), CHUNK):
         index.add(np.ascontiguousarray(matrix[start : start + CHUNK]))

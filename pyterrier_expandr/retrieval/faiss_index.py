@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyterrier as pt
 
-from ..common.files import path_of
+from ..common.files import path_of, restored
 from ..encoding.vectors import same_vectors
 from . import faiss_build as layout
 from .faiss_indexer import FaissIndexer, Mode
@@ -74,7 +74,7 @@ class FaissIndex(pt.Artifact, pt.Indexer):
 
     def built(self) -> bool:
         """Whether there is a finished index at `path`."""
-        return (self.folder / layout.METADATA).is_file()
+        return (self.folder / layout.METADATA).is_file() or (not self.folder.exists() and restored(self.folder))
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -141,8 +141,9 @@ class FaissIndex(pt.Artifact, pt.Indexer):
 
         Args:
             mode: "create" refuses a folder that exists; "overwrite" replaces a finished index once the new one is
-                complete; "resume" continues an interrupted build (and leaves a finished index unchanged). Give "resume"
-                the whole corpus again, or only what is missing, so that nothing is encoded twice:
+                complete, so that at every moment one of the two opens; "resume" continues an interrupted build (and
+                leaves a finished index unchanged). Give "resume" the whole corpus again, or only what is missing, so
+                that nothing is encoded twice:
                 `(encoder.doc_encoder() >> index.indexer("resume")).index(index.remaining(corpus))`.
         """
         return FaissIndexer(self, mode=mode)

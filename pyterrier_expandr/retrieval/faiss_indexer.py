@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyterrier as pt
 
+from ..common.files import restored
+from ..common.locks import one_writer
 from . import faiss_build as layout
 from .spool import Spool
 
@@ -34,9 +36,10 @@ class FaissIndexer(pt.Indexer):
         return self.faiss_index.index_inputs()
 
     def index(self, iter: Iterable[dict[str, Any]], **kwargs: Any) -> FaissIndex:
-        """Build the index and return it.
+        """Build the index and return it. Only one process builds in a folder: a second one is refused at once.
 
         Raises:
+            InUseError: another process is building in the folder (it and its host are named).
             FileExistsError: the folder exists ("create"), or contains anything that is not such an index ("overwrite").
             ValueError: no documents; a docno that is missing, not a string or repeated; vectors with NaN or of
                 different sizes; a factory that does not suit them. Everything committed before is kept and can be
@@ -45,14 +48,21 @@ class FaissIndexer(pt.Indexer):
         """
         target = self.faiss_index
         layout.import_faiss()
-        spool = Spool(target.folder)
-        self._check_target(target.folder, spool)
-        if self.mode == "resume" and target.built() and not spool.exists():
-            return target
-        factory, metric = target.factory or "Flat", target.metric or "ip"
-        layout.build(target.folder, iter, factory=factory, metric=metric, resume=self.mode == "resume")
+        with one_writer(target.folder):
+            self._build(iter)
         target._forget()
         return target
+
+    def _build(self, docs: Iterable[dict[str, Any]]) -> None:
+        target = self.faiss_index
+        spool = Spool(target.folder)
+        restored(target.folder)
+        self._check_target(target.folder, spool)
+        if self.mode == "resume" and target.built() and not spool.exists():
+            spool.tidy()
+            return
+        factory, metric = target.factory or "Flat", target.metric or "ip"
+        layout.build(target.folder, docs, factory=factory, metric=metric, resume=self.mode == "resume")
 
     def _check_target(self, folder: Path, spool: Spool) -> None:
         if folder.exists() and (foreign := _foreign(folder)) is not None:

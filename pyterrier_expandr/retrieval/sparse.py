@@ -13,9 +13,10 @@ from typing import Any
 
 import pyterrier as pt
 
-from ..common.files import path_of
+from ..common.files import path_of, replace_folder, restored
 from ..common.fingerprint import file_fingerprint
 from ..common.frames import document_text, mended, warn_mended
+from ..common.locks import one_writer
 
 #: the file in which PISA describes an index
 METADATA = "pt_meta.json"
@@ -48,19 +49,26 @@ class LexicalIndex:
 
     def built(self) -> bool:
         """Whether the index has been built completely."""
-        return (self.folder / METADATA).is_file()
+        return (self.folder / METADATA).is_file() or (not self.folder.exists() and restored(self.folder))
 
-    def index(self, corpus: Iterable[dict[str, Any]]) -> LexicalIndex:
+    def index(self, corpus: Iterable[dict[str, Any]], *, overwrite: bool = False) -> LexicalIndex:
         """Index `{"docno", "title", "text"}` records and return this index; an index already built is left unchanged.
 
+        Args:
+            corpus: the records.
+            overwrite: replace an index already built, once the new one is complete.
+
         Raises:
+            InUseError: another process is building it.
             ImportError: pyterrier-pisa is not installed (it has wheels for Linux on x86-64 only). ValueError: the
                 corpus is empty, or a docno contains white space. FileExistsError: the folder contains something else.
                 Any error raised while reading the corpus.
         """
         _pisa()
-        if not self.built():
-            _build(corpus, self.folder)
+        with one_writer(self.folder):
+            if overwrite or not self.built():
+                _build(corpus, self.folder, overwrite=overwrite and self.built())
+                self._retrievers = {}
         return self
 
     def retriever(self, num_results: int = 1000) -> pt.Transformer:
@@ -123,9 +131,9 @@ def _pisa() -> Any:
     return PisaIndex
 
 
-def _build(corpus: Iterable[dict[str, Any]], folder: Path) -> None:
+def _build(corpus: Iterable[dict[str, Any]], folder: Path, *, overwrite: bool) -> None:
     """Index the corpus in a folder next to `folder`, then rename it."""
-    if folder.is_dir() and any(folder.iterdir()):
+    if not overwrite and folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(
             f"{str(folder)!r} contains other files but no finished index: remove it, or choose another folder"
         )
@@ -144,7 +152,7 @@ def _build(corpus: Iterable[dict[str, Any]], folder: Path) -> None:
                 _retriever(index, 1).search("index")  # PISA compresses its index on the first search
         if errors:
             raise errors[0]
-        os.replace(part, folder)
+        replace_folder(part, folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise

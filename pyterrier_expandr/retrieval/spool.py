@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 #: number of documents per commit
 CHUNK = 1024
 
+#: the folder in it where the index is put together
+FINISHED = "finished"
+
 
 class Spool:
     """Raw vectors and docnos, stored next to the index they will become, and the number of them that are committed.
@@ -31,6 +34,7 @@ class Spool:
         self.vectors = self.folder / "vectors.f32"
         self._texts, self._offsets = self.folder / "docnos.utf8", self.folder / "docnos.i64"
         self._state = self.folder / "state.json"
+        self._part = self._state.with_suffix(".part")
 
     def exists(self) -> bool:
         """Whether the folder contains an interrupted build."""
@@ -42,7 +46,7 @@ class Spool:
         Raises:
             FileExistsError: the folder's name is taken by something other than a build; it is not touched.
         """
-        if self.folder.is_dir() and any(self.folder.iterdir()) and not self.vectors.is_file():
+        if self.folder.is_dir() and not self._ours():
             raise FileExistsError(f"{str(self.folder)!r} is needed to build {str(self.target)!r}: move it away")
         self.discard()
         self.folder.mkdir(parents=True)
@@ -53,9 +57,20 @@ class Spool:
 
     def discard(self) -> None:
         """Remove the folder, its state first, so that a kill half-way leaves nothing that looks like a build."""
-        self._state.unlink(missing_ok=True)
-        if self.folder.is_dir():
+        if self.folder.is_dir() and self._ours():
+            self._state.unlink(missing_ok=True)
             shutil.rmtree(self.folder)
+
+    def tidy(self) -> None:
+        """Remove what is left of a build that is finished, and was killed while it removed this folder."""
+        if not self.exists():
+            self.discard()
+
+    def _ours(self) -> bool:
+        """Whether the folder contains nothing but parts of a build, of which a kill may have left any."""
+        files = (self.vectors, self._texts, self._offsets, self._state, self._part)
+        names = {path.name for path in self.folder.iterdir()}
+        return names <= {FINISHED, "replaced", *(path.name for path in files)}  # "replaced": of earlier releases
 
     def state(self) -> dict[str, Any]:
         """The `count`, `dim` and `encoder` of the committed data."""
@@ -107,12 +122,11 @@ class Spool:
             return int(np.frombuffer(file.read(8), np.int64)[0])
 
     def _write(self, state: dict[str, Any]) -> None:
-        part = self._state.with_suffix(".part")
-        with open(part, "w", encoding="utf-8") as file:
+        with open(self._part, "w", encoding="utf-8") as file:
             json.dump(state, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, self._state)
+        os.replace(self._part, self._state)
 
 
 class SeenDocnos:

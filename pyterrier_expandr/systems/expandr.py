@@ -13,11 +13,13 @@ import pandas as pd
 import pyterrier as pt
 
 from ..common.files import path_of
+from ..common.locks import one_writer
 from ..evaluation.provenance import describe_pipeline, digest
 from ..evaluation.self_match import SelfMatchFilter
 from ..expansion.lexical import LexicalExpander
 from ..retrieval.list_fusion import Method, hybrid
 from ..retrieval.sparse import LexicalIndex
+from ..retrieval.spool import Spool
 from . import store as store
 from .corpus_twice import read_once
 from .settings import HybridSettings, TunedSettings, hybrid_settings, with_n
@@ -92,14 +94,26 @@ class ExpandR(pt.Artifact):
     def index(self, corpus: Iterable[dict[str, Any]]) -> ExpandR:
         """Encode and index `{"docno", "title", "text"}` records, and return this system.
 
-        An interrupted build resumes where it stopped; a finished index is left alone. A lexical index is built first,
-        since it takes seconds and detects problems with the corpus before anything is encoded; what was read for it is
-        kept on disk for the encoder, so `corpus` may be a stream.
+        An interrupted build resumes where it stopped; a finished index is left alone. Only one process builds in a
+        folder: a second one is refused at once. A lexical index is built first, since it takes seconds and detects
+        problems with the corpus before anything is encoded; what was read for it is kept on disk for the encoder, so
+        `corpus` may be a stream.
 
         Raises:
+            InUseError: another process is building the index (it and its host are named).
             ValueError: the system has no index, or the corpus is not the one that a part was built from; also
                 whatever `LexicalIndex.index` and `FaissIndexer.index` raise.
         """
+        index, lexical = self._index(), self.lexical_index
+        complete = index.built() and (lexical is None or lexical.built())
+        if not complete or Spool(index.folder).folder.exists():
+            with one_writer(index.folder):
+                self._build(corpus)
+        if lexical is not None:
+            store.check_lexical(index, lexical)
+        return self
+
+    def _build(self, corpus: Iterable[dict[str, Any]]) -> None:
         index, lexical = self._index(), self.lexical_index
         if lexical is None or lexical.built():
             self._index_vectors(corpus)
@@ -109,13 +123,11 @@ class ExpandR(pt.Artifact):
             with read_once(corpus, index.folder.parent) as (first, again):
                 lexical.index(first)
                 self._index_vectors(again())
-        if lexical is not None:
-            store.check_lexical(index, lexical)
-        return self
 
     def _index_vectors(self, corpus: Iterable[dict[str, Any]]) -> None:
         index = self._index()
         if index.built():
+            Spool(index.folder).tidy()
             return
         pipeline: Any = self.encoder.doc_encoder() >> index.indexer("resume")
         pipeline.index(index.remaining(corpus))

@@ -42,6 +42,21 @@ class HybridSettings:
         LexicalExpander(self.repeats)
 
 
+def hybrid_settings(lexical: Any, hybrid: HybridSettings | Method | None) -> HybridSettings | None:
+    """The settings that a system's arguments mean; None without a lexical index.
+
+    Raises:
+        ValueError: a hybrid without a lexical index. TypeError: `hybrid` is neither a method nor settings.
+    """
+    if lexical is None and hybrid is not None:
+        raise ValueError('a hybrid needs a lexical index: give lexical="pisa" too')
+    if isinstance(hybrid, str):
+        return HybridSettings(hybrid)
+    if not isinstance(hybrid, HybridSettings | None):
+        raise TypeError(f"hybrid must be a method or HybridSettings, got {hybrid!r:.80}")
+    return hybrid if hybrid is not None or lexical is None else HybridSettings()
+
+
 @dataclass(frozen=True)
 class TunedSettings:
     """The settings that `tune` chooses and `ExpandR.with_settings` applies.
@@ -92,17 +107,6 @@ class TunedSettings:
             return cls(**values, hybrid=None if hybrid is None else HybridSettings(**hybrid))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{str(path)!r} does not contain settings written by `expandr tune`: {error}") from error
-
-
-def hybrid_settings(lexical: Any, hybrid: HybridSettings | Method | None) -> HybridSettings | None:
-    """The settings of a hybrid system, or None for a system with one search; see `ExpandR` for what may be given."""
-    if lexical is None and hybrid is not None:
-        raise ValueError('a hybrid needs a lexical index: give lexical="pisa" too')
-    if isinstance(hybrid, str):
-        return HybridSettings(hybrid)
-    if not isinstance(hybrid, HybridSettings | None):
-        raise TypeError(f"hybrid must be a method or HybridSettings, got {hybrid!r:.80}")
-    return hybrid if hybrid is not None or lexical is None else HybridSettings()
 
 
 def with_n(expander: pt.Transformer | None, n: int) -> pt.Transformer:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.files import path_of, write_json
+from ..common.locks import one_writer
 from ..encoding.vectors import describe_source, document_source
 from ..evaluation.provenance import describe_pipeline
 from ..evaluation.result_store import versions
@@ -41,6 +42,11 @@ ARTEFACT = {"type": "retrieval_system", "format": "expandr", "package_hint": "py
 
 def save(system: ExpandR, folder: Path) -> None:
     """Write all parts next to `folder`, then move them into place with a rename."""
+    with one_writer(folder):
+        _save(system, folder)
+
+
+def _save(system: ExpandR, folder: Path) -> None:
     if folder.exists():
         raise FileExistsError(f"{str(folder)!r} exists: choose another folder, or remove it")
     part = folder.with_name(f".part.{folder.name}")

@@ -68,9 +68,10 @@ def test_expand_index_search(tmp_path, minilm, tiny_llama):
     lines = [json.loads(line) for line in expansions.read_text().splitlines()]
     assert [sorted(line) for line in lines] == [["passages", "query", "query_id"]] * 3
     assert "242 documents" in expandr("index", "--collection", "pocket", "--encoder", minilm, "--index", index)
-    assert "already contains an index" in expandr(
-        "index", "--collection", "pocket", "--encoder", minilm, "--index", index, status=2
-    )
+    again = ["index", "--collection", "pocket", "--encoder", minilm, "--index", index]
+    assert "242 documents" in expandr(*again)
+    refused = expandr(*again, "--mode", "create", status=2)
+    assert "already contains an index: open it, or replace it with --mode overwrite" in refused
 
     printed = expandr("search", "the fruit that kept sailors healthy", "--index", index, "--num-results", 3)
     assert len(printed.splitlines()) == 4 and "med01" in printed.splitlines()[1]

@@ -250,14 +250,15 @@ def test_both_indexes_and_a_hybrid_search(bert, tmp_path):
     build = ("index", "--collection", "pocket", "--encoder", bert, "--index", index, "--lexical", "--device", "cpu")
     assert "242 documents" in invoke(*build).stdout and words.is_dir()
     with pytest.raises(FileExistsError, match="holds a lexical index"):
-        invoke(*build)
+        invoke(*build, "--mode", "create")
+    assert "finished before" in invoke(*build).stderr
     shutil.rmtree(words)
     query = ("search", "the fruit that kept sailors healthy", "--index", index, "--num-results", 3, "--device", "cpu")
     with pytest.raises(FileNotFoundError, match="there is no lexical index"):
         invoke(*query, "--hybrid", "sum")
     with pytest.raises(FileExistsError, match="--mode resume adds the lexical one"):
-        invoke(*build)
-    invoke(*build, "--mode", "resume")
+        invoke(*build, "--mode", "create")
+    invoke(*build)
     assert len(invoke(*query, "--hybrid", "sum").stdout.splitlines()) == 4
     made = words.stat().st_mtime_ns
     assert "242 documents" in invoke(*build, "--mode", "overwrite").stdout and words.stat().st_mtime_ns > made

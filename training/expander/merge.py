@@ -16,7 +16,7 @@ from ...common.fingerprint import model_fingerprint, pinned_revision
 from ...expansion.backends.base import Message
 from ...expansion.backends.huggingface import HuggingFaceBackend
 from ...expansion.prompts import PROMPTS, render
-from ..run_folder import is_finished
+from ..run_folder import is_finished, one_run
 from ..setting_checks import check_number
 from .model_card import merged_card
 from .train import RECORD as ADAPTER_RECORD
@@ -73,6 +73,7 @@ def merge_adapter(
         adapter (`effect`), and versions.
 
     Raises:
+        InUseError: another process is writing `out`.
         ValueError: no adapter, a base other than the one the adapter was trained on, no prompts, an unknown dtype, a
             difference above the tolerance or half of the adapter's effect, or an output folder of another run.
         ImportError: peft is missing.
@@ -92,18 +93,19 @@ def merge_adapter(
     _ = adapted.context_length  # fetches the configuration of a hub model, which contains its commit
     _check_base(adapter, trained_on, model_fingerprint(adapted.place, revision))
     settings = {"made_of": adapted.fingerprint(), "tolerance": tolerance, "prompts": [list(p) for p in prompts]}
-    if is_finished(out, RECORD, settings):
-        return out
     kind = str(settings["made_of"]["dtype"])
-    with _work_folder(out) as work:
-        expected, effect = _merge(adapted, kind, prompts, work)
-        gc.collect()  # models contain reference cycles, and two models may not fit in memory
-        error = _difference(expected, _logits(HuggingFaceBackend(work, **options), prompts))
-        if (reason := _refusal(error, effect, TOLERANCES[kind] if tolerance is None else tolerance)) is not None:
-            raise ValueError(f"{adapter} cannot be merged in {kind}: {reason}")
-        record = {"base": base, "adapter": str(adapter), "dtype": kind, "prompts": len(prompts)}
-        _describe(work, record | {"error": error, "effect": effect, "settings": settings})
-        work.rename(out)
+    record = {"base": base, "adapter": str(adapter), "dtype": kind, "prompts": len(prompts)}
+    with one_run(out):
+        if is_finished(out, RECORD, settings):
+            return out
+        with _work_folder(out) as work:
+            expected, effect = _merge(adapted, kind, prompts, work)
+            gc.collect()  # models contain reference cycles, and two models may not fit in memory
+            error = _difference(expected, _logits(HuggingFaceBackend(work, **options), prompts))
+            if (reason := _refusal(error, effect, TOLERANCES[kind] if tolerance is None else tolerance)) is not None:
+                raise ValueError(f"{adapter} cannot be merged in {kind}: {reason}")
+            _describe(work, record | {"error": error, "effect": effect, "settings": settings})
+            work.rename(out)
     return out
 
 

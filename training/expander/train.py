@@ -19,7 +19,7 @@ from ...expansion.backends.huggingface import HuggingFaceBackend
 from ..checkpoints import last_checkpoint
 from ..preferences.pair_files import read_pairs
 from ..progress import ProgressBar
-from ..run_folder import claim, is_finished, is_first_process, publish
+from ..run_folder import claim, is_finished, is_first_process, one_run, publish
 from .config import ExpanderTrainingConfig as ExpanderTrainingConfig
 from .pair_tokens import TokenizedPairs, held_out, tokenize_pairs
 from .report import generation_lengths, held_out_metrics, step_metrics
@@ -48,6 +48,7 @@ def train_expander(config: ExpanderTrainingConfig, *, verbose: bool = False) -> 
         words. `steps.json` has the metrics of each step. A warning is logged if the held-out loss did not fall.
 
     Raises:
+        InUseError: another process is writing the output folder.
         ValueError: malformed pairs or none that fits, no such model or module, a chat template that does not show
             where an answer begins, an output folder of another run, 4 bits without a CUDA device.
         ImportError: trl, peft or bitsandbytes is missing.
@@ -62,8 +63,21 @@ def train_expander(config: ExpanderTrainingConfig, *, verbose: bool = False) -> 
     )
     pairs = list(read_pairs(config.pairs))
     settings = _settings(config, backend, pairs)
-    if is_finished(out, RECORD, settings):
-        return out
+    with one_run(out):
+        if not is_finished(out, RECORD, settings):
+            _make(config, backend, pairs, settings, verbose)
+    return out
+
+
+def _make(
+    config: ExpanderTrainingConfig,
+    backend: HuggingFaceBackend,
+    pairs: list[dict[str, Any]],
+    settings: dict[str, Any],
+    verbose: bool,
+) -> None:
+    """Train the adapter, or continue an interrupted run, and put the result in place."""
+    out = Path(config.out)
     tokens = _fitting(config, backend, pairs)
     train, evaluation = held_out(tokens, config.eval_fraction, config.seed)
     counts = {"read": len(pairs), "dropped": tokens.dropped, "cut": tokens.cut}
@@ -86,7 +100,6 @@ def train_expander(config: ExpanderTrainingConfig, *, verbose: bool = False) -> 
         prompts, of = (evaluation.prompts, "held-out") if evaluation.rows else (train.prompts, "training")
         words = generation_lengths(config, prompts, of, work, verbose=verbose)
         _finish(settings, {"base": config.base, "pairs": counts} | metrics | {"generation_words": words}, work, out)
-    return out
 
 
 def _warn_of_no_gain(metrics: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from ...expansion.backends.base import Backend
 from ...expansion.cache import GenerationCache
 from ..data.chunks import in_chunks
 from ..data.examples import examples_from_jsonl, open_examples, write_examples
-from ..run_folder import claim, is_finished, publish
+from ..run_folder import claim, is_finished, one_run, publish
 from .candidates import CandidateSet, CandidateSettings, generate_candidates, read_candidates, write_candidates
 from .choice import Decision, PreferenceSettings, decide
 from .pair_files import trl_row, write_pairs
@@ -105,6 +105,7 @@ def build_pairs(
         verbose: show progress bars.
 
     Raises:
+        InUseError: another process is writing `out` (it and its host are named).
         ValueError: `out` was made with other settings (they are named), or the input is malformed.
         OSError: the disk is full; everything stored so far is kept.
 
@@ -116,13 +117,14 @@ def build_pairs(
     """
     out = Path(path_of(out))
     settings = _settings(config, backend, encoder)
-    if not is_finished(out, RECORD, settings):
-        work = claim(out, settings)
-        skipped = _write_examples(config, work)
-        _write_candidates(config, backend, work, verbose)
-        candidates, decisions = work / "candidates.jsonl", work / "decisions.jsonl"
-        write_decisions(candidates, decisions, encoder, config.preferences, verbose=verbose)
-        _finish(config, settings, work, skipped, out)
+    with one_run(out):
+        if not is_finished(out, RECORD, settings):
+            work = claim(out, settings)
+            skipped = _write_examples(config, work)
+            _write_candidates(config, backend, work, verbose)
+            candidates, decisions = work / "candidates.jsonl", work / "decisions.jsonl"
+            write_decisions(candidates, decisions, encoder, config.preferences, verbose=verbose)
+            _finish(config, settings, work, skipped, out)
     return _report(out)
 
 

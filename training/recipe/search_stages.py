@@ -68,9 +68,8 @@ def index_stage(
         encoder, documents = ExpandREncoder(trained / "model", device=device), 0
         for collection in collections:
             index = FaissIndex(_file(folder, collection, ".faiss"))
-            if not index.built():
-                corpus = index.remaining(collection.get_corpus_iter(verbose=verbose))
-                (encoder.doc_encoder() >> index.indexer(mode="resume")).index(corpus)
+            corpus = index.remaining(collection.get_corpus_iter(verbose=verbose))
+            (encoder.doc_encoder() >> index.indexer(mode="resume")).index(corpus)
             documents += len(index)
         return {"documents": documents}
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from ...common.files import with_home, write_json
 from ...encoding.fusion import NAMED_FUSIONS, check_fusion
 from ..checkpoints import last_checkpoint, train_from_last
-from ..run_folder import claim, is_finished, is_first_process, publish
+from ..run_folder import claim, is_finished, is_first_process, one_run, publish
 from ..setting_checks import check_number, check_whole
 
 if TYPE_CHECKING:
@@ -167,6 +167,7 @@ def train_retriever(config: RetrieverTrainingConfig, *, verbose: bool = False) -
         `steps.json` has the loss of each step and the held-out scores along the way; README.md is a model card.
 
     Raises:
+        InUseError: another process is writing the output folder.
         ValueError: data without positives or expansions, held-out queries among the training queries, no such encoder,
             an output folder of another run, or no GPU although one is requested.
         OSError: the disk is full; earlier checkpoints remain intact.
@@ -183,9 +184,19 @@ def train_retriever(config: RetrieverTrainingConfig, *, verbose: bool = False) -
     found, encoder = survey(config), open_base(config)
     settings = {name: value for name, value in asdict(config).items() if name not in OTHER_SETTINGS}
     settings |= {"base_fingerprint": encoder.source["fingerprint"], "data_sha256": found.sha256}
-    if is_finished(out, RECORD, settings):
-        return out
-    work = claim(out, settings)
+    with one_run(out):
+        if not is_finished(out, RECORD, settings):
+            _make(config, settings, encoder.model, found, verbose)
+    return out
+
+
+def _make(
+    config: RetrieverTrainingConfig, settings: dict[str, Any], model: SentenceTransformer, found: Survey, verbose: bool
+) -> None:
+    """Train the encoder, or continue an interrupted run, and put the result in place."""
+    from .trainer import restore_tokenizers, tokenizer_states
+
+    work = claim(Path(config.out), settings)
     if config.stage == "expandr" and found.expanded < found.rows:
         logger.warning(
             "%d of %d pairs have no expansion and are trained on the query alone",
@@ -194,12 +205,13 @@ def train_retriever(config: RetrieverTrainingConfig, *, verbose: bool = False) -
         )
     if not found.dev and (config.dev_data is not None or config.dev_fraction):
         logger.warning("too few queries to hold any out: the last step is kept, and training does not stop early")
-    history = _untrained(config, encoder.model, found) if config.stage == "raw" else None
+    states = tokenizer_states(model)
+    history = _untrained(config, model, found) if config.stage == "raw" else None
     if history is None:
-        history = _trained(config, encoder.model, found, work, verbose)
+        history = _trained(config, model, found, work, verbose)
     if is_first_process():
-        _finish(config, settings, encoder.model, found, history, work)
-    return out
+        restore_tokenizers(states)
+        _finish(config, settings, model, found, history, work)
 
 
 def _untrained(config: RetrieverTrainingConfig, model: SentenceTransformer, found: Survey) -> list[dict[str, Any]]:

@@ -94,6 +94,24 @@ def _set_pooling(model: SentenceTransformer, config: RetrieverTrainingConfig) ->
     apply_overrides(model, pooling=wanted, normalize=PROFILES[config.profile].normalize)
 
 
+def tokenizer_states(model: SentenceTransformer) -> list[tuple[Any, Any, Any]]:
+    """Each tokenizer of the model with its present padding and truncation.
+
+    A tokenizer keeps those of the last texts that it read and saves them with itself, so that its file would show
+    where a run was interrupted.
+    """
+    found = [getattr(module, "tokenizer", None) for module in model.modules()]
+    cores = {id(core): core for one in found if (core := getattr(one, "backend_tokenizer", None)) is not None}
+    return [(core, core.padding, core.truncation) for core in cores.values()]
+
+
+def restore_tokenizers(states: list[tuple[Any, Any, Any]]) -> None:
+    """Undo what has happened to the tokenizers since `tokenizer_states`."""
+    for core, padding, truncation in states:
+        core.no_padding() if padding is None else core.enable_padding(**padding)
+        core.no_truncation() if truncation is None else core.enable_truncation(**truncation)
+
+
 class FusedRetrievalEvaluator(InformationRetrievalEvaluator):
     """nDCG@10 of fused queries over the positives and negatives of a few examples.
 

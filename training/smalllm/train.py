@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...common.files import path_of, write_json
 from ...expansion.prompts import resolve_prompt
 from ..checkpoints import last_checkpoint
-from ..run_folder import claim, is_finished, publish
+from ..run_folder import claim, is_finished, one_run, publish
 from ..setting_checks import check_number, check_whole
 from .text import IGNORED, SPECIAL_TOKENS, build_tokenizer, pair_row, text_blocks
 
@@ -101,6 +101,7 @@ def train_small_lm(
         `out`, with `smalllm.json` recording how it was made: settings, data, losses, versions.
 
     Raises:
+        InUseError: another process is writing `out`.
         ValueError: no texts or no pairs, or `out` was made from other data or with another configuration.
 
     Example:
@@ -113,8 +114,21 @@ def train_small_lm(
     if not texts or not pairs:
         raise ValueError(f"a language model needs texts and pairs to learn from, got {len(texts)} and {len(pairs)}")
     settings = asdict(config) | {"texts_and_pairs_sha256": _digest(texts, pairs)}
-    if is_finished(out, RECORD, settings):
-        return out
+    with one_run(out):
+        if not is_finished(out, RECORD, settings):
+            _make(texts, pairs, out, settings, config, verbose)
+    return out
+
+
+def _make(
+    texts: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+    out: Path,
+    settings: dict[str, Any],
+    config: SmallLMConfig,
+    verbose: bool,
+) -> None:
+    """Train on the texts, then on the pairs, and put the model in place."""
     work = claim(out, settings)
     tokenizer = build_tokenizer(texts, vocab_size=config.vocab_size, context=config.context)
     blocks = text_blocks(texts, tokenizer, config.block)
@@ -140,7 +154,6 @@ def train_small_lm(
     tokenizer.save_pretrained(finished)
     write_json(finished / RECORD, report)
     publish(finished, out)
-    return out
 
 
 def _new_model(tokenizer: PreTrainedTokenizerFast, config: SmallLMConfig) -> LlamaForCausalLM:

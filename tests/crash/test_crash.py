@@ -1,0 +1,34 @@
+"""Kills, signals and two processes at once. `make test-crash` does all of it; here is a short form.
+
+The harness forks, so it runs in a process of its own, in which nothing has started threads.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SHORT = ["create HNSW16", "overwrite Flat", "overwrite Flat, names cannot be exchanged", "training run", "experiment"]
+
+
+def trust(*arguments):
+    command = [sys.executable, "-m", "benchmarks.trust", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout[-6000:]
+    return done.stdout
+
+
+def test_a_few_kills_at_a_few_calls(tmp_path):
+    said = trust(
+        "--every", 9, "--kills", 3, "--signals", 2, "--pairs", 1, "--work", tmp_path, "--only", *SHORT, "index Flat"
+    )
+    assert said.count("points") >= len(SHORT) and "index Flat" in said
+
+
+@pytest.mark.crash
+def test_every_stage_and_every_call(tmp_path):
+    trust("--kills", 20, "--signals", 4, "--pairs", 4, "--work", tmp_path, "--only", "points", "stages")
