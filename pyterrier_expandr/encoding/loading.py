@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..common.manifest import check_model_folder
 from .models.catalogue import FIRST_DECODER_POSITION
 from .models.sentence_transformer import apply_overrides, opening
 
@@ -82,11 +83,12 @@ def _open_bare(name: str, revision: str | None, device: str | None, trust_remote
 
 
 def check_folder(name: str) -> None:
-    """Raise ValueError if `name` can only be a folder and that folder is missing or contains no model."""
+    """Raise ValueError if `name` can only be a folder and that folder is missing, damaged or contains no model."""
     folder = Path(name)
     if folder.is_dir():
         if not any((folder / file).is_file() for file in ("modules.json", "config.json")):
             raise ValueError(f"{name!r} does not contain a model: it has neither modules.json nor config.json")
+        check_model_folder(folder)
     elif folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ValueError(f"there is no folder {name!r}: give an existing folder or the name of a model on the hub")
 

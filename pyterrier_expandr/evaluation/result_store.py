@@ -3,7 +3,7 @@
     FOLDER/experiment.json                              systems, collections, measures, settings, state of each cell
     FOLDER/<system>/<collection>/run.res.gz             the ranking, in TREC format
     FOLDER/<system>/<collection>/per_query.parquet      system, collection, qid, measure, value
-    FOLDER/<system>/<collection>/cell.json              fingerprint, means, queries, seconds, versions
+    FOLDER/<system>/<collection>/cell.json              fingerprint, means, queries, seconds, versions, hashes of both
 
 A cell is finished when its cell.json exists, which is written last. Folder names are percent-encoded; the real names
 are in cell.json.
@@ -11,8 +11,7 @@ are in cell.json.
 
 from __future__ import annotations
 
-import csv
-import json
+import logging
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,12 +21,16 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from ..common.checked import key_of, remember
 from ..common.files import part_of, path_of, replacing, write_json
+from ..common.manifest import describe_file, read_record, sealed, write_record
+from .cell_files import CELL, PER_QUERY, PER_QUERY_COLUMNS, RUN, read_run, read_whole_cell, write_run
+
+logger = logging.getLogger(__name__)
 
 #: version of the folder's layout
 FORMAT_VERSION = 1
-EXPERIMENT, CELL, PER_QUERY, RUN = "experiment.json", "cell.json", "per_query.parquet", "run.res.gz"
-PER_QUERY_COLUMNS = ["system", "collection", "qid", "measure", "value"]
+EXPERIMENT = "experiment.json"
 #: packages whose versions are recorded with each cell
 PACKAGES = (
     "pyterrier_expandr pyterrier ir-measures pytrec-eval-terrier torch transformers sentence-transformers "
@@ -95,7 +98,11 @@ class ResultStore:
     def finished(self, system: str, collection: str, fingerprint: str) -> dict[str, Any] | None:
         """The record of a finished cell with this fingerprint, or None; any other record is discarded."""
         path = self.cell(system, collection) / CELL
-        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        try:
+            record = read_whole_cell(path.parent)
+        except ValueError as error:
+            logger.warning("%s on %s is computed again: %s", system, collection, error)
+            record = {"fingerprint": None}
         if record is not None and record["fingerprint"] != fingerprint:
             path.unlink()
             self._mark(system, collection, "pending")
@@ -112,8 +119,8 @@ class ResultStore:
             write_run(run, part, system)
 
     def read_run(self, system: str, collection: str) -> pd.DataFrame:
-        """The ranking that `save_run` wrote."""
-        return read_run(self.cell(system, collection) / RUN)
+        """The ranking that `save_run` wrote. Raises ValueError if it is damaged."""
+        return read_run(self.cell(system, collection))
 
     def commit(self, system: str, collection: str, per_query: pd.DataFrame, record: Mapping[str, Any]) -> None:
         """Finish a cell.
@@ -129,7 +136,9 @@ class ResultStore:
         with replacing(folder / PER_QUERY) as part:
             frame.astype({"value": "float64"}).to_parquet(part, index=False)
         names = {"system": system, "collection": collection}
-        write_json(folder / CELL, {**names, **record, "versions": versions()})
+        files = {name: describe_file(folder / name) for name in (RUN, PER_QUERY)}
+        written = write_record(folder / CELL, {**names, **record, "versions": versions()}, files)
+        remember([key_of(folder / CELL, written)])
         self._mark(system, collection, "done")
 
     def fail(self, system: str, collection: str, error: BaseException) -> None:
@@ -141,7 +150,7 @@ class ResultStore:
         self._write()
 
     def _write(self) -> None:
-        write_json(self.folder / EXPERIMENT, {**self._content, "cells": list(self._states.values())})
+        write_json(self.folder / EXPERIMENT, sealed({**self._content, "cells": list(self._states.values())}))
 
 
 def make_folder(folder: Path) -> None:
@@ -198,35 +207,17 @@ def read_experiment(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"there is no folder {str(folder)!r}: give one that an experiment has written")
     if not path.is_file():
         raise FileExistsError(f"{str(folder)!r} contains other files but no {EXPERIMENT}: choose another folder")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = content["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{str(path)!r} is damaged ({error!r}): remove the folder or choose another") from error
-    if found != FORMAT_VERSION:
+    mend = "copy it again, remove the folder, or choose another"
+    content = read_record(path, mend, newest=FORMAT_VERSION)
+    if (found := content.get("format_version")) != FORMAT_VERSION:
         raise ValueError(
             f"{str(folder)!r} was written in version {found} of the layout, but this release uses {FORMAT_VERSION}: "
             "choose another folder, or use the release that wrote it"
         )
+    kinds = {"systems": list, "collections": list, "measures": list, "settings": dict, "cells": list}
+    if wrong := [name for name, kind in kinds.items() if not isinstance(content.get(name), kind)]:
+        raise ValueError(f"{str(path)!r} is damaged (it lacks {wrong}): {mend}")
     return content
-
-
-def write_run(run: pd.DataFrame, path: Path, name: str) -> None:
-    """Write `[qid, docno, rank, score]` as lines `qid Q0 docno rank score name`, compressed, without any quoting."""
-    columns = run[["qid", "docno", "rank", "score"]]
-    lines = columns.assign(q0="Q0", name="_".join(name.split()))[["qid", "q0", "docno", "rank", "score", "name"]]
-    compression: Any = {"method": "gzip", "mtime": 0, "compresslevel": 6}
-    lines.to_csv(path, sep=" ", header=False, index=False, quoting=csv.QUOTE_NONE, compression=compression)
-
-
-def read_run(path: Path) -> pd.DataFrame:
-    """`[qid, docno, rank, score]` of a file that `write_run` wrote."""
-    names = ["qid", "q0", "docno", "rank", "score", "name"]
-    types: Any = {"qid": str, "docno": str, "rank": int, "score": float}
-    frame = pd.read_csv(
-        path, sep=" ", names=names, dtype=types, usecols=list(types), quoting=csv.QUOTE_NONE, keep_default_na=False
-    )
-    return frame[["qid", "docno", "rank", "score"]]
 
 
 def versions() -> dict[str, str]:

@@ -11,7 +11,8 @@ import pytest
 from ir_measures import R, nDCG
 
 from pyterrier_expandr.evaluation.averages import COLLECTIONS, FORUMS, parts_of
-from pyterrier_expandr.evaluation.result_store import CELL, EXPERIMENT, RUN, ResultStore, read_run
+from pyterrier_expandr.evaluation.cell_files import CELL, RUN, read_run
+from pyterrier_expandr.evaluation.result_store import EXPERIMENT, ResultStore
 from pyterrier_expandr.evaluation.results import Results
 from pyterrier_expandr.evaluation.significance import permutation_test
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ....common.fingerprint import gguf_file
+from ....common.manifest import check_model_folder
 
 
 def check_place(name: str, place: str, adapter: str | Path | None) -> None:
@@ -28,8 +29,11 @@ def check_place(name: str, place: str, adapter: str | Path | None) -> None:
         except ValueError as error:
             raise ValueError(f"the config.json of {name!r} is damaged ({error}): download it again") from error
         refuse_encoder_decoder(name, config)
+        check_model_folder(folder)
     if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
         raise ValueError(f"{str(adapter)!r} holds no adapter: it has no adapter_config.json")
+    if adapter is not None:
+        check_model_folder(Path(adapter))
 
 
 def refuse_encoder_decoder(name: str, config: dict[str, Any]) -> None:
