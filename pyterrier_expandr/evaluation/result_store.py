@@ -136,7 +136,7 @@ class ResultStore:
         with replacing(folder / PER_QUERY) as part:
             frame.astype({"value": "float64"}).to_parquet(part, index=False)
         names = {"system": system, "collection": collection}
-        files = {name: describe_file(folder / name) for name in (RUN, PER_QUERY)}
+        files = {name: describe_file(folder / name) for name in (RUN, PER_QUERY) if (folder / name).is_file()}
         written = write_record(folder / CELL, {**names, **record, "versions": versions()}, files)
         remember([key_of(folder / CELL, written)])
         self._mark(system, collection, "done")

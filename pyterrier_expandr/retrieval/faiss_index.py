@@ -237,8 +237,8 @@ class FaissIndex(pt.Artifact, pt.Indexer):
     def verify(self) -> None:
         """Read every byte and compare with the SHA-256 recorded by the build.
 
-        Opening compares sizes, and reads the docnos completely. A vector with a changed bit is found only here, at about
-        a second per GB (`docs/guarantees.md`).
+        Opening compares sizes, and reads the docnos completely. A changed bit in a vector is found only here, which
+        takes about a second for each GB (docs/guarantees.md).
 
         Raises:
             ValueError: a file differs from what was written.

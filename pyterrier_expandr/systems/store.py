@@ -170,8 +170,8 @@ def load_encoder(folder: Path, record: dict[str, Any], device: str | None) -> Ex
         source["model"] = str(folder / ENCODER)
     elif Path(source["model"]).is_absolute() or ".." in Path(source["model"]).parts or source["model"][:1] in ".~":
         raise ValueError(
-            f"the system in {str(folder)!r} names the encoder {source['model']!r}, a folder outside it, and is refused: "
-            f"{MEND}"
+            f"the system in {str(folder)!r} names the encoder {source['model']!r}, a folder outside it, which is "
+            f"refused: {MEND}"
         )
     return ExpandREncoder.from_spec(source, device=device)
 
