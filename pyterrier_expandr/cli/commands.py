@@ -10,5 +10,6 @@ from . import (  # noqa: F401  their commands register themselves with the app
     train_recipe,
     train_retriever,
     tune,
+    verify,
 )
 from .common import app as app

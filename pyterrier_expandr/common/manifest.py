@@ -1,14 +1,14 @@
 """Records: what an artefact's folder contains, written last, so that damage is noticed.
 
-A record is a JSON file. `files` in it has the size and SHA-256 of every other file, `seal` a hash over the record
-itself: of its JSON values, not of its bytes, so that other spacing is no damage. Records of earlier releases may have neither; then nothing can be compared, and they are read as they are.
+A record is a JSON file. `files` in it has the size and SHA-256 of every other file, `seal` a hash over its own values.
+Records of earlier releases may have neither; then nothing can be compared, and they are read as they are.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -44,7 +44,7 @@ def describe_files(folder: Path, *, leave_out: Iterable[str] = ()) -> dict[str, 
     known: dict[str, dict[str, Any]] = {}
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _hidden(path.relative_to(folder))]
     for path in paths:
-        if path.parent != folder and (record := _record_at(path)) is not None:
+        if path.parent != folder and (record := record_at(path)) is not None:
             below = path.parent.relative_to(folder)
             known |= {(below / name).as_posix(): dict(value) for name, value in record.get(FILES, {}).items()}
     names = [path.relative_to(folder).as_posix() for path in paths if not path.name.endswith(CHANGEABLE)]
@@ -166,29 +166,13 @@ def check_beside(file: Path, record: str, mend: str) -> None:
         check_files(file.parent, {file.name: files[file.name]}, mend)
 
 
-def records_below(folder: Path) -> Iterator[tuple[Path, dict[str, Any] | None]]:
-    """Each JSON file below `folder` that is a record, with its content; None for one that cannot be read."""
-    for path in sorted(folder.rglob("*.json")):
-        if not path.is_file() or path.stat().st_size > LARGEST or path.name.startswith(".part."):
-            continue
-        try:
-            record = _record_at(path, raw=True)
-        except ValueError:
-            yield path, None
-            continue
-        if record is not None:
-            yield path, record
-
-
-def _record_at(path: Path, *, raw: bool = False) -> dict[str, Any] | None:
-    """The record in a file, or None if it is something else."""
+def record_at(path: Path) -> dict[str, Any] | None:
+    """The record in a file, unchecked, or None if the file is something else or cannot be read."""
     if path.suffix != ".json" or path.stat().st_size > LARGEST:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
-        if raw:
-            raise ValueError(str(path)) from None
         return None
     if not isinstance(content, dict):
         return None
