@@ -13,9 +13,7 @@ from .common import app
 
 @app.command(epilog="Example: expandr verify pocket.faiss")
 def verify(
-    folder: Annotated[
-        Path, typer.Argument(help="An index, a saved system, results, a trained model, or a folder of these.")
-    ],
+    folder: Annotated[Path, typer.Argument(help="An index, a saved system, results, a trained model, or several.")],
 ) -> None:
     """Read every file of an artefact and compare it with the SHA-256 that was recorded when it was written."""
     found = verify_folder(folder)

@@ -21,12 +21,14 @@ class Verified:
     files: int = 0
     problems: list[str] = field(default_factory=list)
 
-    def attempt(self, check: Callable[..., Any], *arguments: Any, **options: Any) -> None:
-        """Call a check, and keep the message of the error that it raises."""
+    def attempt(self, check: Callable[..., Any], *arguments: Any, **options: Any) -> bool:
+        """Call a check, keep the message of the error that it raises, and return whether there was none."""
         try:
             check(*arguments, **options)
         except (ValueError, OSError) as error:
             self.problems.append(str(error))
+            return False
+        return True
 
 
 def verify(folder: Path) -> Verified:
@@ -47,8 +49,8 @@ def verify(folder: Path) -> Verified:
     records = {path: record for path in candidates if (record := record_at(path)) is not None}
     listed: dict[Path, tuple[Path, str, Any]] = {}
     for path, record in records.items():
-        found.attempt(read_record, path, MEND)
-        for name, written in dict(record.get(FILES) or {}).items():
+        whole = found.attempt(read_record, path, MEND)
+        for name, written in dict(record.get(FILES) or {}).items() if whole else ():
             listed.setdefault(path.parent / name, (path.parent, name, written))  # a system lists its index's files too
     for place, name, written in listed.values():
         found.attempt(check_files, place, {name: written}, MEND, content=True)

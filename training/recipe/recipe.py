@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.files import path_of, with_home
+from ...common.utf8 import read_utf8
 from ...encoding.registry import check_name, demo_encoder_folder
 from ...evaluation.cells import parse_measures
 from ...expansion.backends.base import Sampling
@@ -272,7 +273,7 @@ def read_recipe(path: str | Path, *, seed: int | None = None) -> Recipe:
         >>> read_recipe("recipes/pocket.yaml").llm  # doctest: +SKIP
         'small'
     """
-    text = path_of(path).read_text(encoding="utf-8")
+    text = read_utf8(path_of(path))
     try:
         return _recipe(load_yaml(text), seed)
     except (TypeError, ValueError) as error:
