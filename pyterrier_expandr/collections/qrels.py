@@ -28,8 +28,9 @@ def read_qrels(path: Path) -> pd.DataFrame:
     or the four columns of TREC separated by white space (query id, iteration, document id, grade).
 
     Raises:
-        ValueError: the file is not UTF-8 (the line is named), a line has other columns (the message names the format found), a grade that is not made of decimal
-            digits only, or a judgment that contradicts an earlier line (both lines are named).
+        ValueError: the file is not UTF-8, or a line has other columns (the message names the format found), a grade
+            that is not made of decimal digits only, or a judgment that contradicts an earlier line (both lines are
+            named).
     """
     return pd.DataFrame(distinct(_rows(path), str(path)), columns=["qid", "docno", "label"])
 

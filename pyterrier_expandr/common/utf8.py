@@ -32,7 +32,7 @@ def decoded(data: bytes, source: str, line: int = 1) -> str:
         before = data[: error.start].rpartition(b"\n")[2][-20:].decode("utf-8", "replace")
         number = line + data[: error.start].count(b"\n")
         raise ValueError(
-            f"{source}:{number} is not UTF-8: it has the byte 0x{data[error.start]:02x} after {before!r}; save the file "
-            "as UTF-8"
+            f"{source}:{number} is not UTF-8: it has the byte 0x{data[error.start]:02x} after {before!r}; "
+            "save the file as UTF-8"
         ) from error
     return text.removeprefix("\ufeff") if line == 1 else text

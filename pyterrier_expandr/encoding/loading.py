@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.manifest import check_model_folder
+from ..common.weights import refuse_pickles, weights_options
 from .models.catalogue import FIRST_DECODER_POSITION
 from .models.sentence_transformer import apply_overrides, opening
 
@@ -34,8 +35,8 @@ def load_sentence_transformer(
     the paper's evaluation); what was assumed is logged once, as a warning.
 
     Raises:
-        ValueError: `name` is a folder without a model, the model is neither on the hub nor in its local cache, or the
-            model is AnchorDR and another pooling was requested (or the reverse).
+        ValueError: `name` is a folder without a model, or with weights in a pickle alone; the model is neither on the
+            hub nor in its local cache; or it is AnchorDR and another pooling was requested (or the reverse).
     """
     from sentence_transformers import SentenceTransformer
 
@@ -43,6 +44,7 @@ def load_sentence_transformer(
     from .models.own_modules import has_own_modules
 
     check_folder(name)
+    refuse_pickles(name)
     if pooling == FIRST_DECODER_POSITION or is_anchordr(name, revision):
         # T5's classes would open it without an error but compute something else.
         from .models.anchordr import open_anchordr
@@ -55,7 +57,9 @@ def load_sentence_transformer(
     elif has_modules(name, revision):
         trusted = trust_remote_code or has_own_modules(name, revision)
         with opening(name):
-            model = SentenceTransformer(name, device=device, revision=revision, trust_remote_code=trusted)
+            model = SentenceTransformer(
+                name, device=device, revision=revision, trust_remote_code=trusted, model_kwargs=weights_options()
+            )
     else:
         model = _open_bare(name, revision, device, trust_remote_code)
         if pooling is None:
@@ -78,7 +82,8 @@ def _open_bare(name: str, revision: str | None, device: str | None, trust_remote
         return {"revision": revision, "trust_remote_code": trust_remote_code}
 
     with opening(name):
-        module = Transformer(name, model_kwargs=options(), processor_kwargs=options(), config_kwargs=options())
+        weights = options() | weights_options()
+        module = Transformer(name, model_kwargs=weights, processor_kwargs=options(), config_kwargs=options())
     return SentenceTransformer(modules=[module], device=device)
 
 

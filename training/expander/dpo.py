@@ -13,6 +13,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
+from ...common.weights import refuse_pickles, weights_options
 from ...expansion.backends.gguf import local_model, resolve_llm
 from ...expansion.backends.huggingface import stop_tokens
 from ..progress import ProgressBar
@@ -157,7 +158,9 @@ def open_base(config: ExpanderTrainingConfig) -> PreTrainedModel:
             bnb_4bit_compute_dtype=config.compute_dtype(),
         )
     base = local_model(resolve_llm(config.base))
-    model = AutoModelForCausalLM.from_pretrained(base, trust_remote_code=config.trust_remote_code, **options)
+    refuse_pickles(base)
+    options |= {"trust_remote_code": config.trust_remote_code, **weights_options()}
+    model = AutoModelForCausalLM.from_pretrained(base, **options)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...common.files import path_of
 from ...common.fingerprint import model_fingerprint, pinned_revision
 from ...common.frames import without_surrogates
+from ...common.weights import explained, weights_options
 from .base import Backend, Generation, Message, Request, Stream, check_context
 from .gguf import INSTALL_SMOLLM2, SMOLLM2_HUB, local_model, resolve_llm
 from .local.checks import check_place, refuse_encoder_decoder
@@ -116,8 +117,8 @@ class HuggingFaceBackend(Backend):
             return loader.from_pretrained(self.opened, **options)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(
-                f"cannot open the language model {self.model!r}: {error}\nName a folder that holds a causal language "
-                f"model, or a model of the hub (offline only those that were downloaded before).{self._hint()}"
+                f"cannot open the language model {self.model!r}: {explained(error)}\nName a folder that holds a causal "
+                f"language model, or a model of the hub (offline only those that were downloaded before).{self._hint()}"
             ) from error
 
     def _hint(self) -> str:
@@ -155,7 +156,7 @@ class HuggingFaceBackend(Backend):
             from transformers import AutoModelForCausalLM, GenerationConfig
 
             _ = self.context_length  # raises if it is not a causal language model
-            model = self._open(AutoModelForCausalLM, dtype=self._dtype())
+            model = self._open(AutoModelForCausalLM, dtype=self._dtype(), **weights_options())
             ends = stop_tokens(model, self.tokenizer)
             self._shares_prefill = shares_prefill(model)
             if not self._shares_prefill:
@@ -179,8 +180,7 @@ class HuggingFaceBackend(Backend):
         return PeftModel.from_pretrained(model, self.adapter)
 
     def _pad_id(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return self.tokenizer.eos_token_id if pad is None else pad
+        return self.tokenizer.eos_token_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
 
     def close(self) -> None:
         """Free the model's memory; it is loaded again when needed."""
