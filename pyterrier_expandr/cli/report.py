@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import Results, app, collections_of, pairs_of
+from .common import Results, app, collections_of, pairs_of, say
 
 
 @app.command(epilog="Example: expandr report OUT --baseline dense --paper ExpandR=Contriever/ExpandR --format html")
@@ -42,7 +42,7 @@ def report(
         title=title,
     )
     if out is None:
-        typer.echo(text, nl=False)
+        say(text, nl=False)
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
