@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.manifest import check_model_folder
-from ..common.weights import refuse_pickles, weights_options
+from ..common.weights import module_folders, pickles_allowed, refuse_pickle, refuse_pickles, weights_options
 from .models.catalogue import FIRST_DECODER_POSITION
 from .models.sentence_transformer import apply_overrides, opening
 
@@ -55,6 +55,7 @@ def load_sentence_transformer(
             )
         model, pooling = open_anchordr(name, revision=revision, device=device), None
     elif has_modules(name, revision):
+        _refuse_modules_pickles(name, revision)
         trusted = trust_remote_code or has_own_modules(name, revision)
         with opening(name):
             model = SentenceTransformer(
@@ -71,6 +72,19 @@ def load_sentence_transformer(
         pooling, normalize = pooling or "mean", True if normalize is None else normalize
     apply_overrides(model, pooling=pooling, normalize=normalize, max_length=max_length, truncate_dim=truncate_dim)
     return model.eval()
+
+
+def _refuse_modules_pickles(name: str, revision: str | None) -> None:
+    """`refuse_pickles` for the modules of a hub model besides the first, which transformers does not open."""
+    from .models.anchordr_checkpoint import find_file
+
+    listed = find_file(name, "modules.json", revision)
+    if listed is None or Path(name).is_dir() or pickles_allowed():
+        return
+    for path in module_folders(listed.parent):
+        pickled = find_file(name, f"{path}/pytorch_model.bin", revision)
+        if pickled is not None and find_file(name, f"{path}/model.safetensors", revision) is None:
+            refuse_pickle(pickled)
 
 
 def _open_bare(name: str, revision: str | None, device: str | None, trust_remote_code: bool) -> SentenceTransformer:

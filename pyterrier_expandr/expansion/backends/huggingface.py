@@ -13,6 +13,7 @@ from ...common.frames import without_surrogates
 from ...common.weights import explained, weights_options
 from .base import Backend, Generation, Message, Request, Stream, check_context
 from .gguf import INSTALL_SMOLLM2, SMOLLM2_HUB, local_model, resolve_llm
+from .local.adapters import with_adapter
 from .local.checks import check_place, refuse_encoder_decoder
 from .local.control_tokens import control_tokens, plain_control_tokens, visible_ids
 from .local.prefill import ONE_BY_ONE, prefill, shares_prefill
@@ -167,20 +168,12 @@ class HuggingFaceBackend(Backend):
                 )
             # Use our own configuration: the model's may set a repetition penalty and other samplers.
             model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=self._pad_id(), do_sample=False)
-            self._model = self._with_adapter(model).to(self._device()).eval()
+            self._model = with_adapter(model, self.adapter).to(self._device()).eval()
         return self._model
 
-    def _with_adapter(self, model: Any) -> Any:
-        if self.adapter is None:
-            return model
-        try:
-            from peft import PeftModel
-        except ImportError as error:
-            raise ImportError("an adapter needs peft: pip install 'pyterrier_expandr[train]'") from error
-        return PeftModel.from_pretrained(model, self.adapter)
-
     def _pad_id(self) -> int:
-        return self.tokenizer.eos_token_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+        pad = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id if pad is None else pad
 
     def close(self) -> None:
         """Free the model's memory; it is loaded again when needed."""
