@@ -27,6 +27,7 @@ def answered() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError):  # a stream of another kind is left as it is
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # what a terminal cannot show
+    plain = warnings.formatwarning
     _show_controls()
     try:
         yield
@@ -41,6 +42,8 @@ def answered() -> Iterator[None]:
             sys.exit(1)
         _say(sentence)
         sys.exit(2)
+    finally:
+        warnings.formatwarning = plain
 
 
 def _show_controls() -> None:

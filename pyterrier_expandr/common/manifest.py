@@ -99,6 +99,8 @@ def read_record(path: Path, mend: str, *, newest: int | None = None) -> dict[str
             return record
         if SEAL in record and sealed(record)[SEAL] != record[SEAL]:
             raise ValueError("its values have changed since it was written")
+        if not isinstance(record.get(FILES, {}), dict):
+            raise TypeError(f"{FILES} in it is no object")
         for name, value in _listed(record).items():
             if not isinstance(value.get("bytes"), int) or not isinstance(value.get("sha256"), str):
                 raise ValueError(f"it does not say what {name!r} contained")

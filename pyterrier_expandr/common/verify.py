@@ -10,12 +10,15 @@ from typing import Any
 
 from .manifest import FILES, check_files, check_inside, read_record, record_at
 
+#: PyTerrier's note on an artefact, and the record that each format of this package has beside it
+PT_METADATA = "pt_meta.json"
+RECORD_OF = {"expandr": "expandr_system.json", "expandr_faiss": "expandr_faiss.json"}
 MEND = "make it again, or copy or download it again"
 
 
 @dataclass
 class Verified:
-    """What `verify` compared: the number of records and of files, and one sentence for each problem."""
+    """What `verify_folder` compared: the number of records and of files, and one sentence for each problem."""
 
     records: int = 0
     files: int = 0
@@ -31,14 +34,14 @@ class Verified:
         return True
 
 
-def verify(folder: Path) -> Verified:
+def verify_folder(folder: Path) -> Verified:
     """Read all files below `folder` that a record lists, and compare them with it.
 
     Raises:
         FileNotFoundError: there is no such folder. ValueError: nothing in it has a record.
 
     Example:
-        >>> verify(Path("pocket.faiss")).problems  # doctest: +SKIP
+        >>> verify_folder(Path("pocket.faiss")).problems  # doctest: +SKIP
         []
     """
     if not folder.is_dir():
@@ -57,6 +60,8 @@ def verify(folder: Path) -> Verified:
     for path in candidates:
         if path not in records and path not in listed:  # perhaps a record: nothing else tells what it was
             found.attempt(_parse, path)
+    for path in folder.rglob(PT_METADATA):
+        found.attempt(_has_record, path)
     found.records, found.files = len(records), len(listed)
     if not records and not found.problems:
         raise ValueError(
@@ -64,6 +69,15 @@ def verify(folder: Path) -> Verified:
             "release, whose files can only be opened"
         )
     return found
+
+
+def _has_record(path: Path) -> None:
+    try:
+        record = RECORD_OF.get(json.loads(path.read_text(encoding="utf-8")).get("format"))
+    except (ValueError, AttributeError):
+        return  # as a file of the artefact it has been compared already
+    if record is not None and not (path.parent / record).is_file():
+        raise ValueError(f"{str(path.parent)!r} is damaged: {record} is missing; {MEND}")
 
 
 def _parse(path: Path) -> None:

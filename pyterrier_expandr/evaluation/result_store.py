@@ -24,7 +24,7 @@ import pandas as pd
 from ..common.checked import key_of, remember
 from ..common.files import part_of, path_of, replacing, write_json
 from ..common.manifest import describe_file, read_record, sealed, write_record
-from .cell_files import CELL, PER_QUERY, PER_QUERY_COLUMNS, RUN, read_run, read_whole_cell, write_run
+from .cell_files import CELL, MEND, PER_QUERY, PER_QUERY_COLUMNS, RUN, read_run, read_whole_cell, write_run
 
 logger = logging.getLogger(__name__)
 
@@ -214,10 +214,31 @@ def read_experiment(folder: Path) -> dict[str, Any]:
             f"{str(folder)!r} was written in version {found} of the layout, but this release uses {FORMAT_VERSION}: "
             "choose another folder, or use the release that wrote it"
         )
-    kinds = {"systems": list, "collections": list, "measures": list, "settings": dict, "cells": list}
-    if wrong := [name for name, kind in kinds.items() if not isinstance(content.get(name), kind)]:
-        raise ValueError(f"{str(path)!r} is damaged (it lacks {wrong}): {mend}")
+    if wrong := _malformed(content):
+        raise ValueError(f"{str(path)!r} is damaged (in it, {wrong} is not what it should be): {mend}")
     return content
+
+
+def missing_cells(folder: Path) -> None:
+    """Raise ValueError if a cell that experiment.json says is finished has no record any more, or if it is damaged."""
+    for cell in read_experiment(folder)["cells"]:
+        path = cell_folder(folder, cell["system"], cell["collection"]) / CELL
+        if cell["state"] == "done" and not path.is_file():
+            raise ValueError(f"{str(path)!r} is missing: {MEND}")
+
+
+def _malformed(content: Mapping[str, Any]) -> list[str]:
+    """The fields of experiment.json that cannot be read as what they are; none in a file that `ResultStore` wrote."""
+    names = ("systems", "collections", "measures")
+    good = {
+        name: isinstance(value := content.get(name), list) and all(isinstance(each, str) for each in value)
+        for name in names
+    }
+    cells = content.get("cells")
+    fields = {"system", "collection", "state", "error"}
+    good["cells"] = isinstance(cells, list) and all(isinstance(cell, dict) and fields <= set(cell) for cell in cells)
+    good["settings"] = isinstance(content.get("settings"), dict)
+    return [name for name, fits in good.items() if not fits]
 
 
 def versions() -> dict[str, str]:

@@ -73,6 +73,8 @@ class Results:
                 if state is None:
                     continue
                 record, problem = _intact(cell_folder(folder, system, collection), checked)
+                if record is None and state["state"] == "done" and problem is None:
+                    problem = f"{str(cell_folder(folder, system, collection) / CELL)!r} is missing: {MEND}"
                 if problem is not None:
                     state = {**state, "state": "failed", "error": problem}
                 row = {"n_queries": 0, "seconds": float("nan"), "fingerprint": None}

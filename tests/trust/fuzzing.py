@@ -1,5 +1,6 @@
 """Hostile and broken input for everything that reads something: mutated files and names, from a kept corpus of strings."""
 
+import copy
 import json
 import os
 import traceback
@@ -37,7 +38,7 @@ VALUES = [
 strings = st.one_of(
     st.sampled_from(NASTY), st.text(max_size=8), st.lists(st.sampled_from(NASTY), max_size=3).map("".join)
 )
-values = st.one_of(st.sampled_from(VALUES), strings)
+values = st.one_of(st.sampled_from(VALUES).map(copy.deepcopy), strings)
 
 
 @st.composite

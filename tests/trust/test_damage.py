@@ -9,9 +9,9 @@ import pyterrier as pt
 import pytest
 
 from pyterrier_expandr import ExpandR, FaissIndex, beir
+from pyterrier_expandr.cli.verify import verified as verify
 from pyterrier_expandr.collections import beir_folder
 from pyterrier_expandr.common.manifest import sealed
-from pyterrier_expandr.common.verify import verify
 from pyterrier_expandr.evaluation import Results
 from tests.command import expandr
 from tests.encoders_tiny import build_bert

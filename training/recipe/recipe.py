@@ -41,7 +41,7 @@ class Evaluation:
     def __post_init__(self) -> None:
         for name in ("collections", "measures"):
             value = getattr(self, name)
-            if isinstance(value, str) or not value:
+            if not isinstance(value, (list, tuple)) or not value or not all(isinstance(one, str) for one in value):
                 raise ValueError(f"{name} must be a list of at least one name, got {value!r}")
             object.__setattr__(self, name, tuple(value))
         check_texts(self, "split")
