@@ -16,6 +16,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="module")
+def pickles_allowed():
+    """Weights may come from a pickle, as those of the published AnchorDR do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXPANDR_ALLOW_PICKLE", "1")
+        yield
+
+
 @pytest.fixture(scope="session")
 def minilm() -> str:
     """The folder of all-MiniLM-L6-v2."""

@@ -12,6 +12,10 @@ from typing import Any
 
 from ..common.files import write_json
 from ..common.locks import one_writer
+from ..common.manifest import FILES, check_files, read_record
+
+#: what to do about a damaged run
+MEND = "remove that folder and run again, or copy it again"
 
 
 def one_run(out: Path) -> AbstractContextManager[None]:
@@ -27,13 +31,15 @@ def is_finished(out: Path, record: str, settings: dict[str, Any]) -> bool:
     """Whether `out` was made by a run with these settings; `record` names the file in it that records them.
 
     Raises:
-        ValueError: `out` is something else, or was made with other settings (they are named).
+        ValueError: `out` is something else, is damaged, or was made with other settings (they are named).
     """
     if not out.exists():
         return False
     if not (out / record).is_file():
         raise ValueError(f"{out} exists but is not a finished run (it has no {record}): choose another folder")
-    _compare(json.loads((out / record).read_text(encoding="utf-8")).get("settings", {}), settings, out)
+    content = read_record(out / record, MEND)
+    _compare(content.get("settings", {}), settings, out)
+    check_files(out, content.get(FILES, {}), MEND)
     if is_first_process():
         shutil.rmtree(_work(out), ignore_errors=True)  # its removal was interrupted
     return True

@@ -19,8 +19,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..common.files import write_json
 from ..common.locks import one_writer
+from ..common.manifest import FILES, check_files, read_record, write_record
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 Run = Callable[..., dict[str, Any]]
 
 RECORD = "stage.json"
+#: what to do about a damaged stage
+MEND = "remove that folder, and this stage runs again"
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,13 @@ class Stage:
         return root / f"{self.name}-{self.fingerprint}"
 
     def record(self, root: Path) -> dict[str, Any] | None:
-        """The record written when the stage finished, or None before that."""
+        """The record written when the stage finished, or None before that. Raises ValueError if a file is damaged."""
         path = self.folder(root) / RECORD
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not path.is_file():
+            return None
+        record = read_record(path, MEND)
+        check_files(path.parent, record.get(FILES, {}), MEND)
+        return record
 
 
 def in_order(stages: Iterable[Stage]) -> list[Stage]:
@@ -141,4 +147,4 @@ def _write_record(stage: Stage, folder: Path, counts: dict[str, Any], seconds: f
         "seconds": round(seconds, 1),
         "versions": {name: version(name) for name in ("pyterrier_expandr", "torch", "transformers")},
     }
-    write_json(folder / RECORD, record)
+    write_record(folder / RECORD, record)

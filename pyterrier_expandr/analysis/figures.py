@@ -31,6 +31,7 @@ STYLE: Any = {
     "grid.linewidth": 0.6,
     "hatch.linewidth": 0.6,
     "legend.frameon": False,
+    "text.parse_math": False,  # names of systems are text, whatever is in them
     "svg.hashsalt": "expandr",
 }
 

@@ -38,7 +38,7 @@ def expansion_lengths(expansions: Mapping[str, pd.DataFrame], tokenizer: Any = N
         if isinstance(tokenizer, (str, Path)):
             from transformers import AutoTokenizer
 
-            tokenizer = AutoTokenizer.from_pretrained(str(tokenizer))
+            tokenizer = AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False)
         encoded = tokenizer(texts["text"].tolist(), add_special_tokens=False, verbose=False)
         lengths = [len(ids) for ids in encoded["input_ids"]]
         name = "/".join(Path(tokenizer.name_or_path).parts[-2:])

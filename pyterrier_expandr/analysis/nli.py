@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from ..common.weights import refuse_pickles, weights_options
 from .texts import expansion_texts, with_reference
 
 
@@ -47,7 +48,8 @@ def entailment(
     from sentence_transformers import CrossEncoder
     from torch.nn import Softmax
 
-    judge = CrossEncoder(model, device=device, activation_fn=Softmax(dim=-1))
+    refuse_pickles(model)
+    judge = CrossEncoder(model, device=device, activation_fn=Softmax(dim=-1), model_kwargs=weights_options())
     column = entailment_label(judge.config.id2label)
     scores = judge.predict(
         list(zip(pairs["references"], pairs["text"], strict=True)), batch_size=batch_size, show_progress_bar=verbose

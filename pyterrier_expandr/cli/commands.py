@@ -12,5 +12,6 @@ from . import (  # noqa: F401  their commands register themselves with the app
     train_retriever,
     train_student,
     tune,
+    verify,
 )
 from .common import app as app

@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 from ..collections.opening import open_collection as open_collection
 from ..collections.opening import topics_of as topics_of
 from ..common.files import path_of, with_home
+from ..common.printable import printable
 from .errors import as_flags
 
 if TYPE_CHECKING:
@@ -129,6 +130,11 @@ def live_expander(llm: str, device: str | None, **options: Any) -> pt.Transforme
     return LLMExpander(open_backend(llm, device=device), verbose=True, **options)
 
 
+def say(text: object, **options: Any) -> None:
+    """Print text that may come from data: what would control the terminal is shown instead of obeyed."""
+    typer.echo(printable(str(text)), **options)
+
+
 def show(frame: pd.DataFrame, places: int) -> None:
     """Print a frame as a table."""
-    typer.echo(frame.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.{places}f}"))
+    say(frame.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.{places}f}"))

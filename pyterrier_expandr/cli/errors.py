@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
@@ -25,6 +27,8 @@ def answered() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError):  # a stream of another kind is left as it is
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # what a terminal cannot show
+    plain = warnings.formatwarning
+    _show_controls()
     try:
         yield
     except Exception as error:
@@ -38,6 +42,21 @@ def answered() -> Iterator[None]:
             sys.exit(1)
         _say(sentence)
         sys.exit(2)
+    finally:
+        warnings.formatwarning = plain
+
+
+def _show_controls() -> None:
+    """Make warnings and log messages, which quote queries and file names, harmless for the terminal."""
+    plain = warnings.formatwarning
+    warnings.formatwarning = lambda *given, **named: printable(plain(*given, **named))
+
+    class Shown(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return printable(super().format(record))
+
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(Shown())
 
 
 def mendable(error: BaseException) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..systems.names import GRAMMAR, SystemOpener
-from .common import Device, Split, app, pairs_of
+from .common import Device, Split, app, pairs_of, say
 
 if TYPE_CHECKING:
     from ..evaluation.results import Results as ResultSet
@@ -94,9 +94,9 @@ def _show(results: ResultSet, out: Path, baseline: str | None, measures: list[st
     from ..reports.page import report
 
     if (results.cells["state"] == "done").any():
-        typer.echo(report(results, "md", baseline=baseline, measures=measures))
+        say(report(results, "md", baseline=baseline, measures=measures))
     for name, where, error in results.failures.itertuples(index=False, name=None):
-        typer.echo(f"expandr: failed: {name} on {where}: {error}", err=True)
+        say(f"expandr: failed: {name} on {where}: {error}", err=True)
     typer.echo(f"results in {out}")
     if not results.failures.empty:
         typer.echo(KEPT, err=True)

@@ -9,7 +9,7 @@ import typer
 
 from ..common.files import replacing
 from ..common.locks import one_writer
-from .common import Results, app, collections_of, pairs_of
+from .common import Results, app, collections_of, pairs_of, say
 
 
 @app.command(epilog="Example: expandr report OUT --baseline dense --paper ExpandR=Contriever/ExpandR --format html")
@@ -44,7 +44,7 @@ def report(
         title=title,
     )
     if out is None:
-        typer.echo(text, nl=False)
+        say(text, nl=False)
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     with one_writer(out), replacing(out) as part:

@@ -10,7 +10,7 @@ import typer
 
 from ..common.files import replacing
 from ..common.locks import one_writer
-from .common import LLM_HELP, Collection, Device, Split, app, live_expander, open_collection, topics_of
+from .common import LLM_HELP, Collection, Device, Split, app, live_expander, open_collection, say, topics_of
 
 if TYPE_CHECKING:
     import pyterrier as pt
@@ -33,7 +33,7 @@ def demo(
     """Compare BM25, a dense retriever, ExpandR and their hybrid on the collection that comes with the package."""
     from .demo import run_demo
 
-    run_demo(folder or Path(tempfile.mkdtemp(prefix="expandr-demo-")), llm=llm, device=device, say=typer.echo)
+    run_demo(folder or Path(tempfile.mkdtemp(prefix="expandr-demo-")), llm=llm, device=device, say=say)
 
 
 @app.command(epilog="Example: expandr expand --collection pocket --llm Qwen/Qwen2.5-7B-Instruct --out pocket.jsonl")
@@ -168,9 +168,9 @@ def search(
         typer.echo(f"{len(ranking)} rows in {out}")
         return
     for qid, rows in ranking.groupby("qid", sort=False):
-        typer.echo(f"{qid}: {rows['query'].iloc[0]}")
+        say(f"{qid}: {rows['query'].iloc[0]}")
         for row in rows.sort_values("rank").itertuples():
-            typer.echo(f"  {row.rank + 1:>4}  {row.score:8.4f}  {row.docno}")
+            say(f"  {row.rank + 1:>4}  {row.score:8.4f}  {row.docno}")
 
 
 @app.command(epilog="Example: expandr models")

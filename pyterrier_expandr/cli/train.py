@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .common import LLM_HELP, Commands, Device, app
+from .common import LLM_HELP, Commands, Device, app, say
 
 train = Commands(help="Make training data, and train both models.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(train, name="train")
@@ -78,14 +78,14 @@ def pairs(
     with open_backend(llm, device=device) as backend:
         model = load_encoder(encoder, fuse=True, pooling=pooling, max_length=max_length, device=device)
         report = build_pairs(config, backend, model, out, verbose=True)
-    typer.echo(f"{report}\nin {out / ('pairs' + config.suffix)}")
+    say(f"{report}\nin {out / ('pairs' + config.suffix)}")
 
 
 def show_record(file: Path, names: Iterable[str]) -> None:
     """Print fields of a finished run's record, which only one process of a distributed run has."""
     if file.is_file():
         record = json.loads(file.read_text(encoding="utf-8"))
-        typer.echo(f"{json.dumps({name: record[name] for name in names}, indent=1)}\nin {file.parent}")
+        say(f"{json.dumps({name: record[name] for name in names}, indent=1)}\nin {file.parent}")
 
 
 def shares(given: list[str], option: str) -> dict[str, float]:

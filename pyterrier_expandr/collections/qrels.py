@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
+
+from ..common.utf8 import read_utf8
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +28,9 @@ def read_qrels(path: Path) -> pd.DataFrame:
     or the four columns of TREC separated by white space (query id, iteration, document id, grade).
 
     Raises:
-        ValueError: a line has other columns (the message names the format found), a grade that is not made of decimal
-            digits only, or a judgment that contradicts an earlier line (both lines are named).
+        ValueError: the file is not UTF-8, or a line has other columns (the message names the format found), a grade
+            that is not made of decimal digits only, or a judgment that contradicts an earlier line (both lines are
+            named).
     """
     return pd.DataFrame(distinct(_rows(path), str(path)), columns=["qid", "docno", "label"])
 
@@ -63,7 +67,7 @@ def distinct(judgments: Iterable[tuple[str, Judgment]], source: str) -> Iterator
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Judgment]]:
-    with open(path, encoding="utf-8") as file:
+    with io.StringIO(read_utf8(path), newline=None) as file:
         for number, line in enumerate(file, 1):
             cells = line.rstrip("\r\n").split("\t")
             if not line.strip() or (number == 1 and _is_header(line)):

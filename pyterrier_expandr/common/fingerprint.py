@@ -53,6 +53,16 @@ def model_fingerprint(name_or_folder: str | Path, revision: str | None = None) -
     return {"model": name, "revision": revision} if commit is None else {"model": name, "commit": commit}
 
 
+def digest(values: Any) -> str:
+    """A SHA-256 over JSON values.
+
+    Example:
+        >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+        True
+    """
+    return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
 def gguf_file(name_or_folder: str | Path) -> Path | None:
     """The GGUF file that a name refers to: itself, or the only one in a folder without config.json; otherwise None.
 

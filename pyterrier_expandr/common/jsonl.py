@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import path_of, replacing
+from .utf8 import decoded
 
 
 def read_jsonl(
@@ -22,8 +23,8 @@ def read_jsonl(
         skipped: if given, broken lines are skipped and counted here under "broken line".
 
     Raises:
-        ValueError: a line is not a JSON object or lacks one of `fields`; the message names file, line and what was
-            found.
+        ValueError: a line is not UTF-8, not a JSON object, or lacks one of `fields`; the message names file, line and
+            what was found.
         FileNotFoundError: the file does not exist.
     """
     wanted = list(fields)
@@ -33,18 +34,18 @@ def read_jsonl(
                 continue
             where = f"{path}:{number}"
             try:
-                yield where, _object(line, where, wanted)
+                yield where, _object(decoded(line, str(path), number), where, wanted)
             except ValueError:
                 if skipped is None:
                     raise
                 skipped["broken line"] += 1
 
 
-def _object(line: bytes, where: str, wanted: list[str]) -> dict[str, Any]:
+def _object(line: str, where: str, wanted: list[str]) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"{where} is not valid JSON in UTF-8: {error}; fix or remove the line") from error
+        raise ValueError(f"{where} is not valid JSON: {error}; fix or remove the line") from error
     if not isinstance(row, dict) or not row.keys() >= set(wanted):
         found = sorted(row) if isinstance(row, dict) else type(row).__name__
         raise ValueError(f"{where} must have the fields {wanted}, but has {found}")

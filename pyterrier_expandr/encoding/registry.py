@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from ..common.files import with_home
+from ..common.weights import refuse_pickles
 from .models.catalogue import ENCODERS, FIRST_DECODER_POSITION, LLMS, EncoderEntry, LLMEntry
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ def _load_pyterrier_dr(
             "to silence this warning)", name, entry.home,
         )  # fmt: skip
     model = str(checkpoint or entry.model)
+    refuse_pickles(model)
     try:
         with opening(model):
             return home(model_name=model, **options)

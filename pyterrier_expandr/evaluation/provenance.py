@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from typing import Any
 
 import pyterrier as pt
 
-
-def digest(values: Any) -> str:
-    """A SHA-256 over JSON values.
-
-    Example:
-        >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
-        True
-    """
-    return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+from ..common.fingerprint import digest as digest
 
 
 def stable_repr(thing: Any) -> str:

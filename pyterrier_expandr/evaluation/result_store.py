@@ -4,7 +4,7 @@
     FOLDER/<system>/<collection>/run.res.gz             the ranking, in TREC format
     FOLDER/<system>/<collection>/per_query.parquet      system, collection, qid, measure, value
     FOLDER/<system>/<collection>/passages.jsonl         the passages of each query, if the system has any
-    FOLDER/<system>/<collection>/cell.json              fingerprint, means, queries, seconds, versions
+    FOLDER/<system>/<collection>/cell.json              fingerprint, means, queries, seconds, versions, hashes
 
 A cell is finished when its cell.json exists, which is written last. Folder names are percent-encoded; the real names
 are in cell.json.
@@ -12,8 +12,7 @@ are in cell.json.
 
 from __future__ import annotations
 
-import csv
-import json
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, version
@@ -25,18 +24,30 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from ..common.checked import key_of, remember
 from ..common.files import part_of, path_of, replacing, write_json
-from ..common.frames import expansion_lists
-from ..common.jsonl import read_jsonl, write_jsonl
 from ..common.locks import one_writer
+from ..common.manifest import describe_file, read_record, sealed, write_record
+from .cell_files import (
+    CELL,
+    MEND,
+    PASSAGES,
+    PER_QUERY,
+    PER_QUERY_COLUMNS,
+    RUN,
+    read_run,
+    read_whole_cell,
+    write_passages,
+    write_run,
+)
+
+logger = logging.getLogger(__name__)
 
 #: version of the folder's layout
 FORMAT_VERSION = 1
-EXPERIMENT, CELL, PER_QUERY, RUN = "experiment.json", "cell.json", "per_query.parquet", "run.res.gz"
-PASSAGES = "passages.jsonl"
+EXPERIMENT = "experiment.json"
 #: seconds that a process waits for another one that is writing the record, which takes milliseconds
 TIMEOUT = 60.0
-PER_QUERY_COLUMNS = ["system", "collection", "qid", "measure", "value"]
 #: packages whose versions are recorded with each cell
 PACKAGES = (
     "pyterrier_expandr pyterrier ir-measures pytrec-eval-terrier torch transformers sentence-transformers "
@@ -93,7 +104,11 @@ class ResultStore:
     def finished(self, system: str, collection: str, fingerprint: str) -> dict[str, Any] | None:
         """The record of a finished cell with this fingerprint, or None; any other record is discarded."""
         path = self.cell(system, collection) / CELL
-        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        try:
+            record = read_whole_cell(path.parent)
+        except ValueError as error:
+            logger.warning("%s on %s is computed again: %s", system, collection, error)
+            record = {"fingerprint": None}
         if record is not None and record["fingerprint"] != fingerprint:
             path.unlink()
             self._mark(system, collection, "pending")
@@ -106,17 +121,13 @@ class ResultStore:
         """Write the ranking `[qid, docno, rank, score]` of a cell, and its passages if it has `query_expansions`."""
         folder = self.cell(system, collection)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / PASSAGES).unlink(missing_ok=True)
-        if "query_expansions" in run:
-            first = run.drop_duplicates("qid")
-            rows = zip(first["qid"], expansion_lists(first), strict=True)
-            write_jsonl(folder / PASSAGES, ({"query_id": qid, "passages": texts} for qid, texts in rows))
+        write_passages(run, folder / PASSAGES)
         with replacing(folder / RUN) as part:
             write_run(run, part, system)
 
     def read_run(self, system: str, collection: str) -> pd.DataFrame:
-        """The ranking that `save_run` wrote."""
-        return read_run(self.cell(system, collection) / RUN)
+        """The ranking that `save_run` wrote. Raises ValueError if it is damaged."""
+        return read_run(self.cell(system, collection))
 
     def commit(self, system: str, collection: str, per_query: pd.DataFrame, record: Mapping[str, Any]) -> None:
         """Finish a cell.
@@ -132,7 +143,9 @@ class ResultStore:
         with replacing(folder / PER_QUERY) as part:
             frame.astype({"value": "float64"}).to_parquet(part, index=False)
         names = {"system": system, "collection": collection}
-        write_json(folder / CELL, {**names, **record, "versions": versions()})
+        files = {name: describe_file(folder / name) for name in (RUN, PER_QUERY, PASSAGES) if (folder / name).is_file()}
+        written = write_record(folder / CELL, {**names, **record, "versions": versions()}, files)
+        remember([key_of(folder / CELL, written)])
         self._mark(system, collection, "done")
 
     def fail(self, system: str, collection: str, error: BaseException) -> None:
@@ -160,7 +173,7 @@ class ResultStore:
                 cells.setdefault((system, collection), _state(system, collection, "pending"))
             self._states = cells | changed
             content = {"format_version": FORMAT_VERSION, **names, "settings": self._settings}
-            write_json(path, {**content, "cells": list(self._states.values())})
+            write_json(path, sealed({**content, "cells": list(self._states.values())}))
 
 
 def make_folder(folder: Path) -> None:
@@ -217,42 +230,38 @@ def read_experiment(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"there is no folder {str(folder)!r}: give one that an experiment has written")
     if not path.is_file():
         raise FileExistsError(f"{str(folder)!r} contains other files but no {EXPERIMENT}: choose another folder")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = content["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{str(path)!r} is damaged ({error!r}): remove the folder or choose another") from error
-    if found != FORMAT_VERSION:
+    mend = "copy it again, remove the folder, or choose another"
+    content = read_record(path, mend, newest=FORMAT_VERSION)
+    if (found := content.get("format_version")) != FORMAT_VERSION:
         raise ValueError(
             f"{str(folder)!r} was written in version {found} of the layout, but this release uses {FORMAT_VERSION}: "
             "choose another folder, or use the release that wrote it"
         )
+    if wrong := _malformed(content):
+        raise ValueError(f"{str(path)!r} is damaged (in it, {wrong} is not what it should be): {mend}")
     return content
 
 
-def write_run(run: pd.DataFrame, path: Path, name: str) -> None:
-    """Write `[qid, docno, rank, score]` as lines `qid Q0 docno rank score name`, compressed, without any quoting."""
-    columns = run[["qid", "docno", "rank", "score"]]
-    lines = columns.assign(q0="Q0", name="_".join(name.split()))[["qid", "q0", "docno", "rank", "score", "name"]]
-    compression: Any = {"method": "gzip", "mtime": 0, "compresslevel": 6}
-    lines.to_csv(path, sep=" ", header=False, index=False, quoting=csv.QUOTE_NONE, compression=compression)
+def missing_cells(folder: Path) -> None:
+    """Raise ValueError if a cell that experiment.json says is finished has no record any more, or if it is damaged."""
+    for cell in read_experiment(folder)["cells"]:
+        path = cell_folder(folder, cell["system"], cell["collection"]) / CELL
+        if cell["state"] == "done" and not path.is_file():
+            raise ValueError(f"{str(path)!r} is missing: {MEND}")
 
 
-def read_run(path: Path) -> pd.DataFrame:
-    """`[qid, docno, rank, score]` of a file that `write_run` wrote."""
-    names = ["qid", "q0", "docno", "rank", "score", "name"]
-    types: Any = {"qid": str, "docno": str, "rank": int, "score": float}
-    frame = pd.read_csv(
-        path, sep=" ", names=names, dtype=types, usecols=list(types), quoting=csv.QUOTE_NONE, keep_default_na=False
-    )
-    return frame[["qid", "docno", "rank", "score"]]
-
-
-def read_passages(path: Path) -> dict[str, list[str]]:
-    """The passages of each query by qid; none if there is no such file."""
-    if not path.is_file():
-        return {}
-    return {row["query_id"]: row["passages"] for _, row in read_jsonl(path, ("query_id", "passages"))}
+def _malformed(content: Mapping[str, Any]) -> list[str]:
+    """The fields of experiment.json that cannot be read as what they are; none in a file that `ResultStore` wrote."""
+    names = ("systems", "collections", "measures")
+    good = {
+        name: isinstance(value := content.get(name), list) and all(isinstance(each, str) for each in value)
+        for name in names
+    }
+    cells = content.get("cells")
+    fields = {"system", "collection", "state", "error"}
+    good["cells"] = isinstance(cells, list) and all(isinstance(cell, dict) and fields <= set(cell) for cell in cells)
+    good["settings"] = isinstance(content.get("settings"), dict)
+    return [name for name, fits in good.items() if not fits]
 
 
 def versions() -> dict[str, str]:

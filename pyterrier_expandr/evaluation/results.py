@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from importlib import import_module
@@ -12,19 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ..common.checked import Checked
 from ..common.files import path_of
 from .averages import AVERAGES, FORUMS, parts_of
-from .result_store import (
-    CELL,
-    PASSAGES,
-    PER_QUERY,
-    PER_QUERY_COLUMNS,
-    RUN,
-    cell_folder,
-    read_experiment,
-    read_passages,
-    read_run,
-)
+from .cell_files import CELL, MEND, PER_QUERY_COLUMNS, read_cell, read_passages, read_per_query, read_run
+from .result_store import cell_folder, read_experiment
 from .significance import permutation_test
 
 if TYPE_CHECKING:
@@ -66,9 +57,12 @@ class Results:
     ) -> Results:
         """The results in `folder`; if given, only those of `systems` and `collections` (sub-forums by their own names).
 
+        A cell whose files are damaged has failed, and its error names the file. Sizes are compared each time, contents
+        the first time that the folder is read at its place.
+
         Raises:
-            FileNotFoundError: there is no such folder. FileExistsError: it holds no experiment. ValueError: it is
-                damaged or was written by another version, or a name is not in it.
+            FileNotFoundError: there is no such folder. FileExistsError: it holds no experiment. ValueError: its
+                experiment.json is damaged or was written by another version, or a name is not in it.
         """
         folder = path_of(folder)
         content = read_experiment(folder)
@@ -79,12 +73,17 @@ class Results:
             content[kind] = content[kind] if names is None else list(names)
         states = {(cell["system"], cell["collection"]): cell for cell in content["cells"]}
         rows, means = [], []
+        checked = Checked()
         for system in content["systems"]:
             for collection in content["collections"]:
                 state = states.get((system, collection))
                 if state is None:
                     continue
-                record = _read_cell(folder, system, collection)
+                record, problem = _intact(cell_folder(folder, system, collection), checked)
+                if record is None and state["state"] == "done" and problem is None:
+                    problem = f"{str(cell_folder(folder, system, collection) / CELL)!r} is missing: {MEND}"
+                if problem is not None:
+                    state = {**state, "state": "failed", "error": problem}
                 row = {"n_queries": 0, "seconds": float("nan"), "fingerprint": None}
                 if record is not None:
                     row = {name: record[name] for name in row}
@@ -92,6 +91,7 @@ class Results:
                         state = {**state, "state": "done"}
                         means += [(system, collection, *item) for item in record["means"].items()]
                 rows.append({**state, **row})
+        checked.save()
         columns = ["system", "collection", "state", "error", "n_queries", "seconds", "fingerprint"]
         return cls(
             folder,
@@ -111,10 +111,14 @@ class Results:
 
     @cached_property
     def per_query(self) -> pd.DataFrame:
-        """`[system, collection, qid, measure, value]` of all finished cells; sub-forums are listed separately."""
+        """`[system, collection, qid, measure, value]` of all finished cells; sub-forums are listed separately.
+
+        Raises:
+            ValueError: a file is damaged.
+        """
         done = self.cells[self.cells["state"] == "done"]
         frames = [
-            pd.read_parquet(cell_folder(self.folder, system, collection) / PER_QUERY)
+            read_per_query(cell_folder(self.folder, system, collection))
             for system, collection in zip(done["system"], done["collection"], strict=True)
         ]
         if not frames:
@@ -122,16 +126,20 @@ class Results:
         return pd.concat(frames, ignore_index=True)
 
     def run(self, system: str, collection: str) -> pd.DataFrame:
-        """The ranking `[qid, docno, rank, score]` of one cell. Raises FileNotFoundError if there is none."""
-        return read_run(cell_folder(self.folder, system, collection) / RUN)
+        """The ranking `[qid, docno, rank, score]` of one cell.
+
+        Raises:
+            FileNotFoundError: there is none. ValueError: it is damaged.
+        """
+        return read_run(cell_folder(self.folder, system, collection))
 
     def passages(self, system: str, collection: str) -> dict[str, list[str]]:
         """The passages with which a cell searched, by qid; none if it had none, or an older release wrote it."""
-        return read_passages(cell_folder(self.folder, system, collection) / PASSAGES)
+        return read_passages(cell_folder(self.folder, system, collection))
 
     def record(self, system: str, collection: str) -> dict[str, Any]:
         """What is recorded about a cell (its `cell.json`). Raises FileNotFoundError if it is not finished."""
-        record = _read_cell(self.folder, system, collection)
+        record = read_cell(cell_folder(self.folder, system, collection))
         if record is None:
             raise FileNotFoundError(f"{system!r} on {collection!r} is not finished in {str(self.folder)!r}")
         return record
@@ -235,12 +243,15 @@ def _with_forums_folded(collections: Sequence[str]) -> list[str]:
     return list(dict.fromkeys("CQADupStack" if name in FORUMS else name for name in collections))
 
 
-def _read_cell(folder: Path, system: str, collection: str) -> dict[str, Any] | None:
-    path = cell_folder(folder, system, collection) / CELL
+def _intact(cell: Path, checked: Checked) -> tuple[dict[str, Any] | None, str | None]:
+    """The record of a cell, and what is wrong with its files: sizes always, contents the first time at this place."""
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        record = read_cell(cell)
+        if record is not None:
+            checked.check(cell / CELL, record, MEND)
+        return record, None
     except ValueError as error:
-        raise ValueError(f"{str(path)!r} is damaged ({error}): remove it and run the experiment again") from error
+        return None, str(error)
 
 
 def _test(collection: str, pair: pd.DataFrame, options: dict[str, Any]) -> tuple[float, float]:

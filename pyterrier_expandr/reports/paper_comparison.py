@@ -10,7 +10,8 @@ from typing import Any
 from ..encoding.models.catalogue import ENCODERS
 from ..evaluation.averages import AVERAGES, FORUMS
 from ..evaluation.beir_collections import SOURCES
-from ..evaluation.result_store import CELL, cell_folder
+from ..evaluation.cell_files import CELL
+from ..evaluation.result_store import cell_folder
 from ..evaluation.results import Results
 from .paper import CAPPED_RECALL, PaperRow, inconsistencies, paper_row
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -16,6 +15,7 @@ import numpy as np
 
 from ..common.files import replace_folder
 from ..common.frames import mended, warn_mended
+from ..common.manifest import describe_files, write_record
 from ..encoding.vectors import describe_source, same_vectors, source_of, stack_vectors
 from .spool import CHUNK, FINISHED, SeenDocnos, Spool
 
@@ -73,7 +73,7 @@ def check_factory(factory: str, metric: str, dim: int | None = None) -> Any:
         raise ValueError(f"FAISS cannot make an index from the factory string {factory!r}{fits}: {reason}") from error
 
 
-def last_sentence(error: RuntimeError) -> str:
+def last_sentence(error: Exception) -> str:
     """FAISS's error message without its source location."""
     return str(error).strip().splitlines()[-1].rsplit(": ", 1)[-1] if str(error).strip() else repr(error)
 
@@ -183,17 +183,10 @@ def _finish(spool: Spool, factory: str, metric: str) -> Path:
         "count": state["count"],
         "encoder": state["encoder"],
         "versions": versions | {"faiss": str(faiss.__version__)},
-        "files": {name: describe_file(finished / name) for name in (VECTORS, DOCNOS)},
     }
     (finished / PT_METADATA).write_text(json.dumps(ARTEFACT) + "\n", encoding="utf-8")
-    (finished / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+    write_record(finished / METADATA, metadata, describe_files(finished, leave_out=[METADATA]))
     return finished
-
-
-def describe_file(path: Path) -> dict[str, Any]:
-    """The size and SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _write_faiss(path: Path, matrix: np.ndarray, factory: str, metric: str) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyterrier as pt
 
+from ..common.checked import check_once
 from ..common.files import path_of, restored
+from ..common.manifest import check_files, check_inside, read_record
 from ..encoding.vectors import same_vectors
 from . import faiss_build as layout
 from .faiss_indexer import FaissIndexer, Mode
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
     from ..encoding.views import QueryEncoder
     from .faiss_retriever import FaissRetriever
+
+#: what to do about a damaged index
+MEND = "index again, or download it again"
+#: what every record of an index has
+KEYS = ("factory", "metric", "dim", "count", "encoder", "files")
 
 HELP_URL = "https://github.com/facebookresearch/faiss/wiki/The-index-factory"
 
@@ -206,7 +212,7 @@ class FaissIndex(pt.Artifact, pt.Indexer):
                 opened = faiss.read_index(str(self.folder / layout.VECTORS), layout.mmap_flag(faiss))
                 if (opened.ntotal, opened.d) != (metadata["count"], metadata["dim"]):
                     raise RuntimeError(f"it holds {opened.ntotal} vectors of {opened.d} dimensions")
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 reason = layout.last_sentence(error)
                 raise ValueError(f"the index in {str(self.path)!r} is damaged: {reason}; index again") from error
             if search_params is not None:
@@ -224,6 +230,8 @@ class FaissIndex(pt.Artifact, pt.Indexer):
             import pyarrow as pa
 
             count = len(self)  # raises first if something is wrong with the folder
+            docnos_file = {layout.DOCNOS: self.metadata["files"][layout.DOCNOS]}
+            check_files(self.folder, docnos_file, MEND, content=True)  # all of it is read below in any case
             try:
                 with pa.memory_map(str(self.folder / layout.DOCNOS)) as source:
                     docnos = pa.ipc.open_file(source).read_all()["docno"].combine_chunks()
@@ -236,20 +244,21 @@ class FaissIndex(pt.Artifact, pt.Indexer):
         return self._docnos
 
     def verify(self) -> None:
-        """Read every byte and compare with the SHA-256 recorded by the build; opening only compares sizes.
+        """Read every byte and compare with the SHA-256 recorded by the build.
+
+        Opening compares sizes, and reads the docnos completely. A changed bit in a vector is found only here, which
+        takes about a second for each GB (docs/guarantees.md).
 
         Raises:
             ValueError: a file differs from what was written.
         """
-        for name, recorded in self.metadata["files"].items():
-            if layout.describe_file(self.folder / name) != recorded:
-                raise ValueError(
-                    f"{str(self.folder / name)!r} has changed since it was written: index again, or download it again"
-                )
+        self._forget()  # reads the record again too
+        check_files(self.folder, self.metadata["files"], MEND, content=True)
 
     def describe(self) -> dict[str, Any]:
         """What the index contains, as JSON values: kind, and size and SHA-256 of its files."""
-        return {name: self.metadata[name] for name in ("factory", "metric", "files")}
+        files = {name: self.metadata["files"][name] for name in (layout.VECTORS, layout.DOCNOS)}
+        return {"factory": self.metadata["factory"], "metric": self.metadata["metric"], "files": files}
 
     def _forget(self) -> None:
         self._metadata, self._docnos, self._opened = None, None, {}
@@ -279,21 +288,22 @@ class FaissIndex(pt.Artifact, pt.Indexer):
 
 
 def _read_metadata(folder: Path) -> dict[str, Any]:
+    record = folder / layout.METADATA
+    metadata = read_record(record, MEND, newest=layout.FORMAT_VERSION)
     try:
-        metadata = json.loads((folder / layout.METADATA).read_text(encoding="utf-8"))
         newer = metadata["format_version"] > layout.FORMAT_VERSION
-        sizes = {} if newer else {name: file["bytes"] for name, file in metadata["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{str(folder / layout.METADATA)!r} is damaged ({error!r}): index again") from error
+        wrong = None if newer else next((name for name in KEYS if name not in metadata), None)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{str(record)!r} is damaged ({error!r}): {MEND}") from error
     if newer:
         raise ValueError(
             f"the index in {str(folder)!r} has format {metadata['format_version']}, but this release reads only up to "
             f"{layout.FORMAT_VERSION}: upgrade pyterrier_expandr"
         )
-    for name, size in sizes.items():
-        found = (folder / name).stat().st_size if (folder / name).is_file() else None
-        if found != size:
-            raise ValueError(
-                f"the index in {str(folder)!r} is damaged: {name} has {found} bytes instead of {size}; index again"
-            )
+    if wrong is not None or not {layout.VECTORS, layout.DOCNOS} <= set(metadata["files"]):
+        raise ValueError(f"{str(record)!r} is damaged (it lacks {wrong or 'a file'}): {MEND}")
+    check_inside(folder)
+    check_files(folder, metadata["files"], MEND)
+    if Path(pt.io.pyterrier_home()) / "artifacts" in folder.resolve().parents:  # downloaded: read it all, once
+        check_once(record, metadata, MEND)
     return metadata

@@ -11,6 +11,7 @@ from typing import Any
 import pyterrier as pt
 
 from ..common.files import path_of, write_json
+from ..common.utf8 import read_utf8
 from ..encoding.fusion import Fusion, check_fusion
 from ..expansion.lexical import LexicalExpander, Repeats
 from ..retrieval.list_fusion import ListFusion, Method
@@ -97,7 +98,7 @@ class TunedSettings:
         Raises:
             FileNotFoundError: there is no such file. ValueError: it holds something else, or is from a newer release.
         """
-        text = path_of(path).read_text(encoding="utf-8")
+        text = read_utf8(path_of(path))
         try:
             values = json.loads(text)
             version = values.pop("format_version")

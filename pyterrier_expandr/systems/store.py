@@ -10,15 +10,17 @@ FOLDER/expansions.jsonl         recorded expansions, if the expander replays any
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..common.checked import check_once, key_of, remember
 from ..common.files import path_of, write_json
 from ..common.locks import one_writer
+from ..common.manifest import FILES, check_files, check_inside, write_record
+from ..common.manifest import read_record as read_json_record
 from ..encoding.vectors import describe_source, document_source
 from ..evaluation.provenance import describe_pipeline
 from ..evaluation.result_store import versions
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 2
 RECORD, PT_METADATA = "expandr_system.json", "pt_meta.json"
 INDEX, LEXICAL, ENCODER, EXPANSIONS = "index", "lexical", "encoder", "expansions.jsonl"
+#: what to do about a damaged system
+MEND = "save the system again, or copy or download it again"
 ARTEFACT = {"type": "retrieval_system", "format": "expandr", "package_hint": "pyterrier_expandr"}
 
 
@@ -53,12 +57,14 @@ def _save(system: ExpandR, folder: Path) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        write_json(part / RECORD, _write_parts(system, part))
+        content = _write_parts(system, part)
         write_json(part / PT_METADATA, ARTEFACT)
+        record = write_record(part / RECORD, content)
         os.replace(part, folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+    remember([key_of(folder / RECORD, record)])
 
 
 def _write_parts(system: ExpandR, folder: Path) -> dict[str, Any]:
@@ -92,7 +98,7 @@ def _save_hybrid(system: ExpandR, folder: Path) -> dict[str, Any]:
 def _link_or_copy(source: str, target: str) -> None:
     """A hard link if the file system supports it: index files are never changed in place, and may be large."""
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)  # a link to a symbolic link would point outside the system
     except OSError:
         shutil.copy2(source, target)
 
@@ -138,20 +144,26 @@ def _save_expander(expander: pt.Transformer | None, folder: Path) -> dict[str, A
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a saved system. Raises FileNotFoundError or ValueError if missing, damaged or newer."""
+    """The record of a saved system, after a check of its files: sizes always, contents the first time at this place.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: the record is damaged or newer, a file is damaged, or a file or
+            the encoder is outside the folder.
+    """
     path = folder / RECORD
     if not path.is_file():
         raise FileNotFoundError(f"{str(folder)!r} holds no ExpandR system: it has no {RECORD}")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        newer = record["format_version"] > FORMAT_VERSION
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{str(path)!r} is damaged ({error!r}): save the system again") from error
-    if newer:
+    record = read_json_record(path, MEND, newest=FORMAT_VERSION)
+    if record.get("format_version", 0) > FORMAT_VERSION:
         raise ValueError(
             f"the system in {str(folder)!r} has format {record['format_version']}, this release reads up to "
             f"{FORMAT_VERSION}: upgrade pyterrier_expandr"
         )
+    if missing := [name for name in ("format_version", "encoder", "expander", "index") if name not in record]:
+        raise ValueError(f"{str(path)!r} is damaged (it lacks {missing}): {MEND}")
+    check_inside(folder)
+    check_files(folder, record.get(FILES, {}), MEND)
+    check_once(path, record, MEND)
     return record
 
 
@@ -162,6 +174,11 @@ def load_encoder(folder: Path, record: dict[str, Any], device: str | None) -> Ex
     source = dict(record["encoder"])
     if (folder / ENCODER).is_dir():
         source["model"] = str(folder / ENCODER)
+    elif Path(source["model"]).is_absolute() or ".." in Path(source["model"]).parts or source["model"][:1] in ".~":
+        raise ValueError(
+            f"the system in {str(folder)!r} names the encoder {source['model']!r}, a folder outside it, which is "
+            f"refused: {MEND}"
+        )
     return ExpandREncoder.from_spec(source, device=device)
 
 

@@ -13,7 +13,7 @@ from pyterrier_expandr import ExpandREncoder, HuggingFaceBackend, LLMExpander, R
 from pyterrier_expandr.cli import app
 from pyterrier_expandr.collections import POCKET, pocket
 from pyterrier_expandr.evaluation import beir
-from pyterrier_expandr.evaluation.result_store import CELL
+from pyterrier_expandr.evaluation.cell_files import CELL
 from pyterrier_expandr.evaluation.results import Results
 from pyterrier_expandr.systems.expandr import ExpandR
 from pyterrier_expandr.systems.names import SystemOpener

@@ -14,6 +14,8 @@ from pyterrier_expandr.encoding.models.anchordr_layers import MAX_POSITIONS, rel
 from pyterrier_expandr.encoding.models.anchordr_model import AnchorDRConfig, AnchorDRModel
 from tests.anchordr_numpy import NumpyAnchorDR, bucket
 
+pytestmark = pytest.mark.usefixtures("pickles_allowed")
+
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "anchordr"
 CLOSE = {"rtol": 0, "atol": 1e-5}
 

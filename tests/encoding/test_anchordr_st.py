@@ -24,6 +24,8 @@ from pyterrier_expandr.encoding.models.anchordr import (
 )
 from tests.anchordr_tiny import FIXTURES, build_tiny_anchordr
 
+pytestmark = pytest.mark.usefixtures("pickles_allowed")
+
 TEXTS = ["hello world", "The quick brown fox jumps over the lazy dog.", "", "dense retrieval finds 2,000 passages"]
 
 

@@ -20,6 +20,8 @@ from sentence_transformers.sentence_transformer.losses import (
 from pyterrier_expandr.encoding.models.anchordr import AnchorDR, open_anchordr
 from tests.anchordr_tiny import build_tiny_anchordr
 
+pytestmark = pytest.mark.usefixtures("pickles_allowed")
+
 TEXTS = ["hello world", "The quick brown fox jumps over the lazy dog.", "", "dense retrieval finds 2,000 passages"]
 POSITIVES = [f"{text} the fox" for text in TEXTS[::-1]]
 

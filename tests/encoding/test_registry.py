@@ -18,6 +18,8 @@ from pyterrier_expandr.encoding.registry import load_encoder, models_table
 from tests.anchordr_tiny import build_tiny_anchordr
 from tests.encoders_tiny import TEXTS, build_bert, build_dpr, build_t5, published_form
 
+pytestmark = pytest.mark.usefixtures("pickles_allowed")
+
 ANCHORDRS = [name for name, entry in ENCODERS.items() if entry.pooling == FIRST_DECODER_POSITION]
 POOLINGS = {"contriever": "mean", "bert": "mean", "cocondenser": "cls", "rocketqa": "cls", "bge-large": "cls"}
 POOLINGS |= {"nomic": "mean", "ance": "cls", "tas-b": "cls", "e5": "mean", "bge-m3": "cls", "gtr": "mean"}

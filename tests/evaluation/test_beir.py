@@ -21,9 +21,9 @@ from pyterrier_expandr.collections.opening import topics_of
 from pyterrier_expandr.evaluation import beir
 from pyterrier_expandr.evaluation.averages import COLLECTIONS, FORUMS
 from pyterrier_expandr.evaluation.beir_collections import SOURCES, Collection, resolve
+from pyterrier_expandr.evaluation.cell_files import CELL, RUN
 from pyterrier_expandr.evaluation.cells import evaluate, parse_measures, search
 from pyterrier_expandr.evaluation.provenance import describe_pipeline
-from pyterrier_expandr.evaluation.result_store import CELL, RUN
 from pyterrier_expandr.evaluation.results import Results
 from pyterrier_expandr.evaluation.self_match import SelfMatchFilter
 from pyterrier_expandr.retrieval.sparse import bm25

@@ -11,7 +11,8 @@ import pytest
 from ir_measures import R, nDCG
 
 from pyterrier_expandr.evaluation.averages import COLLECTIONS, FORUMS, parts_of
-from pyterrier_expandr.evaluation.result_store import CELL, EXPERIMENT, RUN, ResultStore, read_run
+from pyterrier_expandr.evaluation.cell_files import CELL, RUN, read_run
+from pyterrier_expandr.evaluation.result_store import EXPERIMENT, ResultStore
 from pyterrier_expandr.evaluation.results import Results
 from pyterrier_expandr.evaluation.significance import permutation_test
 
@@ -137,7 +138,7 @@ def test_runs_are_read_by_others(tmp_path):
     path = store.cell("my system", "SciFact") / RUN
     lines = gzip.decompress(path.read_bytes()).decode().splitlines()
     assert [len(line.split()) for line in lines] == [6] * 4
-    back = read_run(path)
+    back = read_run(path.parent)
     assert back["docno"].tolist() == docnos and back["qid"].tolist() == ["1", "1", "1", "01"]
     assert (back["score"].astype("float32") == scores).all()
     qrels = [ir_measures.Qrel("1", "NA", 1), ir_measures.Qrel("01", "ñ", 1)]
@@ -176,11 +177,14 @@ def test_folders_that_are_refused(tmp_path):
 
 
 def test_a_damaged_cell_is_named(tmp_path):
-    store = ResultStore(tmp_path, ["a"], ["SciFact"], ["nDCG@10"], SETTINGS)
+    store = ResultStore(tmp_path, ["a"], ["SciFact", "NQ"], ["nDCG@10"], SETTINGS)
     fill(store, "a", "SciFact", [1.0])
+    fill(store, "a", "NQ", [0.5])
     (store.cell("a", "SciFact") / CELL).write_text("{")
-    with pytest.raises(ValueError, match="damaged"):
-        Results.load(tmp_path)
+    results = Results.load(tmp_path)
+    assert results.cells["state"].tolist() == ["failed", "done"]
+    assert "cell.json' is damaged" in results.failures["error"].item()
+    assert set(results.means()["collection"]) == {"NQ"}
 
 
 def test_an_unwritable_folder(tmp_path):

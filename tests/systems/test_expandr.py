@@ -13,6 +13,7 @@ import pytest
 
 from pyterrier_expandr import ExpandREncoder, FaissIndex, HuggingFaceBackend, LLMExpander, RecordedExpander
 from pyterrier_expandr.collections import pocket
+from pyterrier_expandr.common.manifest import sealed
 from pyterrier_expandr.evaluation import beir
 from pyterrier_expandr.systems.expandr import ExpandR
 from pyterrier_expandr.systems.store import ENCODER, INDEX, RECORD
@@ -159,7 +160,7 @@ def test_an_llm_is_named_and_checked(built, tmp_path, tiny_llama):
         ExpandR.load(tmp_path / "system", device="cpu", backend=other)
     record = json.loads((tmp_path / "system" / RECORD).read_text())
     record["expander"]["place"]["model"] = "/nowhere/llm"
-    (tmp_path / "system" / RECORD).write_text(json.dumps(record))
+    (tmp_path / "system" / RECORD).write_text(json.dumps(sealed(record)))
     with pytest.raises(ValueError, match="not at '/nowhere/llm'.*give it with backend="):
         ExpandR.load(tmp_path / "system", device="cpu")
     same = HuggingFaceBackend(tiny_llama, device="cpu")
@@ -190,7 +191,9 @@ def test_an_encoder_that_was_changed_inside(built, tmp_path):
     built.save(tmp_path / "system")
     config = tmp_path / "system" / ENCODER / "config.json"
     config.write_text(config.read_text() + "\n")
-    with pytest.raises(ValueError, match="is no longer the one that made these vectors"):
+    with pytest.raises(
+        ValueError, match=r"damaged: encoder/config.json has \d+ bytes instead of \d+; save the system again"
+    ):
         ExpandR.load(tmp_path / "system")
 
 
@@ -198,7 +201,7 @@ def test_texts_that_were_changed_inside(built, tmp_path):
     built.save(tmp_path / "system")
     file = tmp_path / "system" / "expansions.jsonl"
     file.write_text("\n".join(file.read_text().splitlines()[1:]))
-    with pytest.raises(ValueError, match="recorded expansions are not those that were saved"):
+    with pytest.raises(ValueError, match=r"damaged: expansions.jsonl has \d+ bytes"):
         ExpandR.load(tmp_path / "system")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ...collections.qrels import distinct
 from ...common.frames import document_text
+from ...common.utf8 import decoded
 from .chunks import in_chunks
 from .example import TrainingExample
 
@@ -177,23 +178,23 @@ class _Beir:
         offsets, place = {}, 0
         with open(corpus, "rb") as file:
             for number, line in enumerate(file, 1):
-                row = _document(line, f"{corpus}:{number}", self._skipped) if line.strip() else None
+                row = _document(line, str(corpus), number, self._skipped) if line.strip() else None
                 if row is not None and str(row["_id"]) in judged:
                     offsets[str(row["_id"])] = place
                 place += len(line)
         return offsets
 
 
-def _document(line: bytes, where: str, skipped: Counter[str] | None) -> dict[str, Any] | None:
+def _document(line: bytes, source: str, number: int, skipped: Counter[str] | None) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = json.loads(decoded(line, source, number))
         if isinstance(row, dict) and "_id" in row and isinstance(row.get("text"), str):
             return row
         problem = f"found {sorted(row) if isinstance(row, dict) else type(row).__name__}"
     except ValueError as error:
         problem = str(error)
     if skipped is None:
-        raise ValueError(f"{where} must be a JSON object with _id and text: {problem}")
+        raise ValueError(f"{source}:{number} must be a JSON object with _id and text: {problem}")
     skipped["broken line"] += 1
     return None
 

@@ -11,8 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ...common.files import path_of, write_json
+from ...common.files import path_of
 from ...common.fingerprint import model_fingerprint, pinned_revision
+from ...common.manifest import write_record
 from ...expansion.backends.base import Message
 from ...expansion.backends.huggingface import HuggingFaceBackend
 from ...expansion.prompts import PROMPTS, render
@@ -222,4 +223,4 @@ def _describe(folder: Path, record: dict[str, Any]) -> None:
     packages = ("pyterrier_expandr", "torch", "transformers", "peft")
     record = record | {"versions": {name: version(name) for name in packages}}
     (folder / "README.md").write_text(merged_card(record), encoding="utf-8")
-    write_json(folder / RECORD, record)
+    write_record(folder / RECORD, record)

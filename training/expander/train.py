@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.files import write_json
+from ...common.manifest import write_record
 from ...expansion.backends.huggingface import HuggingFaceBackend
 from ..checkpoints import last_checkpoint
 from ..preferences.pair_files import read_pairs
@@ -190,7 +191,7 @@ def _finish(settings: dict[str, Any], results: dict[str, Any], work: Path, out: 
     # PEFT keeps a set, whose order, and thus the adapter's fingerprint, would vary between processes.
     write_json(file, adapter | {"target_modules": sorted(adapter["target_modules"])})
     (finished / "README.md").write_text(adapter_card(record), encoding="utf-8")
-    write_json(finished / RECORD, record)
+    write_record(finished / RECORD, record)
     publish(finished, out)
 
 

@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from ...common.weights import refuse_pickles, weights_options
 from ...expansion.backends.gguf import local_model, resolve_llm
 from ...expansion.backends.huggingface import stop_tokens
 
@@ -120,7 +121,9 @@ def open_base(config: ExpanderTrainingConfig) -> PreTrainedModel:
             bnb_4bit_compute_dtype=config.compute_dtype(),
         )
     base = local_model(resolve_llm(config.base))
-    model = AutoModelForCausalLM.from_pretrained(base, trust_remote_code=config.trust_remote_code, **options)
+    refuse_pickles(base)
+    options |= {"trust_remote_code": config.trust_remote_code, **weights_options()}
+    model = AutoModelForCausalLM.from_pretrained(base, **options)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...common.files import path_of, replacing
 from ...common.jsonl import read_jsonl, write_jsonl
+from ...common.manifest import check_beside
 from ...expansion.prompts import render, resolve_prompt
 from ..data.chunks import in_chunks
 from .choice import Decision
@@ -107,10 +108,12 @@ def read_pairs(path: str | Path) -> Iterator[dict[str, Any]]:
     """TRL rows of a file in either format, JSONL or Parquet.
 
     Raises:
-        ValueError: a malformed line, or a row in neither format (file, line and the fields found are named).
+        ValueError: a malformed line, a row in neither format (file, line and the fields found are named), or a file of
+            another size than `build_pairs` recorded next to it.
         FileNotFoundError: there is no such file.
     """
     path = Path(path_of(path))
+    check_beside(path, "pairs.json", "copy the pairs again, or make them again")
     for where, row in _rows(path):
         if "conversations" in row:
             yield _from_released(row, where)

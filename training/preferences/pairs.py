@@ -19,12 +19,13 @@ import pyterrier as pt
 
 from ...common.files import path_of, write_json
 from ...common.jsonl import read_jsonl
+from ...common.manifest import read_record, write_record
 from ...encoding.encoder import ExpandREncoder
 from ...expansion.backends.base import Backend
 from ...expansion.cache import GenerationCache
 from ..data.chunks import in_chunks
 from ..data.examples import examples_from_jsonl, open_examples, write_examples
-from ..run_folder import claim, is_finished, one_run, publish
+from ..run_folder import MEND, claim, is_finished, one_run, publish
 from .candidates import CandidateSet, CandidateSettings, generate_candidates, read_candidates, write_candidates
 from .choice import Decision, PreferenceSettings, decide
 from .pair_files import trl_row, write_pairs
@@ -267,14 +268,14 @@ def _finish(config: PairsConfig, settings: dict[str, Any], work: Path, skipped: 
     write_report(report, finished)
     names = ("pyterrier_expandr", "torch", "transformers", "sentence-transformers")
     record = {"settings": settings, "report": report.as_json(), "versions": {name: version(name) for name in names}}
-    write_json(finished / RECORD, record)
     GenerationCache(work / "generations.sqlite").close()  # merges what a killed run left in the write-ahead log
     for name in ("examples.jsonl", "candidates.jsonl", "decisions.jsonl", "generations.sqlite"):
         # Linked, not moved: a kill between two moves would leave both folders incomplete.
         os.link(work / name, finished / name)
+    write_record(finished / RECORD, record)
     publish(finished, out)
 
 
 def _report(out: Path) -> PairReport:
-    record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    record = read_record(out / RECORD, MEND)
     return PairReport.of(read_decisions(out), Counter(record["report"]["skipped"]))

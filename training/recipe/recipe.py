@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.files import path_of, with_home
+from ...common.utf8 import read_utf8
 from ...encoding.registry import check_name
 from ...evaluation.cells import parse_measures
 from ...expansion.backends.base import Sampling
@@ -42,7 +43,7 @@ class Evaluation:
     def __post_init__(self) -> None:
         for name in ("collections", "measures"):
             value = getattr(self, name)
-            if isinstance(value, str) or not value:
+            if not isinstance(value, (list, tuple)) or not value or not all(isinstance(one, str) for one in value):
                 raise ValueError(f"{name} must be a list of at least one name, got {value!r}")
             object.__setattr__(self, name, tuple(value))
         check_texts(self, "split")
@@ -284,7 +285,7 @@ def read_recipe(path: str | Path, *, seed: int | None = None) -> Recipe:
         >>> read_recipe("recipes/pocket.yaml").llm  # doctest: +SKIP
         'small'
     """
-    text = path_of(path).read_text(encoding="utf-8")
+    text = read_utf8(path_of(path))
     try:
         return _recipe(load_yaml(text), seed)
     except (TypeError, ValueError) as error:

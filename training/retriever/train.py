@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ...common.files import with_home, write_json
+from ...common.manifest import write_record
 from ...encoding.fusion import NAMED_FUSIONS, check_fusion
 from ..checkpoints import last_checkpoint, train_from_last
 from ..run_folder import claim, is_finished, is_first_process, one_run, publish
@@ -266,7 +267,7 @@ def _finish(
     record = {"settings": settings, "base": config.base, "source": config.data, "data": data, **scores(history)}
     write_json(finished / "steps.json", steps(history))
     (finished / "README.md").write_text(card(record | {"versions": versions}, model), encoding="utf-8")
-    write_json(finished / RECORD, record | {"versions": versions})
+    write_record(finished / RECORD, record | {"versions": versions})
     publish(finished, Path(config.out))
 
 

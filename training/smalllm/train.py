@@ -10,7 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...common.files import path_of, write_json
+from ...common.files import path_of
+from ...common.manifest import write_record
 from ...expansion.prompts import resolve_prompt
 from ..checkpoints import last_checkpoint
 from ..run_folder import claim, is_finished, one_run, publish
@@ -152,7 +153,7 @@ def _make(
     finished = work / "finished"
     model.eval().save_pretrained(finished)
     tokenizer.save_pretrained(finished)
-    write_json(finished / RECORD, report)
+    write_record(finished / RECORD, report)
     publish(finished, out)
 
 

@@ -16,6 +16,7 @@ from ..common import (
     open_collection,
     pairs_of,
     recorded,
+    say,
     show,
     topics_of,
 )
@@ -72,7 +73,7 @@ def change(
     changes = per_query_change(scores, system, baseline, measure=measure, topics=topics)
     values = changes["change"]
     gain, loss = (values > 0).sum(), (values < 0).sum()
-    typer.echo(f"{measure}, {system} minus {baseline}: {values.mean():+.4f} in the mean over {len(values)} queries")
+    say(f"{measure}, {system} minus {baseline}: {values.mean():+.4f} in the mean over {len(values)} queries")
     typer.echo(f"{gain} queries gain, {loss} lose, {len(values) - gain - loss} stay as they are")
     worst = changes[values < 0].iloc[::-1].head(show_worst)
     if len(worst):
@@ -114,7 +115,7 @@ def case(
     cells = opened.cells[opened.cells["collection"] == name].set_index("system")["state"]
     for system in opened.systems:
         if cells.get(system) != "done":
-            typer.echo(f"{system} has no results on {name}: left out", err=True)
+            say(f"{system} has no results on {name}: left out", err=True)
             continue
         run = opened.run(system, name)
         if system in files:
@@ -122,9 +123,9 @@ def case(
             run = run.merge(texts[["qid", "query_expansions"]], on="qid", how="left")
         systems[system] = pt.Transformer.from_df(run)
     study = case_study(query, systems, dataset, measure=measure, min_words=min_words)
-    typer.echo(f"{study.query}\ngold document: {study.gold[0]} {study.gold[1]}")
+    say(f"{study.query}\ngold document: {study.gold[0]} {study.gold[1]}")
     for part in study.parts:
         rank = "not retrieved" if part.gold_rank is None else f"rank {part.gold_rank}"
-        typer.echo(f"  {part.system}: {measure} {part.score:.4f}, gold document {rank}")
+        say(f"  {part.system}: {measure} {part.score:.4f}, gold document {rank}")
     if out is not None:
         study.save(out)

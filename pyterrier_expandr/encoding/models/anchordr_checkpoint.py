@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ...common.weights import refuse_pickle
+
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 #: the fields of a T5 configuration that affect the numbers; the rest of the file is about generation
 FIELDS = (
@@ -78,11 +80,13 @@ def weights_file(name: str, revision: str | None = None) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of a PyTorch zip, on the CPU.
+    """The tensors of a safetensors file, or of a PyTorch zip if the user allows pickles, on the CPU.
 
     Raises:
-        ValueError: the file is damaged, or it is a pickle that contains more than tensors (it is not executed).
+        ValueError: the file is damaged; it is a pickle, and `EXPANDR_ALLOW_PICKLE` is not set; or the pickle contains
+            more than tensors (it is not executed).
     """
+    refuse_pickle(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

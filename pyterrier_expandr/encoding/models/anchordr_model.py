@@ -184,8 +184,8 @@ class AnchorDRModel(PreTrainedModel):
         """The model from a folder or the hub, in evaluation mode, on the CPU.
 
         Args:
-            name_or_folder: a folder with config.json and model.safetensors or pytorch_model.bin (from which only
-                tensors are read; code in it is not run), or a hub name.
+            name_or_folder: a folder with config.json and model.safetensors (or, if the user allows pickles,
+                pytorch_model.bin, from which only tensors are read), or a hub name.
             revision: the model's revision on the hub.
             dtype: dtype of the weights; None keeps that of the file.
 

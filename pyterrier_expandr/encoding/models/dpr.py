@@ -10,6 +10,8 @@ from sentence_transformers.base.modules import InputModule
 from torch import Tensor, nn
 from transformers import AutoTokenizer, DPRContextEncoder, DPRQuestionEncoder
 
+from ...common.weights import refuse_pickles, weights_options
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
@@ -39,9 +41,10 @@ class DPRTower(InputModule):
         from .sentence_transformer import opening
 
         name = str(name_or_folder)
+        refuse_pickles(name)
         with opening(name):
-            model, report = _CLASSES[tower].from_pretrained(name, output_loading_info=True)
-            tokenizer = AutoTokenizer.from_pretrained(name)
+            model, report = _CLASSES[tower].from_pretrained(name, output_loading_info=True, **weights_options())
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         # Some DPR checkpoints contain BERT's pooler, but it is never used.
         missing = sorted(key for key in report["missing_keys"] if ".pooler." not in key)
         if missing:

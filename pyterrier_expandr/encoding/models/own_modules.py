@@ -32,15 +32,26 @@ def has_own_modules(name: str, revision: str | None = None) -> bool:
         >>> has_own_modules(".")
         False
     """
-    types = [module.get("type", "") for module in _read(name, "modules.json", revision, [])]
-    if any(kind.endswith(".Router") for kind in types):
-        types += _read(name, "router_config.json", revision, {}).get("types", {}).values()
-    if not any(kind in OURS for kind in types):
+    modules = [(module.get("path", ""), module.get("type", "")) for module in _read(name, "modules.json", revision, [])]
+    for path in [path for path, kind in modules if kind.endswith(".Router")]:
+        inside = _read(name, _at(path, "router_config.json"), revision, {}).get("types", {})
+        if any(inner.endswith(".Router") for inner in inside.values()):
+            raise ValueError(f"{name!r} has a router inside a router, which was not expected")
+        modules += [(_at(path, place), inner) for place, inner in inside.items()]
+    if not any(kind in OURS for _, kind in modules):
         return False
-    foreign = [kind for kind in types if kind not in OURS and not _is_plain(kind)]
+    foreign = [kind for _, kind in modules if kind not in OURS and not _is_plain(kind)]
+    for path in (path for path, kind in modules if kind.endswith(".Dense")):
+        # A trusted Dense imports and calls whatever it names as its activation.
+        activation = str(_read(name, _at(path, "config.json"), revision, {}).get("activation_function", "torch.nn."))
+        foreign += [] if activation.startswith("torch.nn.") else [activation]
     if foreign:
         raise ValueError(f"{name!r} has modules that are not this package's own and were not expected: {foreign}")
     return True
+
+
+def _at(path: str, filename: str) -> str:
+    return f"{path}/{filename}" if path else filename
 
 
 def _is_plain(kind: str) -> bool:

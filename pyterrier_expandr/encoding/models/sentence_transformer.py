@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import normalize as l2_normalize
 
+from ...common.weights import explained
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
@@ -23,8 +25,8 @@ def opening(name: object) -> Iterator[None]:
         yield
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(
-            f"cannot open the encoder {str(name)!r}: {error}\nGive a folder that contains a model, or the name of a "
-            "model on the hub (offline, only one that was downloaded before)."
+            f"cannot open the encoder {str(name)!r}: {explained(error)}\nGive a folder that contains a model, or the "
+            "name of a model on the hub (offline, only one that was downloaded before)."
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from ...common.frames import without_surrogates
@@ -52,6 +53,18 @@ def generation(answer: Any) -> Generation:
     if text is None or reason not in FINISHED | CUT:
         raise ValueError(f"a choice that ended with {said!r} and the text {content!r}")
     return Generation(without_surrogates(text), truncated=reason in CUT)
+
+
+def without_key(written: Generation, key: str | None) -> Generation:
+    """The generation with the server's key replaced by `***`, in case the server repeats it: no file keeps it then.
+
+    Keys of fewer than 8 characters are placeholders such as "EMPTY", and may be words of the text.
+
+    Example:
+        >>> without_key(Generation("use sk-12345678"), "sk-12345678").text
+        'use ***'
+    """
+    return written if not key or len(key) < 8 else replace(written, text=written.text.replace(key, "***"))
 
 
 def _joined(content: Any) -> str | None:

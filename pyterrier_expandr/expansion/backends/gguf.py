@@ -166,7 +166,7 @@ def _convert(file: Path, target: Path) -> None:
 def _write(file: Path, folder: Path, dtype: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-    place = {"gguf_file": file.name}
+    place = {"gguf_file": file.name, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **place)
         loaded = AutoModelForCausalLM.from_pretrained(file.parent, dtype=dtype, **place)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ...common.files import path_of
 from ...common.fingerprint import model_fingerprint, pinned_revision
 from ...common.frames import without_surrogates
+from ...common.weights import explained, weights_options
 from .base import Backend, Generation, Message, Request, Stream, check_context
 from .gguf import INSTALL_SMOLLM2, SMOLLM2_HUB, local_model, resolve_llm
+from .local.adapters import with_adapter
 from .local.checks import check_place, refuse_encoder_decoder
 from .local.control_tokens import control_tokens, plain_control_tokens, visible_ids
 from .local.prefill import ONE_BY_ONE, prefill, shares_prefill
@@ -116,8 +118,8 @@ class HuggingFaceBackend(Backend):
             return loader.from_pretrained(self.opened, **options)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(
-                f"cannot open the language model {self.model!r}: {error}\nName a folder that holds a causal language "
-                f"model, or a model of the hub (offline only those that were downloaded before).{self._hint()}"
+                f"cannot open the language model {self.model!r}: {explained(error)}\nName a folder that holds a causal "
+                f"language model, or a model of the hub (offline only those that were downloaded before).{self._hint()}"
             ) from error
 
     def _hint(self) -> str:
@@ -155,7 +157,7 @@ class HuggingFaceBackend(Backend):
             from transformers import AutoModelForCausalLM, GenerationConfig
 
             _ = self.context_length  # raises if it is not a causal language model
-            model = self._open(AutoModelForCausalLM, dtype=self._dtype())
+            model = self._open(AutoModelForCausalLM, dtype=self._dtype(), **weights_options())
             ends = stop_tokens(model, self.tokenizer)
             self._shares_prefill = shares_prefill(model)
             if not self._shares_prefill:
@@ -166,17 +168,8 @@ class HuggingFaceBackend(Backend):
                 )
             # Use our own configuration: the model's may set a repetition penalty and other samplers.
             model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=self._pad_id(), do_sample=False)
-            self._model = self._with_adapter(model).to(self._device()).eval()
+            self._model = with_adapter(model, self.adapter).to(self._device()).eval()
         return self._model
-
-    def _with_adapter(self, model: Any) -> Any:
-        if self.adapter is None:
-            return model
-        try:
-            from peft import PeftModel
-        except ImportError as error:
-            raise ImportError("an adapter needs peft: pip install 'pyterrier_expandr[train]'") from error
-        return PeftModel.from_pretrained(model, self.adapter)
 
     def _pad_id(self) -> int:
         pad = self.tokenizer.pad_token_id

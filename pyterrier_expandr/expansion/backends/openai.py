@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ...common.frames import without_surrogates
-from .answers import context_exceeded, counted_tokens, generation
+from .answers import context_exceeded, counted_tokens, generation, without_key
 from .base import Backend, Generation, Message, Request, Sampling, Stream, complete
 from .failures import Failure, client_library, explained, shortened, words
 from .quirks import Quirks, remember, remembered
@@ -217,7 +217,7 @@ class OpenAIBackend(Backend):
             return portal.call(call, client, *arguments)
 
     async def _ask(self, client: AsyncOpenAI, request: Request, sample: int) -> Generation:
-        return generation(await self._answer(client, request, sample))
+        return without_key(generation(await self._answer(client, request, sample)), self._key())
 
     async def _answer(self, client: AsyncOpenAI, request: Request, sample: int) -> Any:
         """The server's answer, after as many attempts as needed and allowed."""

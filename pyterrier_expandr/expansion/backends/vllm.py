@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...common.fingerprint import model_fingerprint, pinned_revision
+from ...common.weights import pickles_allowed
 from .base import Backend, Generation, Message, Request, Stream, check_context, complete
 from .huggingface import HuggingFaceBackend
 
@@ -139,6 +140,8 @@ class VLLMBackend(Backend):
                 "gpu_memory_utilization": self.gpu_memory_utilization,
                 "max_model_len": self.max_model_len,
             }
+            if not pickles_allowed():
+                settings["load_format"] = "safetensors"
             older = set(multiprocessing.active_children())
             try:
                 self._llm = LLM(self._prompts.opened, **settings, **self._lora(), **(self.options or {}))

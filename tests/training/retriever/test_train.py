@@ -387,6 +387,7 @@ def test_pooling_that_contradicts_the_profile(tiny_bert, trained, tmp_path, capl
         train_retriever(config(tiny_bert, tmp_path / "no", profile="reference-anchordr"))
 
 
+@pytest.mark.usefixtures("pickles_allowed")
 def test_a_profile_without_normalisation_saves_none(tmp_path):
     """AnchorDR by its own profile: the raw dot product is trained, and the saved modules say so."""
     from tests.anchordr_tiny import build_tiny_anchordr

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ....common.fingerprint import gguf_file
+from ....common.manifest import check_model_folder
+from ....common.weights import refuse_pickles
 
 
 def check_place(name: str, place: str, adapter: str | Path | None) -> None:
-    """Raise ValueError if `place`, named `name`, or `adapter` is a folder or file without a model or adapter in it.
+    """Raise ValueError if `place`, named `name`, or `adapter` is a folder or file without a model or adapter in it, is
+    damaged, or has its weights in a pickle alone.
 
     Example:
         >>> check_place("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-0.5B-Instruct", None)
@@ -28,8 +31,13 @@ def check_place(name: str, place: str, adapter: str | Path | None) -> None:
         except ValueError as error:
             raise ValueError(f"the config.json of {name!r} is damaged ({error}): download it again") from error
         refuse_encoder_decoder(name, config)
+        check_model_folder(folder)
+        refuse_pickles(folder)
     if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
         raise ValueError(f"{str(adapter)!r} holds no adapter: it has no adapter_config.json")
+    if adapter is not None:
+        check_model_folder(Path(adapter))
+        refuse_pickles(adapter)
 
 
 def refuse_encoder_decoder(name: str, config: dict[str, Any]) -> None:

@@ -1,0 +1,30 @@
+"""A LoRA adapter put on a language model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def with_adapter(model: Any, adapter: str | None) -> Any:
+    """`model` with the adapter in a folder; `model` itself if there is none.
+
+    Raises:
+        ImportError: peft is missing. ValueError: the adapter cannot be opened, or does not suit the model.
+
+    Example:
+        >>> with_adapter("a model", None)
+        'a model'
+    """
+    if adapter is None:
+        return model
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ImportError("an adapter needs peft: pip install 'pyterrier_expandr[train]'") from error
+    try:
+        return PeftModel.from_pretrained(model, adapter)
+    except Exception as error:  # PEFT answers a wrong configuration with errors of many types
+        raise ValueError(
+            f"cannot open the adapter {adapter!r} on this model ({type(error).__name__}: {error}): train it again on "
+            "this model, or copy it again"
+        ) from error
