@@ -78,8 +78,7 @@ def gguf_sha256(file: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _sha256(path: str, size: int, mtime_ns: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def pinned_revision(name_or_folder: str | Path, revision: str | None = None) -> str | None:

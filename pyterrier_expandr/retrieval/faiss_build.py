@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..common.files import file_sha256
 from ..common.frames import mended, warn_mended
 from ..encoding.vectors import describe_source, same_vectors, source_of, stack_vectors
 from .spool import CHUNK, SeenDocnos, Spool
@@ -183,8 +183,7 @@ def _finish(spool: Spool, factory: str, metric: str) -> Path:
 
 def describe_file(path: Path) -> dict[str, Any]:
     """The size and SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def _write_faiss(path: Path, matrix: np.ndarray, factory: str, metric: str) -> None:
