@@ -9,6 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from .files import file_sha256
+
 #: files up to this size are hashed completely; for larger ones, 64 evenly spaced blocks
 WHOLE_FILE = 4 * 2**20
 BLOCK = 64 * 2**10

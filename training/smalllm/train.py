@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...common.extras import check_installed
 from ...common.files import path_of, write_json
 from ...expansion.prompts import resolve_prompt
 from ..checkpoints import last_checkpoint
@@ -115,6 +116,7 @@ def train_small_lm(
     settings = asdict(config) | {"texts_and_pairs_sha256": _digest(texts, pairs)}
     if is_finished(out, RECORD, settings):
         return out
+    check_installed("training a language model", "train", "accelerate")
     work = claim(out, settings)
     tokenizer = build_tokenizer(texts, vocab_size=config.vocab_size, context=config.context)
     blocks = text_blocks(texts, tokenizer, config.block)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...common.extras import needed_for
 from ...common.files import path_of
 from ...common.fingerprint import model_fingerprint, pinned_revision
 from ...common.frames import without_surrogates
@@ -172,10 +173,8 @@ class HuggingFaceBackend(Backend):
     def _with_adapter(self, model: Any) -> Any:
         if self.adapter is None:
             return model
-        try:
+        with needed_for("an adapter", "train"):
             from peft import PeftModel
-        except ImportError as error:
-            raise ImportError("an adapter needs peft: pip install 'pyterrier_expandr[train]'") from error
         return PeftModel.from_pretrained(model, self.adapter)
 
     def _pad_id(self) -> int:

@@ -12,6 +12,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...common.extras import needed_for
 from ...common.fingerprint import model_fingerprint, pinned_revision
 from .base import Backend, Generation, Message, Request, Stream, check_context, complete
 from .huggingface import HuggingFaceBackend
@@ -124,13 +125,8 @@ class VLLMBackend(Backend):
     def load(self) -> LLM:
         """The engine, started on first use."""
         if self._llm is None:
-            try:
+            with needed_for("VLLMBackend (in an environment of its own, since vLLM pins many versions)", "vllm"):
                 from vllm import LLM
-            except ImportError as error:
-                raise ImportError(
-                    f"VLLMBackend needs vllm ({error}): pip install 'pyterrier_expandr[vllm]', in a "
-                    "separate environment if its pinned versions conflict with yours"
-                ) from error
             settings = {
                 "dtype": self.dtype or "auto",
                 "revision": pinned_revision(self._prompts.place, self.revision),
