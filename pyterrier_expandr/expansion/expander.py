@@ -128,7 +128,10 @@ class LLMExpander(BaseExpander):
             (sum(refused for _, refused in kept.values()), LEFT_OUT),
             (sum(g.truncated for g in written), f"expansions were truncated at {self.max_new_tokens} tokens"),
         )
-        return [[text for template in self._templates for text in kept[(template, *row)][0]] for row in rows]
+        return [
+            [text for template in self._templates for text in kept[template, query, context][0]]
+            for query, context in rows
+        ]
 
     def describe(self) -> dict[str, Any]:
         """Everything that determines the texts, as JSON values: model, prompt, sampling, cleaning, versions.
