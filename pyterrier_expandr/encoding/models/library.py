@@ -14,8 +14,6 @@ try:
     NEW_NAMES = True
 except ImportError:  # sentence-transformers 5.0
     from sentence_transformers.models import (  # type: ignore[no-redef]
-        (,
-    )
         Dense,
         InputModule,
         LayerNorm,
