@@ -105,7 +105,8 @@ def experiment(
     place = path_of(indexes or Path(folder) / ".indexes")
     makers = {name: _maker(system, place, names, verbose) for name, system in named.items()}
     failed = []
-    with pt.tqdm(total=len(chosen) * len(named), desc="Experiment", unit="cell", disable=not verbose) as progress:
+    bar = {"desc": "Experiment", "unit": "cell", "delay": 1.0}  # finished cells alone draw no bar
+    with pt.tqdm(total=len(chosen) * len(named), disable=not verbose, **bar) as progress:
         for collection in chosen:
             for name, make in makers.items():
                 progress.set_postfix_str(f"{name} on {collection.name}")

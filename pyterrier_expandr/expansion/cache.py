@@ -119,7 +119,7 @@ class GenerationCache:
         with self._lock:
             rows = self._connection.execute(query, (_key(fingerprint, request),)).fetchall()
         return {
-            sample: Generation(text, bool(truncated), bool(refused))
+            sample: Generation(text, bool(truncated), bool(refused), cached=True)
             for sample, text, truncated, refused in rows
             if sample in wanted
         }

@@ -188,7 +188,8 @@ class VLLMBackend(Backend):
                     return
                 for output in engine.step():
                     if output.finished:
-                        yield *running.pop(output.request_id), self._generation(output.outputs[0])
+                        i, sample = running.pop(output.request_id)
+                        yield i, sample, self._generation(output.outputs[0], len(prompts[_key(requests[i])]))
         except Exception as error:
             self.close()
             raise ChildProcessError(
@@ -216,13 +217,14 @@ class VLLMBackend(Backend):
 
         return LoRARequest("adapter", 1, self.adapter)
 
-    def _generation(self, output: Any) -> Generation:
+    def _generation(self, output: Any, prompt_tokens: int) -> Generation:
         if output.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"a text ended with {output.finish_reason!r}")
         truncated = output.finish_reason == "length"
         # Decoded as in HuggingFaceBackend: the engine's own token-by-token decoding drops an unfinished character.
         ids = list(output.token_ids)
-        return Generation(self._prompts.text_of(ids if truncated else ids[:-1]), truncated)
+        text = self._prompts.text_of(ids if truncated else ids[:-1])
+        return Generation(text, truncated, tokens=(prompt_tokens, len(ids)))
 
     def __repr__(self) -> str:
         return f"VLLMBackend({self.model!r})"
