@@ -195,9 +195,7 @@ def write_decisions(
     bar: dict[str, Any] = {"desc": "Rewards", "unit": "query", "disable": not verbose or done == total}
     with (
         open(path, "a", encoding="utf-8") as file,
-        pt.tqdm(
-            total=total, initial=done, desc="Rewards", unit="query", disable=not verbose or done == total
-        ) as progress,
+        pt.tqdm(total=total, initial=done, **bar) as progress,
     ):
         for chunk in in_chunks(sets, CHUNK):
             decisions = list(decide(chunk, encoder, settings, queries_per_chunk=CHUNK))

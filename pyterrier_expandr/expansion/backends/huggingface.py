@@ -302,14 +302,13 @@ class HuggingFaceBackend(Backend):
             )
         ends = set(model.generation_config.eos_token_id)
         read = [len(prompts[i]) if sample == requests[i].samples[0] else 0 for i, sample in rows]
-        texts = zip(output[:, width:].tolist(), read, strict=True)
-        return [self._generation(ids, ends, new_tokens, tokens) for ids, tokens in texts]
+        return [self._generation(*row, ends, new_tokens) for row in zip(output[:, width:].tolist(), read, strict=True)]
 
-    def _generation(self, ids: list[int], ends: set[int], new_tokens: int, read: int) -> Generation:
+    def _generation(self, ids: list[int], read: int, ends: set[int], new_tokens: int) -> Generation:
         """The tokens up to the end of turn, as text."""
         written = next((place + 1 for place, token in enumerate(ids) if token in ends), None)
         truncated = written is None and len(ids) >= new_tokens
-        text = self.text_of(ids if written is None else ids[: written - 1])
+        text = self.text_of(ids[: written and written - 1])
         return Generation(text, truncated, tokens=(read, written or len(ids)))
 
     def __repr__(self) -> str:
