@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from trl import DPOConfig, DPOTrainer
 
 from ...expansion.backends.gguf import local_model, resolve_llm
-from ...expansion.backends.huggingface import stop_tokens
+from ...expansion.backends.local.control_tokens import stop_tokens
 from ..progress import ProgressBar
 from .pair_tokens import TokenizedPairs
 

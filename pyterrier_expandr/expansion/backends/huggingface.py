@@ -14,7 +14,7 @@ from ...common.frames import without_surrogates
 from .base import Backend, Generation, Message, Request, Stream, check_context
 from .gguf import INSTALL_SMOLLM2, SMOLLM2_HUB, local_model, resolve_llm
 from .local.checks import check_place, refuse_encoder_decoder
-from .local.control_tokens import control_tokens, plain_control_tokens, visible_ids
+from .local.control_tokens import control_tokens, plain_control_tokens, stop_tokens, visible_ids
 from .local.prefill import ONE_BY_ONE, prefill, shares_prefill
 from .local.templates import rendering_options, template_variables
 
@@ -306,17 +306,9 @@ class HuggingFaceBackend(Backend):
 
     def _generation(self, ids: list[int], read: int, ends: set[int], new_tokens: int) -> Generation:
         """The tokens up to the end of turn, as text."""
-        written = next((place + 1 for place, token in enumerate(ids) if token in ends), None)
-        truncated = written is None and len(ids) >= new_tokens
-        text = self.text_of(ids[: written and written - 1])
-        return Generation(text, truncated, tokens=(read, written or len(ids)))
+        stop = next((place for place, token in enumerate(ids) if token in ends), None)
+        tokens = (read, len(ids) if stop is None else stop + 1)
+        return Generation(self.text_of(ids[:stop]), stop is None and len(ids) >= new_tokens, tokens=tokens)
 
     def __repr__(self) -> str:
         return f"HuggingFaceBackend({self.model!r})"
-
-
-def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a generation: those of the model's generation configuration and of the tokenizer."""
-    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
-    ends = [ends] if isinstance(ends, int) else list(ends or [])
-    return list(dict.fromkeys([*ends, int(tokenizer.eos_token_id)]))
