@@ -6,9 +6,6 @@ from . import (  # noqa: F401  their commands register themselves with the app
     report,
     retrieve,
     train,
-    train_expander,
-    train_recipe,
-    train_retriever,
     tune,
 )
 from .common import app as app
