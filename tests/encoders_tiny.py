@@ -5,8 +5,6 @@ from pathlib import Path
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Dense
-from sentence_transformers.sentence_transformer.modules import LayerNorm, Normalize, Pooling, Transformer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -17,8 +15,6 @@ from transformers import (
     DPRConfig,
     DPRContextEncoder,
     DPRQuestionEncoder,
-    NomicBertConfig,
-    NomicBertModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaModel,
@@ -27,6 +23,8 @@ from transformers import (
     XLMRobertaConfig,
     XLMRobertaModel,
 )
+
+from pyterrier_expandr.encoding.models.library import Dense, LayerNorm, Normalize, Pooling, Transformer
 
 TEXTS = ["why is the sky blue", "short waves of light are scattered by air"]
 _PREFIXES = "query passage search_query search_document : Represent this sentence for searching relevant passages"
@@ -85,6 +83,8 @@ def build_distilbert(folder: Path) -> str:
 def build_nomic(folder: Path) -> str:
     """Nomic-Embed's form: BERT's tokenizer, rotary positions, a gated network."""
     size = save_bert_tokenizer(folder)
+    from transformers import NomicBertConfig, NomicBertModel  # since transformers 5
+
     return _save(folder, lambda: NomicBertModel(NomicBertConfig(vocab_size=size, **SIZES)))
 
 

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
+from pyterrier_expandr.encoding.models.library import Normalize, Pooling, Transformer, size_of
 from pyterrier_expandr.training.data.examples import open_examples
-from pyterrier_expandr.training.retriever.losses import ExpandRLoss
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -49,7 +48,7 @@ def build_tiny_bert(folder: Path, *, dropout: float = 0.0, seed: int = 0) -> str
 
 def open_tiny(folder: str, *, normalize: bool = True) -> SentenceTransformer:
     transformer = Transformer(folder)
-    modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling_mode="mean")]
+    modules = [transformer, Pooling(size_of(transformer), pooling_mode="mean")]
     return SentenceTransformer(modules=[*modules, Normalize()] if normalize else modules, device="cpu")
 
 
@@ -61,7 +60,7 @@ def features_of(batch: dict) -> list[dict]:
     ]
 
 
-def loss_of(loss: ExpandRLoss, batch: dict) -> torch.Tensor:
+def loss_of(loss: torch.nn.Module, batch: dict) -> torch.Tensor:
     return loss(features_of(batch), batch["label"])
 
 

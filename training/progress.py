@@ -22,7 +22,8 @@ class ProgressBar(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Open the bar, at the current step if the run was resumed."""
-        self._bar = pt.tqdm(total=state.max_steps, initial=state.global_step, desc=self.desc, unit="step")
+        done, total = state.global_step, state.max_steps
+        self._bar = pt.tqdm(total=total, initial=done, desc=self.desc, unit="step", disable=done >= total)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Advance by one step."""

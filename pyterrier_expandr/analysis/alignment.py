@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from ..common.extras import needed_for
 from .figures import PALETTE, drawing
 
 if TYPE_CHECKING:
@@ -121,11 +122,9 @@ def _panel(axis: Any, points: np.ndarray) -> None:
 
 def _tsne(queries: np.ndarray, documents: np.ndarray, seed: int) -> np.ndarray:
     """Positions (2n, 2) of unit vectors; perplexity is as large as the number of points allows, at most 30."""
-    try:
+    with needed_for("t-SNE", "analysis"):
         from sklearn.manifold import TSNE
         from threadpoolctl import threadpool_limits
-    except ImportError as error:
-        raise ImportError('t-SNE needs scikit-learn: pip install "pyterrier_expandr[analysis]"') from error
     units = np.concatenate(_units("", queries, documents))
     perplexity = min(30.0, (len(units) - 1) / 3)
     model = TSNE(perplexity=perplexity, init="pca", method="exact", random_state=seed)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from ..common.extras import needed_for
 from .figures import drawing, look
 from .texts import expansion_texts, with_reference
 
@@ -38,10 +39,8 @@ def bleu_against(expansions: Mapping[str, pd.DataFrame], references: Mapping[str
         >>> bleu_against({"vanilla": expansions}, {"gold": gold})[["against", "corpus_bleu", "queries"]].values.tolist()
         [['gold', 100.0, 1]]
     """
-    try:
+    with needed_for("BLEU", "analysis"):
         from sacrebleu.metrics import BLEU
-    except ImportError as error:
-        raise ImportError('BLEU needs sacrebleu: pip install "pyterrier_expandr[analysis]"') from error
     texts = expansion_texts(expansions)
     if not references:
         raise ValueError("no references were given: pass {kind: frame of [qid, text]}")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..common.extras import needed_for
 from ..common.files import path_of
 
 if TYPE_CHECKING:
@@ -50,10 +51,8 @@ def drawing(path: str | Path | None, **options: Any) -> Iterator[tuple[Figure, A
         ImportError: matplotlib is missing. ValueError: any other suffix. OSError: the file cannot be written.
     """
     check_picture(path)
-    try:
+    with needed_for("plotting", "viz"):
         import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError('plotting needs matplotlib: pip install "pyterrier_expandr[analysis]"') from error
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(layout="constrained", **options)
         plt.close(figure)

@@ -2,15 +2,12 @@
 
 from . import (  # noqa: F401  their commands register themselves with the app
     analyse,
+    doctor,
     experiment,
     explore,
     report,
     retrieve,
     train,
-    train_expander,
-    train_recipe,
-    train_retriever,
-    train_student,
     tune,
     verify,
 )

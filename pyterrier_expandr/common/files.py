@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 import re
@@ -40,6 +41,15 @@ def with_home(text: str) -> str:
         ('no~/thing', 0)
     """
     return re.sub(r"(^|[=+:])(~)(?=/|$)", lambda match: match[1] + os.path.expanduser("~"), text)
+
+
+def file_sha256(path: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -9,6 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from .files import file_sha256
+
 #: files up to this size are hashed completely; for larger ones, 64 evenly spaced blocks
 WHOLE_FILE = 4 * 2**20
 BLOCK = 64 * 2**10
@@ -88,8 +90,7 @@ def gguf_sha256(file: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _sha256(path: str, size: int, mtime_ns: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def pinned_revision(name_or_folder: str | Path, revision: str | None = None) -> str | None:

@@ -258,6 +258,11 @@ class ExpandREncoder(BiEncoder):
         """Embeddings (n, d), float32, of expansions by the document side; each is encoded once and remembered."""
         return self._remembered("document", list(texts), batch_size)
 
+    def has_to_encode(self, groups: Sequence[tuple[str, ...]]) -> bool:
+        """Whether a text of the (query, expansion, ...) is not remembered."""
+        sides: tuple[Side, Side] = ("query", "document")
+        return any((sides[place > 0], text) not in self._memo for own in groups for place, text in enumerate(own))
+
     def encode_docs(self, texts: Sequence[str], batch_size: int | None = None) -> SourcedArray:
         """Embeddings (n, d), float32, of document texts; not remembered, since a corpus is large."""
         return self.encode(texts, "document", batch_size)

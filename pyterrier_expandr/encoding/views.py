@@ -114,7 +114,8 @@ class QueryEncoder(_View, BiQueryEncoder):
         step = PROGRESS_BLOCK if self.verbose else len(groups)
         blocks = range(0, len(groups), step)
         out = []
-        for start in pt.tqdm(blocks, desc="Encoding queries", unit="block") if self.verbose else blocks:
+        shown = self.verbose and encoder.has_to_encode(groups)
+        for start in pt.tqdm(blocks, desc="Encoding queries", unit="block") if shown else blocks:
             block = groups[start : start + step]
             query_vecs = encoder.encode_queries([g[0] for g in block], self.batch_size)
             flat = [text for group in block for text in group[1:]]

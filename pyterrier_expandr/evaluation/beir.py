@@ -113,7 +113,8 @@ def experiment(
     place = path_of(indexes or Path(folder) / ".indexes")
     makers = {name: _maker(system, place, names, verbose) for name, system in named.items()}
     todo, failed = [(name, collection) for collection in chosen for name in named], list[str]()
-    with pt.tqdm(total=len(todo), desc="Experiment", unit="cell", disable=not verbose) as progress:
+    bar = {"desc": "Experiment", "unit": "cell", "delay": 1.0}  # finished cells alone draw no bar
+    with pt.tqdm(total=len(todo), disable=not verbose, **bar) as progress:
         for name, collection in _those_not_in_use(todo, progress):
             try:
                 with store.taken(name, collection.name):

@@ -119,7 +119,7 @@ class GenerationCache:
         with self._lock:
             rows = self._connection.execute(query, (_key(fingerprint, request),)).fetchall()
         return {
-            sample: Generation(text, bool(truncated), bool(refused))
+            sample: Generation(text, bool(truncated), bool(refused), cached=True)
             for sample, text, truncated, refused in rows
             if sample in wanted
         }
@@ -205,7 +205,7 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
             return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+            if "locked" not in str(error) or time.monotonic() > end:  # Python 3.10 gives no error code
                 raise
             time.sleep(0.01)
 

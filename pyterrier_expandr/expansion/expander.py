@@ -34,7 +34,7 @@ class LLMExpander(BaseExpander):
     stored immediately. The reasoning of a thinking model is removed from its texts (the cache keeps it); if the
     reasoning never ends, the expansion is empty. A query that is too long for the model's context is truncated at the
     end. A single warning counts the queries that were truncated and the generations that came back empty or were cut
-    off.
+    off; texts from the cache are not warned of again.
 
     Args:
         backend: the backend, e.g. `HuggingFaceBackend`.
@@ -115,20 +115,27 @@ class LLMExpander(BaseExpander):
         asked_for = (self._templates, rows, self._sampling, self.n, self.backend)
         requests, cut = requests_for(*asked_for, thinking=self.thinking)
         generations = generate_cached(self.backend, list(requests.values()), self.cache, verbose=self.verbose)
-        kept = {
-            asked: self._passages([g.text for g in group], request.messages[0]["content"])
-            for (asked, request), group in zip(requests.items(), generations, strict=True)
-        }
-        written = [g for group in generations for g in group]
+        kept: dict[tuple[str, str, str], list[str]] = {asked: [] for asked in requests}
+        written, refusals, cut_now = [], 0, 0
+        for (asked, request), group in zip(requests.items(), generations, strict=True):
+            for generation in group:
+                passages, refused = self._passages([generation.text], request.messages[0]["content"])
+                kept[asked] += passages
+                if not generation.cached:  # a cached text was warned of when it was written
+                    written.append(generation)
+                    refusals += refused
+            cut_now += asked in cut and not all(generation.cached for generation in group)
         marked = f" ({refused} refused)" if (refused := sum(g.refused for g in written)) else ""
         warn_of(
             f"of {len(written)} expansions",
-            (cut, "queries were cut to fit the model's context"),
+            (cut_now, "queries were cut to fit the model's context"),
             (sum(not g.text.strip() for g in written), f"expansions came back empty{marked}"),
-            (sum(refused for _, refused in kept.values()), LEFT_OUT),
+            (refusals, LEFT_OUT),
             (sum(g.truncated for g in written), f"expansions were truncated at {self.max_new_tokens} tokens"),
         )
-        return [[text for template in self._templates for text in kept[template, *row][0]] for row in rows]
+        return [
+            [text for template in self._templates for text in kept[template, query, context]] for query, context in rows
+        ]
 
     def describe(self) -> dict[str, Any]:
         """Everything that determines the texts, as JSON values: model, prompt, sampling, cleaning, versions.

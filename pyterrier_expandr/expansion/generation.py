@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, replace
 from hashlib import sha256
 from typing import Any
 
-import pyterrier as pt
-
 from .backends.base import Backend, Generation, Request
 from .cache import GenerationCache
+from .progress import GenerationProgress, generation_progress
 from .thinking import begins_thought, without_thought
 
 
 def generate_cached(
-    backend: Backend, requests: list[Request], cache: GenerationCache, *, verbose: bool = False
+    backend: Backend,
+    requests: list[Request],
+    cache: GenerationCache,
+    *,
+    verbose: bool = False,
+    progress: GenerationProgress | None = None,
 ) -> list[list[Generation]]:
     """All samples of all requests, in order; only what the cache lacks is generated, and it is stored as it arrives.
 
     Equal requests are generated once. The cache keeps the text as the model wrote it; the returned texts have the
-    model's reasoning removed.
+    model's reasoning removed. `progress` is that of a longer run, of which this call is a part.
     """
     places: dict[str, int] = {}  # each distinct request -> the position where it first occurs
     first = [places.setdefault(json.dumps(asdict(request)), i) for i, request in enumerate(requests)]
@@ -35,17 +39,21 @@ def generate_cached(
         for part in ([(s,) for s in absent[i]] if backend.samples_apart else [absent[i]])
         if part
     ]
-    unit = "sample" if backend.samples_apart else "query"
-    with (
-        closing(backend.stream([request for _, request in missing])) as stream,
-        pt.tqdm(total=len(missing), desc="Generating", unit=unit, disable=not verbose) as progress,
-    ):
+    texts, cached = sum(map(len, absent.values())), sum(map(len, known.values()))
+    if progress is not None:
+        progress.expect(texts - sum(len(request.samples) for request in requests))
+        told: AbstractContextManager[GenerationProgress] = nullcontext(progress)
+    else:
+        tokens = sum(len(request.samples) * request.sampling.max_new_tokens for _, request in missing)
+        run = {"texts": texts, "cached": cached, "tokens": tokens}
+        told = generation_progress("Generating", backend, **run, verbose=verbose)
+    with closing(backend.stream([request for _, request in missing])) as stream, told as progress:
         for place, generations in stream:
             i, request = missing[place]
             fresh = dict(zip(request.samples, generations, strict=True))
             cache.put(fingerprints[i] | backend.learned(), request, fresh)
             known[i].update(fresh)
-            progress.update()
+            progress.add(generations)
     begun = _begun(backend, requests)
     return [
         [replace(g, text=without_thought(g.text, begun=begun[r.thinking])) for g in (known[i][s] for s in r.samples)]

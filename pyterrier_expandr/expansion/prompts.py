@@ -155,15 +155,16 @@ def requests_for(
     backend: Backend,
     *,
     thinking: bool = False,
-) -> tuple[dict[tuple[str, str, str], Request], int]:
-    """The requests for each (template, query, context), and how many queries had to be truncated.
+) -> tuple[dict[tuple[str, str, str], Request], set[tuple[str, str, str]]]:
+    """The requests for each (template, query, context), and those for which the query had to be truncated.
 
     If a template shows a context, the context is truncated to fit the model and the query never is.
 
     Raises:
         ValueError: a query leaves no room for its context.
     """
-    requests, cut = {}, 0
+    requests: dict[tuple[str, str, str], Request] = {}
+    cut = set()
     room: dict[str, Any] = {"max_new_tokens": sampling.max_new_tokens, "thinking": thinking}
     for template in templates:
         what = "context" if "{context}" in template else "query"
@@ -171,5 +172,6 @@ def requests_for(
             fields = {"query": query, "context": context} if what == "context" else {"query": query}
             messages, was_cut = fit(template, fields, cut=what, backend=backend, **room)
             requests[template, query, context] = Request(messages, sampling, tuple(range(n)), thinking)
-            cut += was_cut and what == "query"
+            if was_cut and what == "query":
+                cut.add((template, query, context))
     return requests, cut

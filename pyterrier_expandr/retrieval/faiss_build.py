@@ -252,13 +252,11 @@ def _with_counts(empty: bytes, vectors: int, floats: int) -> bytes:
 
 
 def import_faiss() -> Any:
-    """The module faiss, or an ImportError that names the extra to install."""
+    """The module faiss, or an ImportError with the line to type: a dependency that may have been uninstalled."""
     try:
         import faiss
     except ImportError as error:
-        raise ImportError(
-            'dense indexes need FAISS: pip install "pyterrier_expandr[cpu]" (or [gpu] on a machine with a GPU)'
-        ) from error
+        raise ImportError(f"dense indexes need FAISS ({error}): pip install faiss-cpu") from error
     return faiss
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyterrier as pt
 
+from ..common.extras import needed_for
 from ..common.files import path_of, replace_folder, restored
 from ..common.fingerprint import file_fingerprint
 from ..common.frames import document_text, mended, warn_mended
@@ -122,12 +123,8 @@ def bm25(corpus: Iterable[dict[str, Any]], folder: str | Path, *, num_results: i
 
 def _pisa() -> Any:
     """The class of PISA indexes."""
-    try:
+    with needed_for("BM25 (on Linux on x86-64, for which PISA has wheels)", "bm25"):
         from pyterrier_pisa import PisaIndex
-    except ImportError as error:
-        raise ImportError(
-            'BM25 needs pyterrier-pisa: pip install "pyterrier_expandr[bm25]" (wheels for Linux on x86-64 only)'
-        ) from error
     return PisaIndex
 
 

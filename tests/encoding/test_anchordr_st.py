@@ -22,6 +22,7 @@ from pyterrier_expandr.encoding.models.anchordr import (
     is_anchordr,
     open_anchordr,
 )
+from pyterrier_expandr.encoding.models.library import size_of
 from tests.anchordr_tiny import FIXTURES, build_tiny_anchordr
 
 pytestmark = pytest.mark.usefixtures("pickles_allowed")
@@ -56,7 +57,7 @@ def test_the_module_encodes_batches_as_single_texts(reference):
     model = SentenceTransformer(modules=[AnchorDR.from_pretrained(reference)], device="cpu")
     vectors = model.encode(TEXTS, batch_size=3)
     np.testing.assert_allclose(vectors, raw_vectors(reference), atol=2e-4)
-    assert model.get_embedding_dimension() == 32
+    assert size_of(model) == 32
     assert model.max_seq_length == 512
     assert np.linalg.norm(vectors, axis=1).max() > 1.5  # not normalised
 

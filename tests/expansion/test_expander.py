@@ -1,4 +1,5 @@
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import pyterrier as pt
 import pytest
 
 from pyterrier_expandr import ExpandREncoder, GenerationCache, HuggingFaceBackend, LLMExpander, RecordedExpander
+from pyterrier_expandr.expansion.backends.base import Backend, Generation, Request, Sampling
+from pyterrier_expandr.expansion.prompts import render
 from pyterrier_expandr.expansion.recorded import write_expansions
 from tests.contract import check_contract
 
@@ -31,6 +34,20 @@ class CountingBackend(HuggingFaceBackend):
     def stream(self, requests):
         self._asked += [(r.messages[0]["content"], s) for r in requests for s in r.samples]
         yield from super().stream(requests)
+
+
+class Saying(Backend):
+    """A backend of a user's own, whose texts are known."""
+
+    def __init__(self, *texts, tokens=None):
+        self.texts, self.tokens = texts, tokens
+
+    def fingerprint(self):
+        return {"model": "saying"}
+
+    def stream(self, requests):
+        for i, request in enumerate(requests):
+            yield i, [Generation(self.texts[sample], tokens=self.tokens) for sample in request.samples]
 
 
 @pytest.fixture
@@ -91,41 +108,67 @@ def test_the_same_seed_gives_the_same_texts_and_another_does_not(backend):
     assert list(LLMExpander(backend, max_new_tokens=8, seed=1)(TOPICS)["query_expansions"]) != list(texts)
 
 
-def test_texts_are_cleaned_on_reading_and_stored_raw(backend):
-    from pyterrier_expandr.expansion.backends.base import Generation, Request, Sampling
-    from pyterrier_expandr.expansion.prompts import PROMPTS, render
-
-    cache = GenerationCache()
-    asked = Request(render(PROMPTS["q2d"], query="sea"), Sampling(), (0, 1))
-    cache.put(
-        backend.fingerprint(), asked, {0: Generation("Sure! Here is a passage:\n\nSalt water."), 1: Generation(" \n")}
-    )
+def test_texts_are_cleaned_on_reading_and_stored_raw():
+    cache, backend = GenerationCache(), Saying("Sure! Here is a passage:\n\nSalt water.", " \n")
     with pytest.warns(UserWarning, match=r"of 2 expansions: 1 expansions came back empty$"):
         cleaned = LLMExpander(backend, n=2, cache=cache).search("sea")
     assert cleaned["query_expansions"][0] == ["Salt water."]
     raw = LLMExpander(backend, n=2, cache=cache, clean=False).search("sea")
     assert raw["query_expansions"][0] == ["Sure! Here is a passage:\n\nSalt water."]
-    assert backend._asked == []
+    assert [record["text"] for record in cache.records()] == list(backend.texts)
 
 
 REFUSED = ["I'm sorry, but I can't help with that.", "Salt water.\n\nLet me know if you have any questions!", " "]
 
 
-def test_refusals_are_left_out_and_counted(backend):
-    from pyterrier_expandr.expansion.backends.base import Generation, Request, Sampling
-    from pyterrier_expandr.expansion.prompts import PROMPTS, render
-
-    cache = GenerationCache()
-    asked = Request(render(PROMPTS["q2d"], query="sea"), Sampling(), (0, 1, 2))
-    cache.put(backend.fingerprint(), asked, {n: Generation(text) for n, text in enumerate(REFUSED)})
+def test_refusals_are_left_out_and_counted():
+    backend = Saying(*REFUSED)
     both = r"of 3 expansions: 1 expansions came back empty; 1 were refusals and were left out$"
     with pytest.warns(UserWarning, match=both):
-        found = LLMExpander(backend, n=3, cache=cache).search("sea")
+        found = LLMExpander(backend, n=3).search("sea")
     assert found["query_expansions"][0] == ["Salt water."]
     with pytest.warns(UserWarning, match=r"of 3 expansions: 1 expansions came back empty$"):
-        found = LLMExpander(backend, n=3, cache=cache, keep_refusals=True).search("sea")
+        found = LLMExpander(backend, n=3, keep_refusals=True).search("sea")
     assert found["query_expansions"][0] == [REFUSED[0], "Salt water."]
-    assert backend._asked == []
+
+
+def test_a_text_is_warned_of_when_it_is_written_and_not_again(tmp_path):
+    path, frame = tmp_path / "c.sqlite", pd.DataFrame({"qid": ["1"], "query": ["sea"]})
+    expander = LLMExpander(Saying(*REFUSED), n=2, cache=path)
+    with pytest.warns(UserWarning, match=r"of 2 expansions: 1 were refusals and were left out$"):
+        expander(frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert expander(frame)["query_expansions"][0] == ["Salt water."]
+    more = LLMExpander(Saying(*REFUSED), n=3, cache=path)
+    with pytest.warns(UserWarning, match=r"of 1 expansions: 1 expansions came back empty$"):
+        assert more(frame)["query_expansions"][0] == ["Salt water."]
+
+
+def test_a_run_tells_its_size_before_and_its_tokens_after(capsys, caplog):
+    expander = LLMExpander(Saying("Salt water.", "Waves.", tokens=(20, 5)), n=1, max_new_tokens=64, verbose=True)
+    expander(TOPICS[:1])
+    first = capsys.readouterr().err
+    assert "Generating: 1 texts requested, 0 of them cached; at most 64 tokens to write" in first
+    assert re.search(r"Generating: 100%.* 1/1 .*tokens/s\]", first)
+    assert re.search(r"1 texts written in 0 s: 20 tokens in, 5 tokens out, [\d,]+ tokens/s$", first.strip())
+    expander(TOPICS)  # the same query twice, and another
+    assert "2 texts requested, 1 of them cached; at most 64 tokens to write" in capsys.readouterr().err
+    expander(TOPICS)
+    assert capsys.readouterr().err == ""  # nothing to write: no bar and no lines
+    quiet = LLMExpander(Saying("Salt water."), max_new_tokens=64)
+    with caplog.at_level("INFO", logger="pyterrier_expandr"):
+        quiet(TOPICS[:1])
+    assert capsys.readouterr().err == ""
+    assert "1 texts written in 0 s; the backend does not count tokens" in caplog.text
+
+
+def test_the_cost_of_a_run_is_told_at_the_given_prices(capsys):
+    backend = Saying("Salt water.", tokens=(2_000, 500))
+    backend.prices = (1.0, 4.0)
+    LLMExpander(backend, verbose=True)(TOPICS)
+    assert "4,000 tokens in, 1,000 tokens out" in (said := capsys.readouterr().err)
+    assert "cost 0.0080 at the given prices" in said
 
 
 def test_recorded_refusals_are_left_out_and_counted():
@@ -145,9 +188,6 @@ def test_recorded_refusals_are_left_out_and_counted():
 
 
 def test_the_prompt_that_was_asked_is_taken_off(backend):
-    from pyterrier_expandr.expansion.backends.base import Generation, Request, Sampling
-    from pyterrier_expandr.expansion.prompts import render
-
     template, cache = "Explain to a child:\n{query}?", GenerationCache()
     asked = Request(render(template, query="sea"), Sampling(), (0,))
     cache.put(backend.fingerprint(), asked, {0: Generation("Explain to a child:\nsea?\n\nSalt water.")})

@@ -229,7 +229,8 @@ def _part(uniform: float, sizes: Mapping[str, float], *, whole: bool) -> str | N
 
 
 def _hash(seed: int, text: str, query: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}\0{text}\0{query}".encode("utf-8", "surrogatepass")).digest()[:8])
+    digest = hashlib.sha256(f"{seed}\0{text}\0{query}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big")
 
 
 def _uniform(seed: int, text: str, query: str) -> float:

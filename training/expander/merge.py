@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ...common.extras import check_installed
 from ...common.files import path_of
 from ...common.fingerprint import model_fingerprint, pinned_revision
 from ...common.manifest import write_record
@@ -82,6 +83,7 @@ def merge_adapter(
     Example:
         >>> merge_adapter("adapter", "merged")  # doctest: +SKIP
     """
+    check_installed("an adapter", "train", "peft")
     out, adapter = Path(path_of(out)), Path(path_of(adapter))
     prompts = [render(PROMPTS["q2d"], query=query) for query in SAMPLE_QUERIES] if prompts is None else prompts
     _check(prompts, tolerance, dtype)

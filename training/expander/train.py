@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import importlib.util
 import json
 import logging
 import shutil
@@ -14,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ...common.extras import check_installed
 from ...common.files import write_json
 from ...common.manifest import write_record
 from ...expansion.backends.huggingface import HuggingFaceBackend
@@ -207,14 +207,11 @@ def _settings(
 
 def check_requirements(config: ExpanderTrainingConfig) -> None:
     """Raise ImportError if a package needed for training is missing, ValueError for 4 bits without a CUDA device."""
-    for name in ("trl", "peft"):
-        if importlib.util.find_spec(name) is None:
-            raise ImportError(f"training needs {name}: pip install 'pyterrier_expandr[train]'")
+    check_installed("training the LLM", "train", "trl", "peft", "accelerate", "datasets")
     if not config.load_in_4bit:
         return
     import torch
 
     if not torch.cuda.is_available():
         raise ValueError("load_in_4bit needs a CUDA device, but there is none: leave it out, or train on a GPU")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ImportError("load_in_4bit needs bitsandbytes: pip install bitsandbytes")
+    check_installed("load_in_4bit", "4bit", "bitsandbytes")

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from ...common.weights import refuse_pickles, weights_options
 from ...expansion.backends.gguf import local_model, resolve_llm
-from ...expansion.backends.huggingface import stop_tokens
+from ...expansion.backends.local.control_tokens import stop_tokens
 
 if TYPE_CHECKING:
     from .config import ExpanderTrainingConfig

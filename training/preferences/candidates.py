@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyterrier as pt
-
 from ...common.jsonl import read_jsonl, write_jsonl
 from ...expansion.backends.base import Backend, Generation, Request, Sampling
 from ...expansion.cache import GenerationCache
 from ...expansion.cleaning.passage import passages_in
 from ...expansion.generation import generate_cached
+from ...expansion.progress import GenerationProgress, generation_progress
 from ...expansion.prompts import cut_to_fit, fit, resolve_prompt
 from ..data.chunks import in_chunks
 from ..data.examples import TrainingExample
@@ -114,6 +113,7 @@ def generate_candidates(
     settings: CandidateSettings | None = None,
     *,
     cache: str | Path | GenerationCache | None = None,
+    total: int | None = None,
     verbose: bool = False,
 ) -> Iterator[CandidateSet]:
     """A `CandidateSet` for each example, in order, as a stream.
@@ -128,7 +128,8 @@ def generate_candidates(
         backend: the backend that writes the texts, e.g. `HuggingFaceBackend`.
         settings: temperatures, samples, prompts.
         cache: a path or a `GenerationCache`; None keeps the texts in memory only.
-        verbose: show progress bars.
+        total: number of examples, to tell how much there is to write; None if it is unknown.
+        verbose: show a progress bar.
 
     Raises:
         ValueError: an example without a positive, or a prompt that leaves no room in the model's context.
@@ -141,22 +142,32 @@ def generate_candidates(
     """
     settings = settings or CandidateSettings()
     store = cache if isinstance(cache, GenerationCache) else GenerationCache(cache) if cache else GenerationCache()
-    with pt.tqdm(desc="Candidates", unit="query", disable=not verbose) as progress:
+    requested = None if total is None else total * (settings.count + 1)
+    cached = min(len(store), requested or 0)
+    texts = None if requested is None else requested - cached
+    tokens = (texts or 0) * settings.max_new_tokens
+    run = {"texts": texts, "cached": cached, "tokens": tokens, "verbose": verbose}
+    with generation_progress("Candidates", backend, **run) as progress:
+        progress.expect(cached)  # each chunk takes off those that it finds
         for chunk in in_chunks(examples, LARGE_CHUNK if backend.samples_apart else CHUNK):
-            yield from _of_chunk(chunk, backend, settings, store)
-            progress.update(len(chunk))
+            yield from _of_chunk(chunk, backend, settings, store, progress)
 
 
 def _of_chunk(
-    chunk: list[TrainingExample], backend: Backend, settings: CandidateSettings, store: GenerationCache
+    chunk: list[TrainingExample],
+    backend: Backend,
+    settings: CandidateSettings,
+    store: GenerationCache,
+    progress: GenerationProgress,
 ) -> Iterator[CandidateSet]:
     asked = [_candidate_requests(example, backend, settings) for example in chunk]
     answers = [_answer_request(example, backend, settings) for example in chunk]
     requests = [request for of_query in asked for request in of_query] + answers
-    drawn = generate_cached(backend, requests, store)
+    drawn = generate_cached(backend, requests, store, progress=progress)
     texts = [[_clean(g, request) for g in group] for request, group in zip(requests, drawn, strict=True)]
     per_query = len(settings.temperatures)
-    written = _asked_again([group[0] for group in texts[len(chunk) * per_query :]], answers, backend, store)
+    given = [group[0] for group in texts[len(chunk) * per_query :]]
+    written = _asked_again(given, answers, backend, store, progress)
     for place, example in enumerate(chunk):
         groups = texts[place * per_query : (place + 1) * per_query]
         yield CandidateSet(
@@ -171,14 +182,21 @@ def _of_chunk(
         )
 
 
-def _asked_again(answers: list[str], requests: list[Request], backend: Backend, store: GenerationCache) -> list[str]:
+def _asked_again(
+    answers: list[str],
+    requests: list[Request],
+    backend: Backend,
+    store: GenerationCache,
+    progress: GenerationProgress,
+) -> list[str]:
     """The answers; empty ones are requested once more with the next seed."""
     empty = [place for place, answer in enumerate(answers) if not answer]
     again = [
         replace(requests[place], sampling=replace(requests[place].sampling, seed=requests[place].sampling.seed + 1))
         for place in empty
     ]
-    fresh = dict(zip(empty, generate_cached(backend, again, store), strict=True))
+    progress.expect(len(again))
+    fresh = dict(zip(empty, generate_cached(backend, again, store, progress=progress), strict=True))
     return [
         _clean(fresh[place][0], requests[place]) if place in fresh else answer for place, answer in enumerate(answers)
     ]

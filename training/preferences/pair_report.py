@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...common.extras import needed_for
 from .choice import REASONS, Decision
 
 if TYPE_CHECKING:
@@ -108,10 +109,8 @@ class PairReport:
         Raises:
             ImportError: matplotlib is missing (extra: viz).
         """
-        try:
+        with needed_for("the picture", "viz"):
             from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError('the picture needs matplotlib: pip install "pyterrier_expandr[viz]"') from error
         figure = Figure(figsize=(12, 3.6), layout="constrained")
         outcome, rewards, lengths = figure.subplots(1, 3)
         self._draw_outcome(outcome)

@@ -178,7 +178,9 @@ def _write_candidates(config: PairsConfig, backend: Backend, work: Path, verbose
     if not path.exists():
         examples = examples_from_jsonl(work / "examples.jsonl")
         with closing(GenerationCache(work / "generations.sqlite")) as cache:
-            sets = generate_candidates(examples, backend, config.candidates, cache=cache, verbose=verbose)
+            total = sum(1 for _ in read_jsonl(work / "examples.jsonl"))
+            options: dict[str, Any] = {"cache": cache, "total": total, "verbose": verbose}
+            sets = generate_candidates(examples, backend, config.candidates, **options)
             write_candidates(path, sets)
         backend.close()  # the encoder needs the memory
 
@@ -193,9 +195,10 @@ def write_decisions(
     done = _whole_chunks(path)
     total = sum(1 for _ in read_jsonl(candidates))
     sets = islice(read_candidates(candidates), done, None)
+    bar: dict[str, Any] = {"desc": "Rewards", "unit": "query", "disable": not verbose or done == total}
     with (
         open(path, "a", encoding="utf-8") as file,
-        pt.tqdm(total=total, initial=done, desc="Rewards", unit="query", disable=not verbose) as progress,
+        pt.tqdm(total=total, initial=done, **bar) as progress,
     ):
         for chunk in in_chunks(sets, CHUNK):
             decisions = list(decide(chunk, encoder, settings, queries_per_chunk=CHUNK))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...collections.opening import open_collection
+from ...common.extras import needed_for
 from ...evaluation.beir_collections import resolve
 from ..setting_checks import check_number
 from .systems import ROWS, SMALL
@@ -99,7 +100,8 @@ def load_yaml(text: str) -> Any:
     Raises:
         ValueError: invalid YAML, or a duplicate key (its line is named).
     """
-    import yaml
+    with needed_for("a recipe", "train"):
+        import yaml
 
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:

@@ -32,7 +32,8 @@ from .search_stages import expansions_stage, experiment_stage, index_stage, test
 
 #: backend options that affect how fast or where it writes, but not what
 SPEED_OPTIONS = (
-    "batch_size device tensor_parallel_size gpu_memory_utilization api_key_env concurrency timeout max_retries deadline"
+    "batch_size device tensor_parallel_size gpu_memory_utilization api_key_env concurrency timeout max_retries "
+    "deadline prices"
 ).split()
 
 

@@ -10,12 +10,15 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.losses.gradcache import CachedLossMixin, has_static_embedding_input
 from sentence_transformers.util.distributed import all_gather_with_grad, get_rank, get_world_size
 from torch import Tensor, nn
 
+from ...common.extras import needed_for
 from ...encoding.fusion import Fusion, check_fusion, fuse
 from ...encoding.models.sentence_transformer import normalizes
+
+with needed_for("training a retriever", "train"):  # sentence-transformers has it since 6.0; the rest takes 5.0
+    from sentence_transformers.base.losses.gradcache import CachedLossMixin, has_static_embedding_input
 
 Similarity = Literal["dot", "cosine"]
 

@@ -5,7 +5,6 @@ torchrun --nproc_per_node 8 -m pyterrier_expandr.training.retriever --base contr
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import shutil
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from ...common.extras import check_installed
 from ...common.files import with_home, write_json
 from ...common.manifest import write_record
 from ...encoding.fusion import NAMED_FUSIONS, check_fusion
@@ -274,11 +274,9 @@ def _finish(
 def _check_surroundings(config: RetrieverTrainingConfig) -> None:
     import torch
 
-    for name in ("accelerate", "datasets"):
-        if importlib.util.find_spec(name) is None:
-            raise ImportError(f"training needs {name}: pip install 'pyterrier_expandr[train]'")
-    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise ImportError("tensorboard=True needs tensorboard: pip install tensorboard")
+    check_installed("training a retriever", "train", "accelerate", "datasets")
+    if config.tensorboard:
+        check_installed("tensorboard=True", "tensorboard", "tensorboard")
     for name, asked in (("device='cuda'", config.device == "cuda"), ("precision='fp16'", config.precision == "fp16")):
         if asked and (config.device == "cpu" or not torch.cuda.is_available()):
             raise ValueError(f"{name} needs a GPU, but there is none: leave it out")

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...common.extras import check_installed
 from ...common.files import path_of
 from ...common.manifest import write_record
 from ...expansion.prompts import resolve_prompt
@@ -130,6 +131,7 @@ def _make(
     verbose: bool,
 ) -> None:
     """Train on the texts, then on the pairs, and put the model in place."""
+    check_installed("training a language model", "train", "accelerate")
     work = claim(out, settings)
     tokenizer = build_tokenizer(texts, vocab_size=config.vocab_size, context=config.context)
     blocks = text_blocks(texts, tokenizer, config.block)

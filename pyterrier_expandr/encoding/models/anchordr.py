@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from sentence_transformers.base.modules import InputModule
 from torch import Tensor
 
 from .anchordr_checkpoint import find_file, is_anchordr
 from .anchordr_layers import MAX_POSITIONS
 from .anchordr_model import AnchorDRConfig, AnchorDRModel
 from .anchordr_tokenizer import AnchorDRTokenizer
+from .library import TextModule
 from .own_modules import has_own_modules
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 __all__ = ["AnchorDR", "AnchorDRConfig", "AnchorDRModel", "AnchorDRTokenizer", "is_anchordr", "open_anchordr"]
 
 
-class AnchorDR(InputModule):
+class AnchorDR(TextModule):
     """Texts -> `sentence_embedding` (n, d_model): the decoder's state at its first position, not normalised.
 
     Args:
@@ -128,7 +128,7 @@ class AnchorDR(InputModule):
         dtype = model_options.get("dtype", model_options.get("torch_dtype"))
         if isinstance(dtype, str):
             dtype = None if dtype == "auto" else getattr(torch, dtype)
-        length = (options.get("processor_kwargs") or {}).get("model_max_length")
+        length = (options.get("processor_kwargs") or options.get("tokenizer_kwargs") or {}).get("model_max_length")
         return cls.from_pretrained(name, revision=options.get("revision"), dtype=dtype, max_seq_length=length)
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:

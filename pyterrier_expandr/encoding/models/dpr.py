@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sentence_transformers.base.modules import InputModule
 from torch import Tensor, nn
 from transformers import AutoTokenizer, DPRContextEncoder, DPRQuestionEncoder
 
 from ...common.weights import refuse_pickles, weights_options
+from .library import Router, TextModule
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -19,7 +19,7 @@ Tower = Literal["question", "context"]
 _CLASSES: dict[str, Any] = {"question": DPRQuestionEncoder, "context": DPRContextEncoder}
 
 
-class DPRTower(InputModule):
+class DPRTower(TextModule):
     """Texts -> `sentence_embedding` (n, d): the state of the first token in one of DPR's two encoders.
 
     `AutoModel` opens a context encoder as a question encoder, and fills it with random numbers; this class opens each
@@ -94,7 +94,6 @@ def open_dpr(question: str | Path, context: str | Path, *, device: str | None = 
         ...                  "facebook/dpr-ctx_encoder-multiset-base")  # doctest: +SKIP
     """
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Router
 
     router = Router.for_query_document(
         query_modules=[DPRTower.from_pretrained(question, "question")],

@@ -61,12 +61,12 @@ def apply_overrides(
     Raises:
         ValueError: `pooling` is unknown, or `max_length` or `truncate_dim` is below 1 or above what the model supports.
     """
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+    from .library import Normalize, Pooling, size_of
 
     modules = list(model.children())
     if pooling is not None:
         first = modules[0]
-        replaced = Pooling(first.get_embedding_dimension(), pooling_mode=pooling)  # type: ignore[operator]
+        replaced = Pooling(size_of(first), pooling_mode=pooling)
         modules = [first, replaced, *(m for m in modules[1:] if not isinstance(m, Pooling))]
     if normalize is not None:
         modules = [m for m in modules if not isinstance(m, Normalize)]
@@ -87,7 +87,7 @@ def apply_overrides(
                 module.max_seq_length = max_length  # type: ignore[assignment]  # a property, not a tensor
     if truncate_dim is not None:
         model.truncate_dim = None  # so that the model reports the size of its full vectors
-        whole = model.get_embedding_dimension()
+        whole = size_of(model)
         if truncate_dim < 1 or (whole is not None and truncate_dim > whole):
             raise ValueError(f"truncate_dim must be between 1 and {whole or 'the model size'}, got {truncate_dim}")
         model.truncate_dim = truncate_dim
@@ -101,16 +101,17 @@ def position_limit(model: SentenceTransformer) -> int | None:
 
 def pooling_of(model: SentenceTransformer) -> str | None:
     """The name of the model's pooling ("mean", "cls" ...), or None if none of its modules pools."""
+    from .library import pooling_mode
+
     for module in model.children():
-        mode = getattr(module, "pooling_mode", None)
-        if mode is not None:
-            return mode if isinstance(mode, str) else "+".join(mode)
+        if (mode := pooling_mode(module)) is not None:
+            return mode
     return None
 
 
 def normalizes(model: SentenceTransformer) -> bool:
     """Whether the model's last step is L2 normalisation."""
-    from sentence_transformers.sentence_transformer.modules import Normalize
+    from .library import Normalize
 
     return any(isinstance(module, Normalize) for module in model.children())
 
@@ -155,10 +156,12 @@ def weights_fingerprint(model: SentenceTransformer) -> dict[str, Any]:
 
 def forward(model: SentenceTransformer, texts: list[str], side: str, prompt: str, batch_size: int) -> torch.Tensor:
     """Embeddings (n, d) with gradients, in the order of `texts`, encoded by `side` ("query" or "document")."""
+    from .library import preprocess, size_of
+
     parts = []
     for start in range(0, len(texts), batch_size):
-        features = model.preprocess(texts[start : start + batch_size], prompt=prompt or None, task=side)
+        features = preprocess(model, texts[start : start + batch_size], prompt, side)
         features = {k: v.to(model.device) if isinstance(v, torch.Tensor) else v for k, v in features.items()}
         vectors = model(features, task=side)["sentence_embedding"][:, : model.truncate_dim]
         parts.append(l2_normalize(vectors, dim=1) if normalizes_again(model) else vectors)
-    return torch.cat(parts) if parts else torch.empty(0, model.get_embedding_dimension() or 0, device=model.device)
+    return torch.cat(parts) if parts else torch.empty(0, size_of(model) or 0, device=model.device)

@@ -34,6 +34,17 @@ COUNTS = (
 
 def generation(answer: Any) -> Generation:
     """The single completion in `answer`; ValueError if it is anything else, which the client library does not check."""
+    return replace(_completion(answer), tokens=used_tokens(answer))
+
+
+def used_tokens(answer: Any) -> tuple[int, int] | None:
+    """The numbers of tokens read and written that an answer reports, or None if it does not report both."""
+    usage = getattr(answer, "usage", None)
+    read, written = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
+    return (read, written) if isinstance(read, int) and isinstance(written, int) else None
+
+
+def _completion(answer: Any) -> Generation:
     choices = getattr(answer, "choices", None)
     if not isinstance(choices, list) or len(choices) != 1:
         found = f"{len(choices)} choices instead of one" if isinstance(choices, list) else repr(answer)

@@ -6,8 +6,11 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self, TypeAlias, TypedDict
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Message(TypedDict):
@@ -75,12 +78,15 @@ class Generation:
     """One text as the model wrote it.
 
     `truncated` means that it reached `max_new_tokens` before its end of turn; `refused`, with an empty text, means that
-    the server marked the model's output as a refusal.
+    the server marked the model's output as a refusal. What the text took is no part of its identity: `tokens`, the
+    numbers of tokens read and written (None if unknown), and `cached`, that a cache had the text already.
     """
 
     text: str
     truncated: bool = False
     refused: bool = False
+    tokens: tuple[int, int] | None = field(default=None, compare=False, repr=False)
+    cached: bool = field(default=False, compare=False, repr=False)
 
 
 Stream: TypeAlias = Generator[tuple[int, list[Generation]], None, None]
@@ -94,6 +100,9 @@ class Backend(ABC):
 
     #: whether requesting samples one by one costs no more than all together; if so, each is stored once ready
     samples_apart: bool = False
+
+    #: price of a million tokens read, and of a million tokens written, in any currency; None if there is no price
+    prices: tuple[float, float] | None = None
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ...common.extras import needed_for
 from ...common.printable import printable
 from .answers import context_exceeded, counted_tokens
 from .base import Request
@@ -83,8 +84,6 @@ def _too_long(request: Request, said: str) -> str:
 
 def client_library() -> Any:
     """The package openai, or an ImportError that says how to install it."""
-    try:
+    with needed_for("OpenAIBackend", "openai"):
         import openai
-    except ImportError as error:
-        raise ImportError("OpenAIBackend needs the package openai: pip install 'pyterrier_expandr[openai]'") from error
     return openai

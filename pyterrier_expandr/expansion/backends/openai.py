@@ -66,6 +66,7 @@ class OpenAIBackend(Backend):
         max_retries: number of attempts after the first one.
         deadline: seconds for one sample including all attempts and pauses.
         extra_body: more fields for each request, e.g. `{"top_k": -1}`; they are part of the cache address.
+        prices: the price of a million tokens read and of a million tokens written, to tell what a run has cost.
 
     Raises:
         ValueError: the URL is invalid or contains a key (immediately); wrong key, unknown model, or a request that the
@@ -93,6 +94,7 @@ class OpenAIBackend(Backend):
         max_retries: int = 5,
         deadline: float = 1800.0,
         extra_body: dict[str, Any] | None = None,
+        prices: Sequence[float] | None = None,
     ) -> None:
         if not model:
             raise ValueError("model is empty: name a model that the server offers")
@@ -103,6 +105,12 @@ class OpenAIBackend(Backend):
             )
         if taken := OWN_FIELDS & set(extra_body or {}):
             raise ValueError(f"extra_body must not set {sorted(taken)}: the request's sampling decides them")
+        if prices is not None and (len(prices) != 2 or min(prices) < 0):
+            raise ValueError(
+                "prices must be two numbers, the price of a million tokens read and of a million tokens written, got "
+                f"{prices!r}"
+            )
+        self.prices = None if prices is None else (float(prices[0]), float(prices[1]))
         self.model, self.api_key_env = model, api_key_env
         self.base_url = _checked(base_url, self._key())
         self.concurrency, self.timeout = concurrency, timeout

@@ -12,6 +12,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...common.extras import needed_for
 from ...common.fingerprint import model_fingerprint, pinned_revision
 from ...common.weights import pickles_allowed
 from .base import Backend, Generation, Message, Request, Stream, check_context, complete
@@ -125,13 +126,8 @@ class VLLMBackend(Backend):
     def load(self) -> LLM:
         """The engine, started on first use."""
         if self._llm is None:
-            try:
+            with needed_for("VLLMBackend (in an environment of its own, since vLLM pins many versions)", "vllm"):
                 from vllm import LLM
-            except ImportError as error:
-                raise ImportError(
-                    f"VLLMBackend needs vllm ({error}): pip install 'pyterrier_expandr[vllm]', in a "
-                    "separate environment if its pinned versions conflict with yours"
-                ) from error
             settings = {
                 "dtype": self.dtype or "auto",
                 "revision": pinned_revision(self._prompts.place, self.revision),
@@ -195,7 +191,8 @@ class VLLMBackend(Backend):
                     return
                 for output in engine.step():
                     if output.finished:
-                        yield *running.pop(output.request_id), self._generation(output.outputs[0])
+                        i, sample = running.pop(output.request_id)
+                        yield i, sample, self._generation(output.outputs[0], len(prompts[_key(requests[i])]))
         except Exception as error:
             self.close()
             raise ChildProcessError(
@@ -223,13 +220,14 @@ class VLLMBackend(Backend):
 
         return LoRARequest("adapter", 1, self.adapter)
 
-    def _generation(self, output: Any) -> Generation:
+    def _generation(self, output: Any, prompt_tokens: int) -> Generation:
         if output.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"a text ended with {output.finish_reason!r}")
         truncated = output.finish_reason == "length"
         # Decoded as in HuggingFaceBackend: the engine's own token-by-token decoding drops an unfinished character.
         ids = list(output.token_ids)
-        return Generation(self._prompts.text_of(ids if truncated else ids[:-1]), truncated)
+        text = self._prompts.text_of(ids if truncated else ids[:-1])
+        return Generation(text, truncated, tokens=(prompt_tokens, len(ids)))
 
     def __repr__(self) -> str:
         return f"VLLMBackend({self.model!r})"

@@ -10,9 +10,9 @@ _TOKEN = r"(?:<\|[a-z_]{1,24}\|>|</?s>|<(?:bos|eos)>|<(?:start|end)_of_turn>|<</
 # If a lower-case letter follows, the text is about the token or tag ("[INST] and [/INST] enclose an instruction").
 _NEW_SENTENCE = r"(?:\s*\n\s*|[ \t]*(?-i:(?![a-z\s])))"
 _BEFORE = re.compile(
-    rf"""\s*+(?:
-        (?:<s>\s*+)?\[INST\].*?\[/INST\]{_NEW_SENTENCE}                                    # the instruction again
-      | (?:{_TOKEN}(?:[ \t]*(?:assistant|model)(?=[ \t]*[\n<]))?\s*+(?={_TOKEN}))*
+    rf"""(?:
+        (?:<s>\s*)?\[INST\].*?\[/INST\]{_NEW_SENTENCE}                                    # the instruction again
+      | (?:{_TOKEN}(?:[ \t]*(?:assistant|model)(?=[ \t]*[\n<]))?\s*(?={_TOKEN}))*
         {_TOKEN}(?:[ \t]*(?:assistant|model)(?=[ \t]*\n))?{_NEW_SENTENCE}
       | assistant[ \t]*\n\s*
       | (?:\#+[ \t]*|\*\*)?Assistant(?:\*\*)?[ \t]*:(?:\*\*)?{_NEW_SENTENCE}
@@ -24,7 +24,7 @@ _TEMPLATE_TOKEN = re.compile(rf"{_TOKEN}|\[INST\]")
 _END = re.compile(r"<\|(?:im_end|eot_id|endoftext|end|end_of_text)\|>|</s>|<end_of_turn>|<eos>|\[/INST\]")
 # After the end of a turn: nothing, or another turn.
 _NOTHING = re.compile(
-    rf"\s*+(?:{_END.pattern}|<\|(?:im_start|start_header_id|user)\|>|<start_of_turn>|<s>|\[INST\]"
+    rf"\s*(?:{_END.pattern}|<\|(?:im_start|start_header_id|user)\|>|<start_of_turn>|<s>|\[INST\]"
     r"|(?:user|assistant)[ \t]*\n|\Z)"
 )
 _NAME = r"(?:passage|paragraph|answer|response|text|output|document|result)"
@@ -51,7 +51,7 @@ def without_markup(text: str) -> str:
         >>> without_markup("<|im_start|>assistant\\nThe sky is blue.<|im_end|>")
         'The sky is blue.'
     """
-    start = _BEFORE.match(text)
+    start = _BEFORE.match(text, len(text) - len(text.lstrip()))
     if start and re.search(r"\w", text[start.end() :]):
         text = text[start.end() :]
     # Only the first token counts: if another one came before, the text is about templates.

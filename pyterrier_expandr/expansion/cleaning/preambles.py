@@ -132,7 +132,7 @@ _INTRODUCTION = re.compile(
 )
 # A label alone on its line needs no colon: a heading, bold, or a line before an empty one.
 _LINE = re.compile(
-    rf"(?:[ \t]*+[>#*_]++[ \t>#*_]*+{_ADJECTIVE}(?:{_LABEL}|{_LIST_LABEL})[ \t]*[*_]*[ \t]*\n"
+    rf"(?:[>#*_][ \t>#*_]*{_ADJECTIVE}(?:{_LABEL}|{_LIST_LABEL})[ \t]*[*_]*[ \t]*\n"
     rf"|(?:{_LABEL}|{_LIST_LABEL})[ \t]*\n[ \t]*(?=\n))",
     re.IGNORECASE,
 )

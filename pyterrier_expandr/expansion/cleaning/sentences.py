@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-_SENTENCE = re.compile(r"[^\S\n]*[^\n]*?(?:(?<![.!?…])[.!?…]++[\"”’»)\]*_]*+(?=\s|$)|[。！？]+[」』”）]*|\n|$)")
+_SENTENCE = re.compile(r"[^\S\n]*[^\n]*?(?:(?<![.!?…])[.!?…]+[\"”’»)\]*_]*(?=\s|$)|[。！？]+[」』”）]*|\n|$)")
 
 
 class Sentence(NamedTuple):

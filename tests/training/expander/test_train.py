@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from pyterrier_expandr import HuggingFaceBackend
 from pyterrier_expandr.cli import app
-from pyterrier_expandr.cli.train_expander import expander
+from pyterrier_expandr.cli.train.expander import expander
 from pyterrier_expandr.expansion.backends.base import Request, Sampling
 from pyterrier_expandr.expansion.prompts import PROMPTS, render
 from pyterrier_expandr.training.expander.pair_tokens import end_of_turn, held_out, tokenize_pairs

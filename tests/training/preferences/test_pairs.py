@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pyterrier_expandr import FaissIndex, HuggingFaceBackend
-from pyterrier_expandr.cli.train import shares
+from pyterrier_expandr.cli.train.app import shares
 from pyterrier_expandr.collections import pocket
 from pyterrier_expandr.training.preferences.candidates import CandidateSet, CandidateSettings, write_candidates
 from pyterrier_expandr.training.preferences.choice import Decision, PreferenceSettings

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from pyterrier_expandr import ExpandREncoder, FaissIndex, RecordedExpander
-from pyterrier_expandr.cli.train_recipe import _size, run
+from pyterrier_expandr.cli.train.recipe import _size, run
 from pyterrier_expandr.collections import pocket
 from pyterrier_expandr.training.data.examples import open_examples, split_examples
 from pyterrier_expandr.training.expander import stages as expander_stages

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ....common.extras import needed_for
+
 
 def with_adapter(model: Any, adapter: str | None) -> Any:
     """`model` with the adapter in a folder; `model` itself if there is none.
@@ -17,10 +19,8 @@ def with_adapter(model: Any, adapter: str | None) -> Any:
     """
     if adapter is None:
         return model
-    try:
+    with needed_for("an adapter", "train"):
         from peft import PeftModel
-    except ImportError as error:
-        raise ImportError("an adapter needs peft: pip install 'pyterrier_expandr[train]'") from error
     try:
         return PeftModel.from_pretrained(model, adapter)
     except Exception as error:  # PEFT answers a wrong configuration with errors of many types

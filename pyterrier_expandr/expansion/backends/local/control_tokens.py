@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...thinking import CHANNEL, CHANNEL_TOKENS, MARKS
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def plain_control_tokens(text: str, tokens: list[str]) -> str:
@@ -53,3 +53,10 @@ def visible_ids(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]
     if not any(control.get(i) in marks for i in ids):
         return ids
     return [i for i in ids if i not in control or control[i] in marks]
+
+
+def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a generation: those of the model's generation configuration and of the tokenizer."""
+    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ends = [ends] if isinstance(ends, int) else list(ends or [])
+    return list(dict.fromkeys([*ends, int(tokenizer.eos_token_id)]))

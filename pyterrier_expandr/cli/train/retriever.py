@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import Device
-from .train import show_record, train
+from ..common import Device
+from .app import show_record, train
 
 
 @train.command(
@@ -51,7 +51,7 @@ def retriever(
 ) -> None:
     """Train an encoder contrastively; a rerun resumes where it was interrupted."""
     given = dict(locals())  # each option is a field of the configuration
-    from ..training.retriever.train import RECORD, RetrieverTrainingConfig, train_retriever
+    from ...training.retriever.train import RECORD, RetrieverTrainingConfig, train_retriever
 
     given |= {
         "out": str(out),

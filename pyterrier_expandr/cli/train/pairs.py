@@ -1,18 +1,14 @@
-"""`expandr train ...`: data and training for both models."""
+"""`expandr train pairs`: from relevance judgments to preference pairs."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .common import LLM_HELP, Commands, Device, app, say
-
-train = Commands(help="Make training data, and train both models.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(train, name="train")
+from ..common import LLM_HELP, Device, say
+from .app import shares, train
 
 
 @train.command(
@@ -51,11 +47,11 @@ def pairs(
     device: Device = None,
 ) -> None:
     """Make preference pairs from relevance judgments; a rerun resumes where it was interrupted."""
-    from ..encoding.registry import load_encoder
-    from ..expansion.backends.opening import open_backend
-    from ..training.preferences.candidates import CandidateSettings
-    from ..training.preferences.choice import PreferenceSettings
-    from ..training.preferences.pairs import PairsConfig, build_pairs
+    from ...encoding.registry import load_encoder
+    from ...expansion.backends.opening import open_backend
+    from ...training.preferences.candidates import CandidateSettings
+    from ...training.preferences.choice import PreferenceSettings
+    from ...training.preferences.pairs import PairsConfig, build_pairs
 
     drawn = {"samples": samples, "max_new_tokens": max_new_tokens, "seed": seed}
     candidates = CandidateSettings(tuple(temperature or CandidateSettings.temperatures), **drawn)
@@ -79,18 +75,3 @@ def pairs(
         model = load_encoder(encoder, fuse=True, pooling=pooling, max_length=max_length, device=device)
         report = build_pairs(config, backend, model, out, verbose=True)
     say(f"{report}\nin {out / ('pairs' + config.suffix)}")
-
-
-def show_record(file: Path, names: Iterable[str]) -> None:
-    """Print fields of a finished run's record, which only one process of a distributed run has."""
-    if file.is_file():
-        record = json.loads(file.read_text(encoding="utf-8"))
-        say(f"{json.dumps({name: record[name] for name in names}, indent=1)}\nin {file.parent}")
-
-
-def shares(given: list[str], option: str) -> dict[str, float]:
-    """NAME=NUMBER options as a dictionary. Raises ValueError for any other form."""
-    try:
-        return {name: float(share) for name, share in (one.rsplit("=", 1) for one in given)}
-    except ValueError as error:
-        raise ValueError(f"{option} must have the form NAME=NUMBER, such as nq=0.1, got {given}") from error

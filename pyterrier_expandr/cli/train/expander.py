@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from .common import Device
-from .train import shares, show_record, train
+from ..common import Device
+from .app import shares, show_record, train
 
 
 @train.command(
@@ -56,8 +56,8 @@ def expander(
 ) -> None:
     """Train a LoRA adapter by DPO, or on the chosen texts alone; a rerun resumes where it was interrupted."""
     given = dict(locals())  # each option is a field of the configuration
-    from ..training.expander.config import PAPER_LOSSES, ExpanderTrainingConfig
-    from ..training.expander.train import RECORD, train_expander
+    from ...training.expander.config import PAPER_LOSSES, ExpanderTrainingConfig
+    from ...training.expander.train import RECORD, train_expander
 
     modules = tuple(given.pop("target_module") or ExpanderTrainingConfig.target_modules)
     losses = shares(given.pop("loss") or [], "--loss") or PAPER_LOSSES
@@ -84,7 +84,7 @@ def merge(
     ] = False,
 ) -> None:
     """Merge a LoRA adapter into its base model, and check the logits of the result."""
-    from ..training.expander.merge import RECORD, merge_adapter
+    from ...training.expander.merge import RECORD, merge_adapter
 
     folder = merge_adapter(
         adapter,

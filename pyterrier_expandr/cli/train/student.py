@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from .common import Device
-from .train import show_record, train
-from .train_retriever import fusion_of
+from ..common import Device
+from .app import show_record, train
+from .retriever import fusion_of
 
 PROFILE_S = "default: the profile's."
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from .common import Device
-from .train import train
+from ..common import Device
+from .app import train
 
 RecipeFile = Annotated[Path, typer.Argument(help="YAML file; recipes/ has some.")]
 Seed = Annotated[int | None, typer.Option(help="Overrides the recipe's seed, for another run of it.")]
@@ -29,11 +29,11 @@ def run(
     """Run the unfinished stages of a recipe, and print the final table."""
     import pandas as pd
 
-    from ..training.recipe.checks import check_machine
-    from ..training.recipe.plan import plan
-    from ..training.recipe.recipe import read_recipe
-    from ..training.recipe.stages import RecipeStages
-    from ..training.stage import build
+    from ...training.recipe.checks import check_machine
+    from ...training.recipe.plan import plan
+    from ...training.recipe.recipe import read_recipe
+    from ...training.recipe.stages import RecipeStages
+    from ...training.stage import build
 
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # trainers use any GPU they see
@@ -58,9 +58,9 @@ def run(
 @train.command(epilog="Example: expandr train status recipes/pocket.yaml")
 def status(recipe: RecipeFile, folder: Runs = None, seed: Seed = None) -> None:
     """Show a recipe's stages: what is finished, how long it took, what it produced, and how large it is."""
-    from ..training.recipe.recipe import read_recipe
-    from ..training.recipe.stages import RecipeStages
-    from ..training.stage import status as states
+    from ...training.recipe.recipe import read_recipe
+    from ...training.recipe.stages import RecipeStages
+    from ...training.stage import status as states
 
     stages = RecipeStages(read_recipe(recipe, seed=seed))
     table = states([stages.experiment()], folder or _root(recipe)).rename(columns={"bytes": "size"})
