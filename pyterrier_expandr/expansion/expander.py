@@ -205,6 +205,28 @@ class RecordedExpander(BaseExpander):
         self.cleaning, self.keep_refusals = cleaning_name(clean), keep_refusals
         self._by_qid, self._by_query = read_expansions(records)
 
+    @classmethod
+    def from_hub(
+        cls, repo: str, *, file: str = "expansions.jsonl", revision: str | None = None, **options: Any
+    ) -> RecordedExpander:
+        """Expansions that `systems.push_to_hub` shared.
+
+        Args:
+            repo: "owner/name" of a data set.
+            file: the JSONL file in it.
+            revision: a branch, tag or commit; None is the newest.
+            options: see the class.
+
+        Raises:
+            OSError: the hub, the repository or the file cannot be reached.
+
+        Example:
+            >>> RecordedExpander.from_hub("me/scifact-passages", on_missing="query-only")  # doctest: +SKIP
+        """
+        from huggingface_hub import hf_hub_download
+
+        return cls(hf_hub_download(repo, file, repo_type="dataset", revision=revision), **options)
+
     def _expansions(self, qids: list[str], queries: list[str], contexts: list[str]) -> list[list[str]]:
         found = [self._find(qid, query) for qid, query in zip(qids, queries, strict=True)]
         missing = [qid for qid, record in zip(qids, found, strict=True) if record is None]
