@@ -195,9 +195,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     with open(path, encoding="utf-8", newline="") as file:
         for number, row in enumerate(csv.reader(file, delimiter="\t"), 1):
             if len(row) != 2:
-                raise ValueError(
-                    f"{path}:{number} must be a qid and a query, separated by a tab; it has {len(row)} fields"
-                )
+                raise ValueError(f"{path}:{number} must be a qid and a query with a tab between, not {len(row)} fields")
             yield row[0].strip(), _one_line(row[1])
 
 

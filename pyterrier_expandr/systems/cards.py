@@ -1,10 +1,20 @@
-"""Cards for the hub: what a data set or an index is, how it was made, and how to open it, from the records beside it."""
+"""Cards for the hub: what a data set or an index is, how it was made, and how it is opened."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+PAIRS = """Each row holds two passages that one LLM wrote for one query: the one that helps dense retrieval most, and
+the one that helps least, by two rewards (ExpandR, Yao et al., EMNLP 2025, Eq. 11 to 16). The rows are TRL's: `prompt`,
+`chosen`, `rejected`."""
+EXPANSIONS = """Each row holds one query and the passages that a language model wrote for it, to be fused with the query
+in dense retrieval (ExpandR) or added to its words."""
+WRITTEN = """All passages were written by a language model and may be wrong. Queries and documents keep the licence of
+their source."""
+VECTORS = """Whoever has an index has the ids and vectors of the documents, and texts can be guessed from vectors: share
+it only if you may share the collection."""
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
@@ -38,13 +48,10 @@ def pairs_card(record: Mapping[str, Any], file: str, repo: str, license: str | N
     return _card(
         _dataset(report["pairs"], file, ["dpo", "preference", "query-expansion"], ["text-generation"], license),
         "Preference pairs for query expansion",
-        "Each row holds two passages that one LLM wrote for one query: the one that helps dense retrieval most, and the one\n"
-        "that helps least, by two rewards (ExpandR, Yao et al., EMNLP 2025, Eq. 11 to 16). The rows are TRL's: `prompt`,\n"
-        "`chosen`, `rejected`.",
+        PAIRS,
         f'from datasets import load_dataset\n\npairs = load_dataset("{repo}", split="train")',
         facts,
-        "All passages were written by a language model and may be wrong. Queries and documents keep the licence of their "
-        "source.",
+        WRITTEN,
         record["versions"],
     )
 
@@ -62,11 +69,10 @@ def expansions_card(records: Iterable[Any], file: str, repo: str, about: Mapping
     return _card(
         _dataset(len(lists), file, ["query-expansion"], ["text-retrieval"], license),
         "Recorded query expansions",
-        "Each row holds one query and the passages that a language model wrote for it, to be fused with the query in dense\n"
-        "retrieval (ExpandR) or added to its words.",
+        EXPANSIONS,
         f'from pyterrier_expandr import RecordedExpander\n\nexpander = RecordedExpander.from_hub("{repo}")',
         facts,
-        "All passages were written by a language model and may be wrong. Queries keep the licence of their source.",
+        WRITTEN,
         about.get("versions", {}),
     )
 
@@ -85,8 +91,7 @@ def artefact_card(artefact: Any, record: Mapping[str, Any], repo: str, license: 
         f"A PyTerrier artefact, to be opened by `pyterrier_expandr.{name}`.",
         f'from pyterrier_expandr import {name}\n\nopened = {name}.from_hf("{repo}")',
         facts,
-        "Whoever has an index has the documents' ids and vectors; texts can be guessed from vectors. Share it only if you "
-        "may share the collection.",
+        VECTORS,
         {},
     )
 

@@ -1,4 +1,4 @@
-"""Sharing on the Hugging Face hub: adapters, models, pairs, indexes, systems and recorded expansions, each with a card."""
+"""Sharing on the Hugging Face hub, each with a card: adapters, models, pairs, indexes, systems, recorded texts."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def push_to_hub(
 ) -> str:
     """Upload something that this package wrote, with a card, and return its address on the hub.
 
-    | what | kind of repository | opened by |
-    |---|---|---|
-    | folder of `expandr train expander`, `merge`, `retriever` | model | `HuggingFaceBackend(adapter=)`, `ExpandREncoder` |
-    | folder of `expandr train pairs` | data set | `datasets.load_dataset` |
-    | JSONL of recorded expansions | data set | `RecordedExpander.from_hub` |
-    | `FaissIndex`, `ExpandR`, or the folder of one | data set, as PyTerrier's artefacts are | `from_hf` |
+    - The folder of `expandr train expander`, `train merge` or `train retriever` becomes a model, with the card that
+      training wrote.
+    - The folder of `expandr train pairs` becomes a data set, which `datasets.load_dataset` opens.
+    - A JSONL file of recorded expansions becomes a data set, which `RecordedExpander.from_hub` opens.
+    - A `FaissIndex`, an `ExpandR`, or the folder of one becomes a data set, like all artefacts of PyTerrier;
+      `from_hf` opens it.
 
     The repository is created if it does not exist. You need to be logged in (`hf auth login`, or `HF_TOKEN`).
 
