@@ -64,6 +64,18 @@ class LLMExpander(BaseExpander):
     """
 
     LABEL = "LLM Expander"
+    SHOWN = (
+        "backend",
+        "prompt",
+        "n",
+        "temperature",
+        "top_p",
+        "max_new_tokens",
+        "seed",
+        "thinking",
+        "cache",
+        "cleaning",
+    )
 
     def __init__(
         self,
@@ -189,6 +201,7 @@ class RecordedExpander(BaseExpander):
     """
 
     LABEL = "Recorded Expander"
+    SHOWN = ("records", "on_missing", "n", "cleaning", "keep_refusals")
 
     def __init__(
         self,

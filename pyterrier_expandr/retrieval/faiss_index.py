@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyterrier as pt
 
 from ..common.files import path_of
+from ..common.notebook import Shown
 from . import faiss_build as layout
 from .faiss_indexer import FaissIndexer, Mode
 from .spool import Spool
@@ -25,7 +26,7 @@ HELP_URL = "https://github.com/facebookresearch/faiss/wiki/The-index-factory"
 Metric = Literal["ip", "l2"]
 
 
-class FaissIndex(pt.Artifact, pt.Indexer):
+class FaissIndex(Shown, pt.Artifact, pt.Indexer):
     """A folder with a FAISS index, its docnos, and a record of the encoder that filled it.
 
     Indexing reads `docno` (str, any Unicode) and `doc_vec` (float array (d,)) as a stream. Every 1,024 documents are
@@ -113,6 +114,14 @@ class FaissIndex(pt.Artifact, pt.Indexer):
     def exact(self) -> bool:
         """Whether search is exhaustive over unmodified vectors."""
         return (self.metadata["factory"] if self.built() else self.factory) in ("Flat", None)
+
+    def shown(self) -> dict[str, Any]:
+        """What a notebook tells about the index: of a built one its size and its encoder."""
+        if not self.built():
+            return {"folder": str(self.path), "factory": self.factory, "metric": self.metric, "documents": "not built"}
+        of, encoder = self.metadata, self.encoder or {}
+        facts = {"folder": str(self.path), "factory": of["factory"], "metric": of["metric"], "documents": of["count"]}
+        return facts | {"dimensions": self.dim, "encoder": encoder.get("model")}
 
     def __len__(self) -> int:
         return int(self.metadata["count"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from urllib.parse import quote
 import pyterrier as pt
 
 from ..common.files import path_of
+from ..common.notebook import Shown
 from ..evaluation.provenance import describe_pipeline, digest
 from ..evaluation.self_match import SelfMatchFilter
 from ..expansion.lexical import LexicalExpander
@@ -28,13 +28,11 @@ if TYPE_CHECKING:
     from ..expansion.backends.base import Backend
     from ..retrieval.faiss_index import FaissIndex
 
-logger = logging.getLogger(__name__)
-
 #: encoder settings that do not affect documents
 QUERY_SIDE = {"fusion", "query_prompt", "renormalize"}
 
 
-class ExpandR(pt.Artifact):
+class ExpandR(Shown, pt.Artifact):
     """A whole retrieval system: expansion, fused query vectors, search. It can be saved, shared and checked.
 
     Args:
@@ -62,6 +60,7 @@ class ExpandR(pt.Artifact):
     ARTIFACT_TYPE = store.ARTEFACT["type"]
     ARTIFACT_FORMAT = store.ARTEFACT["format"]
     ARTIFACT_PACKAGE_HINT = store.ARTEFACT["package_hint"]
+    SHOWN = ("expander", "encoder", "faiss_index", "lexical_index", "hybrid")
 
     def __init__(
         self,
