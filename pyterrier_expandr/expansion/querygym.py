@@ -65,7 +65,7 @@ def read_querygym(run: str | Path, topics: pd.DataFrame, *, copies: int | None =
     return [
         {"query_id": qid, "query": known[qid], "passages": [passage] if passage else []}
         for qid, count, rest in split
-        for passage in [" ".join([_one_line(known[qid])] * (count - found) * bool(rest) + [rest]).strip()]
+        for passage in [" ".join([_one_line(known[qid])] * (count - found) + [rest]).strip()]
     ]
 
 
