@@ -33,7 +33,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 # The site, in docs/_build/html: every warning is an error, and the marked code of the pages is run.
-docs: $(VENV)/.docs docs/pipeline.svg
+docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -q -W -n -b html docs docs/_build/html
 	$(BIN)/python -m pytest -q tests/test_docs.py
 
@@ -45,6 +45,7 @@ $(VENV)/.docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
 	touch $@
 
+# The picture of README and site; needs Graphviz.
 docs/pipeline.svg: docs/pipeline.dot
 	dot -Tsvg $< -o $@
 
