@@ -81,9 +81,9 @@ def artefact_card(artefact: Any, record: Mapping[str, Any], repo: str, license: 
     """The README.md of an index or a system, from its record; what is nested in it is told one by one."""
     kind, form = artefact.ARTIFACT_TYPE, artefact.ARTIFACT_FORMAT
     name = type(artefact).__name__
-    facts = {
-        place: value for place, value in _flat(record) if value is not None and not place.endswith(("256", "bytes"))
-    }
+    told = {name: value for name, value in record.items() if name not in ("versions", "format_version", "files")}
+    hidden = ("sha256", "bytes")
+    facts = {place: value for place, value in _flat(told) if value is not None and not place.endswith(hidden)}
     tags = ["pyterrier", "pyterrier-artifact", f"pyterrier-artifact.{kind}", f"pyterrier-artifact.{kind}.{form}"]
     return _card(
         {"license": license, "tags": tags, "task_categories": ["text-retrieval"], "viewer": False},
@@ -92,7 +92,7 @@ def artefact_card(artefact: Any, record: Mapping[str, Any], repo: str, license: 
         f'from pyterrier_expandr import {name}\n\nopened = {name}.from_hf("{repo}")',
         facts,
         VECTORS,
-        {},
+        record.get("versions", {}),
     )
 
 

@@ -67,6 +67,18 @@ def test_an_adapter_is_a_model_with_the_card_of_its_training(hub, tmp_path):
     assert files["README.md"] == (folder / "README.md").read_bytes() and ".hidden" not in files
 
 
+def test_a_retriever_is_a_model_with_all_its_files(hub, tmp_path):
+    folder = shutil.copytree(BEFORE / "system" / "encoder", tmp_path / "retriever")
+    (folder / "README.md").write_text("# Dense retriever")
+    (folder / "retriever.json").write_text("{}")
+    (folder / "checkpoint-4").mkdir()
+    (folder / "checkpoint-4" / "optimizer.pt").write_bytes(b"half of the bytes, and of no use")
+    push_to_hub(folder, "me/retriever")
+    sent = hub.uploaded["me/retriever"]
+    assert sorted(sent) == sorted(path.name for path in folder.iterdir() if path.is_file())
+    assert hub.created["me/retriever"].get("type", "model") == "model"
+
+
 def test_an_index_opens_from_the_package_that_was_uploaded(hub, tmp_path):
     index = FaissIndex(BEFORE / "index")
     push_to_hub(index, "me/index", license="mit")
@@ -82,7 +94,9 @@ def test_an_index_opens_from_the_package_that_was_uploaded(hub, tmp_path):
 
 def test_a_system_is_shared_whole(hub, tmp_path):
     push_to_hub(BEFORE / "system", "me/system")
-    assert "retrieval system" in card_of(hub, "me/system").text.lower()
+    card = card_of(hub, "me/system").text
+    assert "# Retrieval system (ExpandR)" in card and "| expander: kind | recorded |" in card
+    assert "/tmp/" not in card and "Made with pyterrier_expandr 0.1.0" in card
     assert hub.uploaded["me/system"]["artifact.tar.lz4"]
     system = ExpandR(None, ExpandREncoder(BEFORE / "system" / "encoder"), BEFORE / "index")
     with pytest.raises(ValueError, match="in memory only: save it with ExpandR.save"):
