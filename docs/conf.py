@@ -5,6 +5,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+from sphinx.util import inspect
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -26,6 +28,7 @@ napoleon_custom_sections = [("Columns", "notes_style")]
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 100
 
 # A type from elsewhere has no page here, and a type that is only imported for annotations has no path.
 nitpick_ignore_regex = [("py:.*", r"(?!pyterrier_expandr\.).*")]
@@ -47,7 +50,16 @@ def only_written_pages(app: object, page: str, source: list[str]) -> None:
         source[0] = "\n".join(line for line in lines if not re.fullmatch(r"[a-z_/*]+", line) or line in written)
 
 
+def own_signature(_app: object, what: str, _name: str, thing: type, _options: object, signature: str, _: str) -> object:
+    """Show what a transformer is made with: PyTerrier's `__new__` hides it behind `*args, **kwargs`."""
+    if what != "class" or signature != "(*args, **kwargs)":
+        return None
+    own = inspect.signature(thing.__init__, bound_method=True).replace(return_annotation=inspect.Signature.empty)
+    return inspect.stringify_signature(own, unqualified_typehints=True, short_literals=True), None
+
+
 def setup(app: object) -> None:
     """Called by Sphinx."""
+    app.connect("autodoc-process-signature", own_signature)
     app.connect("source-read", to_the_forge)
     app.connect("source-read", only_written_pages)
