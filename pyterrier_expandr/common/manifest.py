@@ -6,13 +6,12 @@ Records of earlier releases may have neither; then nothing can be compared, and 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .files import write_json
+from .files import file_sha256, write_json
 from .fingerprint import digest
 
 FILES, SEAL = "files", "seal"
@@ -32,8 +31,7 @@ Files = Mapping[str, Mapping[str, Any]]
 
 def describe_file(path: Path) -> dict[str, Any]:
     """The size and SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def describe_files(folder: Path, *, leave_out: Iterable[str] = ()) -> dict[str, dict[str, Any]]:

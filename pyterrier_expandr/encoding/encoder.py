@@ -16,6 +16,7 @@ from pyterrier_dr import BiEncoder, SimFn
 
 from ..common.files import with_home
 from ..common.fingerprint import model_fingerprint, pinned_revision
+from ..common.notebook import Shown
 from .fusion import Fusion, check_fusion
 from .loading import check_folder, load_sentence_transformer
 from .models import sentence_transformer as host
@@ -36,7 +37,7 @@ QUERY_SIDE = {"fusion", "query_prompt", "renormalize"}
 MEMO_SIZE = 65_536
 
 
-class ExpandREncoder(BiEncoder):
+class ExpandREncoder(Shown, BiEncoder):
     """A dense encoder whose query vectors are the fusion of a query and its LLM expansions (Eq. 8).
 
     It hosts any model that sentence-transformers can open, and creates these transformers:
@@ -80,6 +81,8 @@ class ExpandREncoder(BiEncoder):
         >>> encoder.query_encoder()
         ExpandREncoder('facebook/contriever').query_encoder(fusion=0.5)
     """
+
+    SHOWN = ("model_name", "revision", "pooling", "normalize", "max_length", "truncate_dim", "fusion", "device")
 
     def __init__(
         self,

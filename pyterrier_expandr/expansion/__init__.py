@@ -16,8 +16,10 @@ _HOME = {
     "RecordedExpander": "expander",
     "clean_passage": "cleaning.passage",
     "read_expansions": "recorded",
+    "read_querygym": "querygym",
     "strip_preamble": "cleaning.preambles",
     "write_expansions": "recorded",
+    "write_querygym": "querygym",
 }
 __all__ = sorted(_HOME)
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -10,13 +10,14 @@ import pandas as pd
 import pyterrier as pt
 
 from ..common.frames import check_single, query_texts, records_frame
+from ..common.notebook import Shown
 from .cleaning.passage import passages_in
 
 HELP_URL = "https://pyterrier.readthedocs.io/en/latest/"
 LEFT_OUT = "were refusals and were left out"
 
 
-class BaseExpander(pt.Transformer):
+class BaseExpander(Shown, pt.Transformer):
     """What both expanders share: checks, cleaning, the new column, drawing, and equality by settings."""
 
     LABEL: str

@@ -64,6 +64,18 @@ class LLMExpander(BaseExpander):
     """
 
     LABEL = "LLM Expander"
+    SHOWN = (
+        "backend",
+        "prompt",
+        "n",
+        "temperature",
+        "top_p",
+        "max_new_tokens",
+        "seed",
+        "thinking",
+        "cache",
+        "cleaning",
+    )
 
     def __init__(
         self,
@@ -196,6 +208,7 @@ class RecordedExpander(BaseExpander):
     """
 
     LABEL = "Recorded Expander"
+    SHOWN = ("records", "on_missing", "n", "cleaning", "keep_refusals")
 
     def __init__(
         self,
@@ -211,6 +224,28 @@ class RecordedExpander(BaseExpander):
         self.records, self.on_missing, self.n = records, on_missing, n
         self.cleaning, self.keep_refusals = cleaning_name(clean), keep_refusals
         self._by_qid, self._by_query = read_expansions(records)
+
+    @classmethod
+    def from_hub(
+        cls, repo: str, *, file: str = "expansions.jsonl", revision: str | None = None, **options: Any
+    ) -> RecordedExpander:
+        """Expansions that `systems.push_to_hub` shared.
+
+        Args:
+            repo: "owner/name" of a data set.
+            file: the JSONL file in it.
+            revision: a branch, tag or commit; None is the newest.
+            options: see the class.
+
+        Raises:
+            OSError: the hub, the repository or the file cannot be reached.
+
+        Example:
+            >>> RecordedExpander.from_hub("me/scifact-passages", on_missing="query-only")  # doctest: +SKIP
+        """
+        from huggingface_hub import hf_hub_download
+
+        return cls(hf_hub_download(repo, file, repo_type="dataset", revision=revision), **options)
 
     def _expansions(self, qids: list[str], queries: list[str], contexts: list[str]) -> list[list[str]]:
         found = [self._find(qid, query) for qid, query in zip(qids, queries, strict=True)]

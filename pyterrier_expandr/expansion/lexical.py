@@ -77,11 +77,10 @@ class LexicalExpander(pt.Transformer):
     Args:
         repeats: how often the query is repeated. 5 is the value of query2doc (Wang et al., EMNLP 2023); "mugi" uses
             `mugi_repeats`, which grows with the length of the passages.
-        form: what the engine receives.
-            "words": only letters and digits; works for every engine, including Terrier's parser.
-            "toks": `query_toks`, a dict from each lower-case word to its weight, in addition to the unchanged `query`;
-                for PISA and Terrier. PISA does not remove stop words from it: list them in `stops`.
-            "matchop": `query` in Terrier's operators, each distinct word once with its weight.
+        form: what the engine receives. "words": only letters and digits; works for every engine, including Terrier's
+            parser. "toks": `query_toks`, a dict from each lower-case word to its weight, in addition to the unchanged
+            `query`; for PISA and Terrier. PISA does not remove stop words from it: list them in `stops`. "matchop":
+            `query` in Terrier's operators, each distinct word once with its weight.
         stops: lower-case words to leave out of "toks" and "matchop".
 
     Raises:

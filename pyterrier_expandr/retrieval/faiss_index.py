@@ -11,6 +11,7 @@ import pyterrier as pt
 from ..common.checked import check_once
 from ..common.files import path_of, restored
 from ..common.manifest import check_files, check_inside, read_record
+from ..common.notebook import Shown
 from ..encoding.vectors import same_vectors
 from . import faiss_build as layout
 from .faiss_indexer import FaissIndexer, Mode
@@ -32,7 +33,7 @@ HELP_URL = "https://github.com/facebookresearch/faiss/wiki/The-index-factory"
 Metric = Literal["ip", "l2"]
 
 
-class FaissIndex(pt.Artifact, pt.Indexer):
+class FaissIndex(Shown, pt.Artifact, pt.Indexer):
     """A folder with a FAISS index, its docnos, and a record of the encoder that filled it.
 
     Indexing reads `docno` (str, any Unicode) and `doc_vec` (float array (d,)) as a stream. Every 1,024 documents are
@@ -127,6 +128,14 @@ class FaissIndex(pt.Artifact, pt.Indexer):
     def exact(self) -> bool:
         """Whether search is exhaustive over unmodified vectors."""
         return (self.metadata["factory"] if self.built() else self.factory) in ("Flat", None)
+
+    def shown(self) -> dict[str, Any]:
+        """What a notebook tells about the index: of a built one its size and its encoder."""
+        if not self.built():
+            return {"folder": str(self.path), "factory": self.factory, "metric": self.metric, "documents": "not built"}
+        of, encoder = self.metadata, self.encoder or {}
+        facts = {"folder": str(self.path), "factory": of["factory"], "metric": of["metric"], "documents": of["count"]}
+        return facts | {"dimensions": self.dim, "encoder": encoder.get("model")}
 
     def __len__(self) -> int:
         return int(self.metadata["count"])

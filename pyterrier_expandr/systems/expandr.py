@@ -14,6 +14,7 @@ import pyterrier as pt
 
 from ..common.files import path_of
 from ..common.locks import one_writer
+from ..common.notebook import Shown
 from ..evaluation.provenance import describe_pipeline, digest
 from ..evaluation.self_match import SelfMatchFilter
 from ..expansion.lexical import LexicalExpander
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class ExpandR(pt.Artifact):
+class ExpandR(Shown, pt.Artifact):
     """A whole retrieval system: expansion, fused query vectors, search. It can be saved, shared and checked.
 
     Args:
@@ -61,6 +62,7 @@ class ExpandR(pt.Artifact):
     ARTIFACT_TYPE = store.ARTEFACT["type"]
     ARTIFACT_FORMAT = store.ARTEFACT["format"]
     ARTIFACT_PACKAGE_HINT = store.ARTEFACT["package_hint"]
+    SHOWN = ("expander", "encoder", "faiss_index", "lexical_index", "hybrid")
 
     def __init__(
         self,

@@ -62,8 +62,8 @@ def merge_adapter(
         out: folder to create; if it is already complete, it is returned immediately.
         base: hub name or folder of the base model; None means the one named by the adapter.
         prompts: conversations to compare logits on; None means the q2d prompt for a few queries.
-        tolerance: largest allowed relative difference of logits, |merged - (base + adapter)| / |base + adapter| over a
-            whole prompt; None means what rounding to `dtype` explains (`TOLERANCES`).
+        tolerance: largest allowed relative difference of logits, `|merged - (base + adapter)| / |base + adapter|` over
+            a whole prompt; None means what rounding to `dtype` explains (`TOLERANCES`).
         dtype: of the merged weights, "float32", "bfloat16" or "float16"; None means bfloat16 on a GPU and float32 on
             a CPU.
         device: "cuda" or "cpu"; None means cuda if available.

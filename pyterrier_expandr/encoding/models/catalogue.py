@@ -46,6 +46,7 @@ class EncoderEntry:
 
 _BGE_QUERY = "Represent this sentence for searching relevant passages: "
 
+#: every short name of an encoder, with what is known about its checkpoint
 ENCODERS: dict[str, EncoderEntry] = {
     "contriever": EncoderEntry(
         "facebook/contriever", "mean", True, licence="CC BY-NC 4.0 (code)", paper="Table 2, Contriever",
