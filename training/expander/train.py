@@ -15,7 +15,7 @@ from typing import Any
 
 from ...common.files import write_json
 from ...expansion.backends.huggingface import HuggingFaceBackend
-from ..checkpoints import last_checkpoint
+from ..checkpoints import last_checkpoint, train_from
 from ..preferences.pair_files import read_pairs
 from ..run_folder import claim, is_finished, is_first_process, one_run, publish
 from .config import ExpanderTrainingConfig as ExpanderTrainingConfig
@@ -129,7 +129,7 @@ def _run(
         trainer = build_trainer(config, backend.tokenizer, train, evaluation, work / "checkpoints", verbose)
         checkpoint = last_checkpoint(work / "checkpoints")
         set_seed(config.seed)  # makes dropout independent of what was computed before training
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        train_from(trainer, checkpoint)
     finished, state = work / "finished", trainer.state
     trainer.save_model(str(finished))
     trainer.accelerator.wait_for_everyone()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ...common.files import with_home, write_json
 from ...encoding.fusion import NAMED_FUSIONS, check_fusion
-from ..checkpoints import last_checkpoint
+from ..checkpoints import last_checkpoint, train_from
 from ..run_folder import claim, is_finished, is_first_process, one_run, publish
 from ..setting_checks import check_number, check_whole
 
@@ -247,7 +247,7 @@ def _trained(
 
 def _train(trainer: RetrieverTrainer, checkpoint: Path | None, checkpoints: Path) -> None:
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        train_from(trainer, checkpoint)
     except Exception as error:
         newest = max(checkpoints.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime, default=None)
         whole = last_checkpoint(checkpoints)
