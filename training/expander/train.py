@@ -17,7 +17,7 @@ from ...common.extras import check_installed
 from ...common.files import write_json
 from ...common.manifest import write_record
 from ...expansion.backends.huggingface import HuggingFaceBackend
-from ..checkpoints import last_checkpoint
+from ..checkpoints import last_checkpoint, train_from
 from ..preferences.pair_files import read_pairs
 from ..progress import ProgressBar
 from ..run_folder import claim, is_finished, is_first_process, one_run, publish
@@ -134,7 +134,7 @@ def _run(
             trainer.add_callback(ProgressBar(f"Training by {name}"))
         checkpoint = last_checkpoint(work / "checkpoints")
         set_seed(config.seed)  # makes dropout independent of what was computed before training
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        train_from(trainer, checkpoint)
     finished, state = work / "finished", trainer.state
     trainer.save_model(str(finished))
     trainer.accelerator.wait_for_everyone()

@@ -14,7 +14,7 @@ from ...common.extras import check_installed
 from ...common.files import path_of
 from ...common.manifest import write_record
 from ...expansion.prompts import resolve_prompt
-from ..checkpoints import last_checkpoint
+from ..checkpoints import last_checkpoint, train_from
 from ..run_folder import claim, is_finished, one_run, publish
 from ..setting_checks import check_number, check_whole
 from .text import IGNORED, SPECIAL_TOKENS, build_tokenizer, pair_row, text_blocks
@@ -194,6 +194,7 @@ def _train(
     from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
 
     from ..progress import ProgressBar
+    from .order import SameOrder
 
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -223,10 +224,10 @@ def _train(
         data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(SameOrder())
     if verbose:
         trainer.add_callback(ProgressBar(f"Training on {folder.name}"))
-    checkpoint = last_checkpoint(folder)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    train_from(trainer, last_checkpoint(folder))
     last = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry][-10:]
     return sum(last) / len(last)
 
