@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,6 +163,15 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
+@contextmanager
+def understood(folder: Path) -> Iterator[None]:
+    """Say that a record is damaged where it lacks what its reader needs, or has something of another kind there."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{str(folder / RECORD)!r} is damaged ({type(error).__name__}: {error}): {MEND}") from error
+
+
 def load_encoder(folder: Path, record: dict[str, Any], device: str | None) -> ExpandREncoder:
     """The encoder of a record; `from_spec` rejects one whose weights differ from the record."""
     from ..encoding.encoder import ExpandREncoder
@@ -244,7 +255,9 @@ def _open_backend(saved: dict[str, Any], device: str | None) -> Backend:
     if saved["engine"] != "HuggingFaceBackend":
         raise ValueError(f"this system's LLM ran on {saved['engine']}: give it with backend=, or load(expansion=False)")
     try:
-        return HuggingFaceBackend(**place, dtype=model["dtype"], revision=model.get("commit"), device=device)
+        # Not **place: a record must not switch on trust_remote_code.
+        options = {"adapter": place.get("adapter"), "dtype": model["dtype"], "revision": model.get("commit")}
+        return HuggingFaceBackend(place["model"], device=device, **options)
     except ValueError as error:
         raise ValueError(
             f"this system's LLM is not at {place['model']!r} ({error}): give it with backend=, or load(expansion=False)"

@@ -13,7 +13,6 @@ from pyterrier_expandr.cli.verify import verified as verify
 from pyterrier_expandr.collections import beir_folder
 from pyterrier_expandr.common.manifest import sealed
 from pyterrier_expandr.evaluation import Results
-from tests.command import expandr
 from tests.encoders_tiny import build_bert
 from tests.trust.damage import artefacts, try_damage
 from tests.trust.targets import WRITTEN, small_index, small_results, small_system
@@ -48,15 +47,15 @@ def test_whole_artefacts_are_as_they_were_written(kinds):
             assert verify(kind.folder).problems == []
 
 
-def test_the_command_names_what_is_damaged(system, tmp_path):
+def test_the_command_names_what_is_damaged(system, tmp_path, here):
     copy = tmp_path / "system"
     shutil.copytree(system, copy)
-    assert "records of" in expandr("verify", copy)
+    assert "records of" in here("verify", copy)
     weights = copy / "encoder" / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    said = expandr("verify", copy, status=2)
+    said = here("verify", copy, status=2)
     assert "1 problem(s)" in said and "encoder/model.safetensors' has changed since it was written" in said
 
 
