@@ -71,6 +71,18 @@ def test_a_system_s_content_is_read_once_at_each_place(system, tmp_path, monkeyp
         ExpandR.load(shutil.copytree(copy, tmp_path / "elsewhere"), device="cpu")
 
 
+def test_an_index_that_pyterrier_downloaded_is_read_completely(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTERRIER_HOME", str(tmp_path / "home"))
+    here = small_index(tmp_path / "i").folder
+    vectors = bytearray((here / "index.faiss").read_bytes())
+    vectors[-1] ^= 1
+    (here / "index.faiss").write_bytes(vectors)
+    assert len(FaissIndex(here)) == 40  # sizes are right
+    there = shutil.copytree(here, tmp_path / "home" / "artifacts" / "abc")
+    with pytest.raises(ValueError, match=r"index.faiss' has changed since it was written: index again, or download"):
+        len(FaissIndex(there))
+
+
 @pytest.mark.parametrize("emptied", [b"", gzip.compress(b"", mtime=0)], ids=["empty", "a gzip of nothing"])
 @pytest.mark.parametrize("older", [False, True], ids=["with hashes", "written before"])
 def test_an_emptied_ranking_is_never_scored(tmp_path, emptied, older):
