@@ -193,3 +193,12 @@ def test_files_that_are_not_utf8_are_named_by_line(tmp_path):
         (tmp_path / name).write_bytes(b"a: 1\nb: caf\xe9\n")
         with pytest.raises(ValueError, match=rf"{name}:2 is not UTF-8: it has the byte 0xe9 after 'b: caf'"):
             read(tmp_path / name)
+
+
+def test_a_published_collection_that_was_cut_at_a_line_is_named(tmp_path, caplog):
+    folder = tmp_path / "scifact"
+    shutil.copytree(WRITTEN / "beir", folder)
+    (collection,) = beir.resolve("SciFact", data=tmp_path)
+    judged, documents = len(collection.qrels), len(list(collection.get_corpus_iter()))
+    assert f"SciFact has {judged} of 339 judgments" in caplog.text
+    assert f"SciFact has {documents} of 5183 documents" in caplog.text
