@@ -78,7 +78,8 @@ def check_machine(recipe: Recipe) -> None:
     """Raise right away the errors that training the LLM here would raise only after hours of earlier stages.
 
     Raises:
-        ValueError: an encoder's folder with weights in a pickle alone, or 4 bits without a CUDA device. ImportError: a package needed for training is missing.
+        ValueError: an encoder's folder with weights in a pickle alone, or 4 bits without a CUDA device.
+        ImportError: a package needed for training is missing.
     """
     from ..expander.train import check_requirements
 
