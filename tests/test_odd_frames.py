@@ -17,11 +17,30 @@ import pyterrier_expandr
 from pyterrier_expandr import ExpandR, ExpandREncoder, FaissIndex, HuggingFaceBackend, LLMExpander, RecordedExpander
 from pyterrier_expandr.evaluation.self_match import SelfMatchFilter
 from tests.encoders_tiny import TEXTS, build_bert, with_modules
+from tests.trust.fuzzing import NASTY
 
 pytest.importorskip("faiss")
 
 PACKAGE = str(Path(pyterrier_expandr.__file__).parent)
-ODD_IDS = ["1", "2", "a b", "", "a\ud800", "\x00", "d1", 1, 2, 1.5, float("nan"), None, pd.NA, True, ("t",), b"1"]
+ODD_IDS = [
+    "1",
+    "2",
+    "a b",
+    "",
+    "a\ud800",
+    "\x00",
+    "d1",
+    1,
+    2,
+    1.5,
+    float("nan"),
+    None,
+    pd.NA,
+    True,
+    ("t",),
+    b"1",
+    *NASTY[:16],
+]
 ODD_TEXTS = [
     TEXTS[0],
     TEXTS[1],
@@ -36,6 +55,7 @@ ODD_TEXTS = [
     pd.NA,
     ["x"],
     b"x",
+    *NASTY,
 ]
 VECTOR = np.ones(32, np.float32)
 ODD_VECTORS = [

@@ -24,7 +24,7 @@ def verify(
 
 
 def verified(folder: Path) -> Verified:
-    """`verify_folder`, and cells that an experiment says are finished but that are gone.
+    """`verify_folder`, and cells that an experiment says are finished but that are gone, or cells without experiment.
 
     Raises:
         FileNotFoundError: there is no such folder. ValueError: nothing in it has a record.
@@ -33,9 +33,12 @@ def verified(folder: Path) -> Verified:
         >>> verified(Path("results")).problems  # doctest: +SKIP
         []
     """
+    from ..evaluation.cell_files import CELL
     from ..evaluation.result_store import EXPERIMENT, missing_cells
 
     found = verify_folder(folder)
-    for path in sorted(folder.rglob(EXPERIMENT)):
-        found.attempt(missing_cells, path.parent)
+    experiments = {path.parent for path in folder.rglob(EXPERIMENT)}
+    experiments |= {path.resolve().parents[2] for path in folder.rglob(CELL)}
+    for place in sorted(experiments):
+        found.attempt(missing_cells, place)
     return found

@@ -90,8 +90,11 @@ class Collection:
 
     def get_corpus_iter(self, verbose: bool = False) -> Iterator[dict[str, Any]]:
         """Yield `{"docno", "title", "text"}` of each document. Raises OSError as for `qrels`."""
+        count = 0
         with self._reading():
-            yield from self.dataset.get_corpus_iter(verbose=verbose)
+            for count, doc in enumerate(self.dataset.get_corpus_iter(verbose=verbose), 1):  # noqa: B007
+                yield doc
+        self._warn_of_cut("documents", "docs", count)
 
     @cached_property
     def qrels(self) -> pd.DataFrame:
@@ -108,6 +111,7 @@ class Collection:
             rows = zip(qrels["qid"], qrels["docno"], qrels["label"].tolist(), strict=True)
             placed = ((f"row {number} of the qrels of {self.name}", row) for number, row in enumerate(rows, 1))
             qrels = pd.DataFrame(distinct(placed, self.name), columns=["qid", "docno", "label"])
+        self._warn_of_cut("judgments", "qrels", len(qrels))
         if not (qrels["label"] > 0).any():
             raise ValueError(f"{self.name}: no document is judged relevant, so nothing can be evaluated")
         return qrels
@@ -157,6 +161,15 @@ class Collection:
                 raise
             raise self._missing(error) from error
 
+    def _warn_of_cut(self, what: str, part: str, count: int) -> None:
+        """Log it if a folder has fewer documents or judgments than the published collection of this name."""
+        known = published_count(self.name, part) if isinstance(self.dataset, BeirFolder) else None
+        if known is not None and count < known:
+            logger.warning(
+                "%s has %d of %d %s in %r: the file is cut, or of another version", self.name, count, known, what,
+                str(self.dataset.path),
+            )  # fmt: skip
+
     def _missing(self, error: OSError) -> OSError:
         return OSError(
             f"{self.name} is not on this machine and cannot be downloaded: give a folder with data=FOLDER (--data) "
@@ -166,6 +179,20 @@ class Collection:
 
     def __repr__(self) -> str:
         return f"Collection({self.name!r})"
+
+
+def published_count(name: str, part: str) -> int | None:
+    """The number of documents ("docs") or judgments ("qrels") of one of the paper's collections; None for any other.
+
+    Example:
+        >>> published_count("SciFact", "docs"), published_count("SciFact", "qrels"), published_count("pocket", "docs")
+        (5183, 339, None)
+    """
+    if name not in SOURCES:
+        return None
+    import ir_datasets
+
+    return int(ir_datasets.load(SOURCES[name][1]).metadata()[part]["count"])
 
 
 def resolve(

@@ -281,9 +281,10 @@ class ExpandR(Shown, pt.Artifact):
                 str(path), {"backend": backend, "cache": cache, "expansion": expansion, "device": device}
             )
         record = store.read_record(folder)
-        expander = store.load_expander(folder, record, backend, cache, device) if expansion else None
-        encoder, index = store.load_encoder(folder, record, device), store.load_index(folder, record)
-        system = cls(expander, encoder, index, **store.load_hybrid(folder, record))
+        with store.understood(folder):
+            expander = store.load_expander(folder, record, backend, cache, device) if expansion else None
+            encoder, index = store.load_encoder(folder, record, device), store.load_index(folder, record)
+            system = cls(expander, encoder, index, **store.load_hybrid(folder, record))
         system.path = folder
         return system
 

@@ -16,15 +16,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..common.checked import check_once, key_of, remember
+from ..common.checked import key_of, remember
 from ..common.files import path_of, write_json
 from ..common.locks import one_writer
-from ..common.manifest import FILES, check_files, check_inside, write_record
-from ..common.manifest import read_record as read_json_record
+from ..common.manifest import write_record
 from ..encoding.vectors import describe_source, document_source
 from ..evaluation.provenance import describe_pipeline
 from ..evaluation.result_store import versions
 from ..retrieval.sparse import LexicalIndex
+from .record import FORMAT_VERSION, MEND, RECORD
+from .record import read_record as read_record
+from .record import understood as understood
 from .settings import HybridSettings
 
 if TYPE_CHECKING:
@@ -35,12 +37,8 @@ if TYPE_CHECKING:
     from ..retrieval.faiss_index import FaissIndex
     from .expandr import ExpandR
 
-#: version 2 has a lexical index; a system without one is written as 1, which older releases can read
-FORMAT_VERSION = 2
-RECORD, PT_METADATA = "expandr_system.json", "pt_meta.json"
+PT_METADATA = "pt_meta.json"
 INDEX, LEXICAL, ENCODER, EXPANSIONS = "index", "lexical", "encoder", "expansions.jsonl"
-#: what to do about a damaged system
-MEND = "save the system again, or copy or download it again"
 ARTEFACT = {"type": "retrieval_system", "format": "expandr", "package_hint": "pyterrier_expandr"}
 
 
@@ -143,30 +141,6 @@ def _save_expander(expander: pt.Transformer | None, folder: Path) -> dict[str, A
     raise TypeError(f"only an LLMExpander or a RecordedExpander can be saved, not {expander!r:.80}")
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a saved system, after a check of its files: sizes always, contents the first time at this place.
-
-    Raises:
-        FileNotFoundError: there is none. ValueError: the record is damaged or newer, a file is damaged, or a file or
-            the encoder is outside the folder.
-    """
-    path = folder / RECORD
-    if not path.is_file():
-        raise FileNotFoundError(f"{str(folder)!r} holds no ExpandR system: it has no {RECORD}")
-    record = read_json_record(path, MEND, newest=FORMAT_VERSION)
-    if record.get("format_version", 0) > FORMAT_VERSION:
-        raise ValueError(
-            f"the system in {str(folder)!r} has format {record['format_version']}, this release reads up to "
-            f"{FORMAT_VERSION}: upgrade pyterrier_expandr"
-        )
-    if missing := [name for name in ("format_version", "encoder", "expander", "index") if name not in record]:
-        raise ValueError(f"{str(path)!r} is damaged (it lacks {missing}): {MEND}")
-    check_inside(folder)
-    check_files(folder, record.get(FILES, {}), MEND)
-    check_once(path, record, MEND)
-    return record
-
-
 def load_encoder(folder: Path, record: dict[str, Any], device: str | None) -> ExpandREncoder:
     """The encoder of a record; `from_spec` rejects one whose weights differ from the record."""
     from ..encoding.encoder import ExpandREncoder
@@ -250,7 +224,9 @@ def _open_backend(saved: dict[str, Any], device: str | None) -> Backend:
     if saved["engine"] != "HuggingFaceBackend":
         raise ValueError(f"this system's LLM ran on {saved['engine']}: give it with backend=, or load(expansion=False)")
     try:
-        return HuggingFaceBackend(**place, dtype=model["dtype"], revision=model.get("commit"), device=device)
+        # Not **place: a record must not switch on trust_remote_code.
+        options = {"adapter": place.get("adapter"), "dtype": model["dtype"], "revision": model.get("commit")}
+        return HuggingFaceBackend(place["model"], device=device, **options)
     except ValueError as error:
         raise ValueError(
             f"this system's LLM is not at {place['model']!r} ({error}): give it with backend=, or load(expansion=False)"

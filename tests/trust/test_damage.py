@@ -13,7 +13,6 @@ from pyterrier_expandr.cli.verify import verified as verify
 from pyterrier_expandr.collections import beir_folder
 from pyterrier_expandr.common.manifest import sealed
 from pyterrier_expandr.evaluation import Results
-from tests.command import expandr
 from tests.encoders_tiny import build_bert
 from tests.trust.damage import artefacts, try_damage
 from tests.trust.targets import WRITTEN, small_index, small_results, small_system
@@ -48,15 +47,15 @@ def test_whole_artefacts_are_as_they_were_written(kinds):
             assert verify(kind.folder).problems == []
 
 
-def test_the_command_names_what_is_damaged(system, tmp_path):
+def test_the_command_names_what_is_damaged(system, tmp_path, here):
     copy = tmp_path / "system"
     shutil.copytree(system, copy)
-    assert "records of" in expandr("verify", copy)
+    assert "records of" in here("verify", copy)
     weights = copy / "encoder" / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    said = expandr("verify", copy, status=2)
+    said = here("verify", copy, status=2)
     assert "1 problem(s)" in said and "encoder/model.safetensors' has changed since it was written" in said
 
 
@@ -70,6 +69,18 @@ def test_a_system_s_content_is_read_once_at_each_place(system, tmp_path, monkeyp
     ExpandR.load(copy, device="cpu")  # its size is right, and its content was read before
     with pytest.raises(ValueError, match=r"index.faiss' has changed since it was written"):
         ExpandR.load(shutil.copytree(copy, tmp_path / "elsewhere"), device="cpu")
+
+
+def test_an_index_that_pyterrier_downloaded_is_read_completely(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTERRIER_HOME", str(tmp_path / "home"))
+    here = small_index(tmp_path / "i").folder
+    vectors = bytearray((here / "index.faiss").read_bytes())
+    vectors[-1] ^= 1
+    (here / "index.faiss").write_bytes(vectors)
+    assert len(FaissIndex(here)) == 40  # sizes are right
+    there = shutil.copytree(here, tmp_path / "home" / "artifacts" / "abc")
+    with pytest.raises(ValueError, match=r"index.faiss' has changed since it was written: index again, or download"):
+        len(FaissIndex(there))
 
 
 @pytest.mark.parametrize("emptied", [b"", gzip.compress(b"", mtime=0)], ids=["empty", "a gzip of nothing"])
@@ -182,3 +193,12 @@ def test_files_that_are_not_utf8_are_named_by_line(tmp_path):
         (tmp_path / name).write_bytes(b"a: 1\nb: caf\xe9\n")
         with pytest.raises(ValueError, match=rf"{name}:2 is not UTF-8: it has the byte 0xe9 after 'b: caf'"):
             read(tmp_path / name)
+
+
+def test_a_published_collection_that_was_cut_at_a_line_is_named(tmp_path, caplog):
+    folder = tmp_path / "scifact"
+    shutil.copytree(WRITTEN / "beir", folder)
+    (collection,) = beir.resolve("SciFact", data=tmp_path)
+    judged, documents = len(collection.qrels), len(list(collection.get_corpus_iter()))
+    assert f"SciFact has {judged} of 339 judgments" in caplog.text
+    assert f"SciFact has {documents} of 5183 documents" in caplog.text

@@ -16,7 +16,6 @@ from pyterrier_expandr.common.printable import printable
 from pyterrier_expandr.expansion.backends.openai import OpenAIBackend
 from pyterrier_expandr.reports.formats import latex, page
 from pyterrier_expandr.reports.tables import Cell, Line, Table
-from tests.command import expandr
 from tests.servers import FaultyServer, completion
 from tests.trust.fuzzing import NASTY
 
@@ -76,7 +75,7 @@ def test_figures_take_names_as_text(name, tmp_path):
     assert (tmp_path / "f.svg").stat().st_size > 0
 
 
-def test_a_terminal_is_not_controlled_by_data(tmp_path):
+def test_a_terminal_is_not_controlled_by_data(tmp_path, here):
     for text in NASTY:
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", printable(text))
     assert printable("蓝色\u3000天空 é") == "蓝色\u3000天空 é"
@@ -87,7 +86,7 @@ def test_a_terminal_is_not_controlled_by_data(tmp_path):
     (folder / "qrels" / "test.tsv").write_text("q\x1b[31m\td\x1b[2J\t1\n")
     texts = tmp_path / "e.jsonl"
     texts.write_text(json.dumps({"query_id": "q\x1b[31m", "query": "why", "passage": "x\x1b]0;title\x07"}) + "\n")
-    said = expandr("analyse", "case", "q\x1b[31m", _results(tmp_path / "r"), "--collection", folder)
+    said = here("analyse", "case", "q\x1b[31m", _results(tmp_path / "r"), "--collection", folder)
     assert "\x1b" not in said and "\\x1b[2J" in said
 
 

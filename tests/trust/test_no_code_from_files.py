@@ -10,8 +10,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-from pyterrier_expandr import ExpandREncoder, HuggingFaceBackend
+from pyterrier_expandr import ExpandR, ExpandREncoder, FaissIndex, HuggingFaceBackend, LLMExpander
 from pyterrier_expandr.analysis.lengths import expansion_lengths
+from pyterrier_expandr.common.manifest import sealed
 from pyterrier_expandr.encoding.models.anchordr import AnchorDR
 from pyterrier_expandr.encoding.models.dpr import DPRTower
 from pyterrier_expandr.encoding.models.own_modules import has_own_modules
@@ -172,3 +173,20 @@ def test_a_pickle_beside_safetensors_is_left_alone(tmp_path):
     bert = Path(build_bert(tmp_path / "bert"))
     (bert / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n.")
     assert ExpandREncoder(bert, device="cpu", pooling="mean", normalize=True).encode_docs(["sky"]).shape == (1, 32)
+
+
+def test_a_system_s_record_cannot_switch_on_trust(tmp_path, tiny_llama):
+    encoder = ExpandREncoder(Path(build_bert(tmp_path / "bert")), device="cpu", pooling="mean", normalize=True)
+    llm = hostile(Path(shutil.copytree(tiny_llama, tmp_path / "llm")), tmp_path / "ran", model_type="evil")
+    index = FaissIndex(tmp_path / "i")
+    (encoder.doc_encoder() >> index).index([{"docno": "1", "text": "sky"}])
+    ExpandR(LLMExpander(HuggingFaceBackend(llm, device="cpu")), encoder, index).save(tmp_path / "system")
+    path = tmp_path / "system" / "expandr_system.json"
+    record = json.loads(path.read_text())
+    for part in (record["expander"]["place"], record["encoder"], record["expander"]):
+        part["trust_remote_code"] = True
+    path.write_text(json.dumps(sealed(record)))
+    system = ExpandR.load(tmp_path / "system", device="cpu")
+    assert not system.encoder.trust_remote_code and not system.expander.backend.trust_remote_code
+    tried(system.expander.backend.load)
+    assert not (tmp_path / "ran").exists()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...collections.opening import open_collection
 from ...common.extras import needed_for
+from ...common.weights import refuse_pickles
 from ...evaluation.beir_collections import resolve
 from ..setting_checks import check_number
 from .systems import ROWS, SMALL
@@ -78,10 +79,13 @@ def check_machine(recipe: Recipe) -> None:
     """Raise right away the errors that training the LLM here would raise only after hours of earlier stages.
 
     Raises:
-        ValueError: 4 bits without a CUDA device. ImportError: a package needed for training is missing.
+        ValueError: an encoder's folder with weights in a pickle alone, or 4 bits without a CUDA device.
+        ImportError: a package needed for training is missing.
     """
     from ..expander.train import check_requirements
 
+    for name in (recipe.encoder, str(recipe.retriever["base"])):
+        refuse_pickles(Path(name).expanduser())
     if any(ROWS[name].rewards for name in recipe.systems):
         check_requirements(recipe.expander_config("base", "pairs", "out"))
 

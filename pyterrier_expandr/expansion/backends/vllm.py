@@ -136,7 +136,7 @@ class VLLMBackend(Backend):
                 "gpu_memory_utilization": self.gpu_memory_utilization,
                 "max_model_len": self.max_model_len,
             }
-            if not pickles_allowed():
+            if not pickles_allowed() and "load_format" not in (self.options or {}):
                 settings["load_format"] = "safetensors"
             older = set(multiprocessing.active_children())
             try:
