@@ -143,7 +143,7 @@ def _judged(encoder: ExpandREncoder, rows: list[TrainingExample]) -> Judged | No
         for row in rows
     ]
     if not numbers:
-        logger.warning("no query of the log is judged: the student learns from the distance alone")
+        logger.info("no query of the log is judged: the student learns from the distance alone")
         return None
     vectors = np.asarray(encoder.encode_expansions([text for _, text in numbers]))  # documents, but remembered
     return Judged(torch.from_numpy(np.ascontiguousarray(vectors)), relevant)

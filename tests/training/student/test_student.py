@@ -49,7 +49,7 @@ def index(encoders, tmp_path_factory):
 def config(encoders, out, **options):
     """Pocket's 31 training queries in batches of 8: four steps an epoch."""
     settings = {"queries": "pocket", "expansions": PASSAGES, "batch_size": 8, "epochs": 3, "learning_rate": 2e-3}
-    settings |= {"teacher": str(encoders / "bert0"), "device": "cpu", "checkpoints": 3}
+    settings |= {"teacher": str(encoders / "bert0"), "device": "cpu", "checkpoints": 3, "contrastive_weight": 0}
     return StudentConfig(**{**settings, "out": str(out), **options})
 
 
@@ -93,7 +93,7 @@ def test_the_loss_is_the_formula():
 def test_a_student_moves_queries_and_no_document(encoders, student):
     found = record(student)
     assert found["data"] == {"queries": 31, "passages": 31, "targets": 31, "judged queries": 31}
-    assert found["closeness"]["after"] > found["closeness"]["before"] + 0.02
+    assert found["closeness"]["after"] > found["closeness"]["before"] + 0.005
     assert len(json.loads((student / "steps.json").read_text())) == 12
     teacher, taught = (ExpandREncoder(path, device="cpu") for path in (encoders / "bert0", student))
     texts = ["why is the sky blue", "air scatters short waves"]
@@ -217,6 +217,8 @@ def test_on_the_command_line_from_a_saved_system(encoders, index, tmp_path):
     command = ["train", "student", "--teacher", tmp_path / "system", "--queries", "pocket", "--expansions", PASSAGES]
     said = expandr(*command, "--out", tmp_path / "student", "--epochs", 1, "--device", "cpu")
     assert '"judged queries": 31' in said and str(tmp_path / "student") in said
+    found = expandr("search", "why is the sky blue", "--index", index.folder, "--encoder", tmp_path / "student")
+    assert len(found.splitlines()) == 11
     refused = expandr(*command, "--split", "test", "--out", tmp_path / "second", status=2)
     assert "are test queries of 'pocket'" in refused and not (tmp_path / "second.work").exists()
 
