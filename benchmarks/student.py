@@ -53,6 +53,8 @@ FOLDS, SIZES = 5, (60, 120, 240)
 SETTINGS: dict[str, Any] = {"batch_size": 32, "learning_rate": 1e-4, "epochs": 3}
 #: what a student learns from: the fused vectors alone, and judgments beside them
 LOSSES: dict[str, dict[str, Any]] = {"distance": {"contrastive_weight": 0.0}, "distance + judgments": {}}
+#: the student that the table of the choice shows
+KEPT = "distance + judgments, 240"
 #: documents that give pseudo-queries: two each, the title and the first sentence
 PSEUDO_DOCUMENTS, PSEUDO_WRITTEN = 400, 150
 
@@ -312,6 +314,52 @@ def _row(cells: dict[str, Any], values: dict[str, np.ndarray], name: str) -> dic
         if best:
             row[f"{m} share of the fused gain"] = round(gain / float(np.mean(best[m]) - alone.mean()), 3)
     return row
+
+
+def markdown(results: dict[str, Any]) -> list[str]:
+    """The table of the choice, and that of all systems on all collections."""
+    return [choice(results), measured_table(results["summary"])]
+
+
+def choice(results: dict[str, Any]) -> str:
+    """The three ways to have an expanded query, beside the query alone."""
+    cells, summary = results["cells"], results["summary"]
+    ms, fused_ms = cells["cost"], cells["cost"]["fused, passage cached"]
+    student = summary[f"{KEPT} / SciFact"]
+    rows = {
+        "ms of one core per query": [ms["query"], ms["LLM"] + fused_ms, fused_ms, ms["student"]],
+        "asks the LLM": ["never", "at every query", "once for each distinct query", "once for a log of queries"],
+        "a query never seen before": ["is searched", "waits for the LLM", "waits for the LLM", "is searched"],
+        **{f"{m}, SciFact": [summary[f"{name} / SciFact"][m] for name in ("query", "fused", "fused")] + [student[m]]
+           for m in MEASURES},
+    }  # fmt: skip
+    heads = ["", "query alone", "LLM at query time", "passages cached", "student"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, values in rows.items():
+        lines.append(f"| {name} | {' | '.join(_shown(name, value) for value in values)} |")
+    return "\n".join(lines)
+
+
+def _shown(row: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if row.startswith("ms") else f"{value:.4f}"
+
+
+def measured_table(summary: dict[str, Any]) -> str:
+    """One line for each system and collection."""
+    heads = ["collection", "system", "nDCG@10", "R@100", "nDCG@10 against the query alone", "p", "share of the gain"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for key, row in summary.items():
+        system, _, collection = key.rpartition(" / ")
+        system = "query" if system == "elsewhere" else system
+        compared = ["", "", ""]
+        if "nDCG@10 - query" in row:
+            share = row.get("nDCG@10 share of the fused gain")
+            compared = [f"{row['nDCG@10 - query']:+.4f}", f"{row['nDCG@10 p']:.4f}", f"{share:.2f}" if share else ""]
+        cells = [collection, system, f"{row['nDCG@10']:.4f}", f"{row['R@100']:.4f}", *compared]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> int:

@@ -29,7 +29,7 @@ class Profile:
 
 
 #: "softqe" has the form of the loss of arXiv 2402.12663, squared distance beside the contrastive loss. Its numbers are
-#: ours, as the paper's own could not be looked up: 200 makes the mean over a few hundred dimensions as large as a cosine.
+#: ours, as the paper could not be looked up: 200 makes a mean over a few hundred dimensions as large as a cosine.
 PROFILES: Mapping[str, Profile] = {
     "expandr": Profile("cosine", 1.0, 1.0, 0.02, 32, 1e-4, 3),
     "softqe": Profile("mse", 200.0, 1.0, 0.02, 32, 1e-4, 3),
