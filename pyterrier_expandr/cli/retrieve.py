@@ -131,6 +131,9 @@ def index(
 def search(
     queries: Annotated[list[str] | None, typer.Argument(help="Queries; or name a --collection.")] = None,
     index: Annotated[Path, typer.Option(help="Folder of the index; it knows its encoder.")] = Path("index.faiss"),
+    encoder: Annotated[
+        str | None, typer.Option(help="Encodes the queries: a student of the index's encoder; default: that encoder.")
+    ] = None,
     collection: Annotated[str | None, typer.Option(help="pocket, irds:NAME, or a folder in BEIR format.")] = None,
     split: Split = "test",
     expansions: Annotated[Path | None, typer.Option(help="JSONL file that `expandr expand` wrote.")] = None,
@@ -159,7 +162,7 @@ def search(
     if hybrid not in (None, *get_args(Method)):
         raise ValueError(f"--hybrid must be one of {', '.join(get_args(Method))}, got {hybrid!r}")
     topics = topics_of(open_collection(collection, split)) if collection else pt.new.queries(list(queries or []))
-    system = _system(index, hybrid, settings, expansions, llm, device)
+    system = _system(index, encoder, hybrid, settings, _expander(expansions, llm, device), device)
     ranking: Any = system.pipeline(num_results).transform(topics)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -219,12 +222,13 @@ def _index_words(dataset: Any, target: FaissIndex, mode: str | None) -> None:
 
 def _system(
     index: Path,
+    encoder: str | None,
     hybrid: str | None,
     settings: Path | None,
-    expansions: Path | None,
-    llm: str | None,
+    expander: pt.Transformer | None,
     device: str | None,
 ) -> ExpandR:
+    from ..encoding.registry import load_encoder
     from ..retrieval.faiss_index import FaissIndex
     from ..systems.expandr import ExpandR
     from ..systems.settings import TunedSettings
@@ -232,9 +236,11 @@ def _system(
     opened = FaissIndex(index)
     tuned = TunedSettings.load(settings) if settings else None
     lexical = "pisa" if hybrid or (tuned and tuned.hybrid) else None
-    encoder = opened.query_encoder(device=device).bi_encoder_model
-    expander = _expander(expansions, llm, device)
-    system = ExpandR(expander, encoder, opened, lexical=lexical, hybrid=hybrid)  # type: ignore[arg-type]  # checked there
+    if encoder is None:
+        model = opened.query_encoder(device=device).bi_encoder_model
+    else:
+        model = load_encoder(encoder, fuse=True, device=device)
+    system = ExpandR(expander, model, opened, lexical=lexical, hybrid=hybrid)  # type: ignore[arg-type]  # checked there
     return system.with_settings(tuned) if tuned else system
 
 

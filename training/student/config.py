@@ -28,11 +28,11 @@ class Profile:
     epochs: float
 
 
-#: "softqe" is the loss of arXiv 2402.12663: squared distance beside the contrastive loss. Its numbers are ours: the
-#: paper's own could not be looked up here.
+#: "softqe" has the form of the loss of arXiv 2402.12663, squared distance beside the contrastive loss. Its numbers are
+#: ours, as the paper could not be looked up: 200 makes a mean over a few hundred dimensions as large as a cosine.
 PROFILES: Mapping[str, Profile] = {
-    "expandr": Profile("cosine", 1.0, 0.0, 0.02, 32, 5e-5, 3),
-    "softqe": Profile("mse", 1.0, 1.0, 0.02, 32, 5e-5, 3),
+    "expandr": Profile("cosine", 1.0, 1.0, 0.02, 32, 1e-4, 3),
+    "softqe": Profile("mse", 200.0, 1.0, 0.02, 32, 1e-4, 3),
 }
 
 #: settings that do not affect the weights: where things are, and how they are computed
@@ -57,7 +57,7 @@ class StudentConfig:
         fusion: how a query and its passages become the target; None means the teacher's own.
         targets: "mean" gives a query one target, made of all of its passages; "each" one for each passage.
         profile: "expandr" or "softqe": the defaults of the next seven settings.
-        distance: "cosine" or "mse" between the student's vector and the target.
+        distance: "cosine", or "mse", a mean over the dimensions, between the student's vector and the target.
         distance_weight, contrastive_weight: weights of the two losses. The second contrasts judged queries with the
             teacher's vectors of their relevant documents and those of the other queries in the batch.
         temperature: divisor of the similarities in the contrastive loss.

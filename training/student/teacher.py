@@ -27,9 +27,9 @@ LENGTH_TOLERANCE = 1e-2
 class Sides(NamedTuple):
     """The modules of an encoder: those of queries, those of documents, and the last ones, which both share."""
 
-    query: list[nn.Module]
-    document: list[nn.Module]
-    shared: list[nn.Module]
+    query: list[Any]
+    document: list[Any]
+    shared: list[Any]
 
 
 def open_teacher(config: StudentConfig) -> tuple[ExpandREncoder, FaissIndex | None]:
@@ -95,7 +95,7 @@ def sides_of(model: SentenceTransformer) -> Sides:
     """
     modules = list(model.children())
     if isinstance(modules[0], Router):
-        routes = modules[0].sub_modules
+        routes: Any = modules[0].sub_modules
         return Sides(list(routes["query"]), list(routes["document"]), modules[1:])
     own = modules[:-1] if isinstance(modules[-1], Normalize) else modules
     return Sides(own, own, modules[len(own) :])
@@ -123,7 +123,7 @@ def student_model(config: StudentConfig, teacher: ExpandREncoder) -> SentenceTra
 def two_sided(student: SentenceTransformer, teacher: ExpandREncoder) -> SentenceTransformer:
     """The student's query encoder beside the teacher's document encoder, as one model with two sides."""
     sides = sides_of(teacher.model)
-    query = list(student.children())[: -len(sides.shared) or None]
+    query: list[Any] = list(student.children())[: -len(sides.shared) or None]
     return _model([Router.for_query_document(query, sides.document), *sides.shared], teacher)
 
 

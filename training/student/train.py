@@ -64,9 +64,12 @@ def train_student(
     for name in ("accelerate", "datasets"):
         if importlib.util.find_spec(name) is None:
             raise ImportError(f"training needs {name}: pip install 'pyterrier_expandr[train]'")
+    from transformers import set_seed
+
     from .teacher import check_teacher, open_teacher, student_model, teacher_record
 
     log = read_log(config)
+    set_seed(config.seed)  # weights missing from a checkpoint, such as an unused pooler, are random
     encoder, index = open_teacher(config) if teacher is None else teacher
     check_teacher(encoder, index, np.asarray(encoder.encode_queries([example.query for example in log[:8]])))
     model = student_model(config, encoder)
@@ -115,9 +118,8 @@ def _lesson(
 
     groups = [[e.expansions] if config.targets == "mean" else [[text] for text in e.expansions] for e in log]
     rows = [(place, list(texts)) for place, group in enumerate(groups) for texts in group]
-    frame = pd.DataFrame(
-        {"qid": [str(n) for n in range(len(rows))], "query": [log[place].query for place, _ in rows]}
-    ).assign(query_expansions=[texts for _, texts in rows])
+    frame = pd.DataFrame({"qid": [str(n) for n in range(len(rows))], "query": [log[place].query for place, _ in rows]})
+    frame["query_expansions"] = pd.Series([texts for _, texts in rows], dtype=object)
     fused = encoder.query_encoder(fusion=_fusion(config, encoder)).transform(frame)["query_vec"]
     loss = StudentLoss(
         model,
@@ -143,7 +145,7 @@ def _judged(encoder: ExpandREncoder, rows: list[TrainingExample]) -> Judged | No
         for row in rows
     ]
     if not numbers:
-        logger.warning("no query of the log is judged: the student learns from the distance alone")
+        logger.info("no query of the log is judged: the student learns from the distance alone")
         return None
     vectors = np.asarray(encoder.encode_expansions([text for _, text in numbers]))  # documents, but remembered
     return Judged(torch.from_numpy(np.ascontiguousarray(vectors)), relevant)
