@@ -40,10 +40,10 @@ def details_of(
     return [dict(zip(names, each, strict=True)) for each in parts], notes
 
 
-def texts_of(rankings: Rankings, sources: Mapping[str, Source]) -> list[Text | None]:
+def texts_of(rankings: Rankings, sources: Mapping[str, Source], *, verbose: bool = False) -> list[Text | None]:
     """Title and text of each document by its number, or None; every corpus is read once."""
     found = {
-        name: source.texts(docno for place, docno in rankings.documents if place == name)
+        name: source.texts((docno for place, docno in rankings.documents if place == name), verbose=verbose)
         for name, source in sources.items()
     }
     return [found.get(name, {}).get(docno) for name, docno in rankings.documents]

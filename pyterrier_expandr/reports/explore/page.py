@@ -88,6 +88,7 @@ def explore(
     maps: int = 100,
     megabytes: float = 20,
     device: str | None = None,
+    verbose: bool = False,
 ) -> Page:
     """One HTML page on an experiment, which needs neither a server nor a network.
 
@@ -112,6 +113,7 @@ def explore(
         maps: how many queries get a picture of embeddings, which loads the encoder; 0 loads none.
         megabytes: how large the page may be; texts of documents that do not fit are left out, lowest ranks first.
         device: of the encoder; None means cuda if available.
+        verbose: show a progress bar while a corpus is read.
 
     Raises:
         ValueError: nothing has been computed yet; an unknown baseline, system, measure or paper row; two systems that
@@ -133,9 +135,11 @@ def explore(
     )
     shown = list(measures or results.measures)
     compared = None if compared is None else compared[compared["measure"].isin(shown)]
-    collections = list(dict.fromkeys(results.cells.loc[results.cells["state"] == "done", "collection"]))
+    chosen = None if only is None else list(only)
+    done = results.cells.loc[results.cells["state"] == "done", "collection"]
+    collections = [name for name in dict.fromkeys(done) if chosen is None or name in dict(chosen)]
     sources, notes = open_sources(results, collections, data=data) if texts else ({}, [])
-    questions = choose_questions(results, shown, sources, limit=queries, only=only)
+    questions = choose_questions(results, shown, sources, limit=queries, only=chosen)
     rankings = read_rankings(results, questions, depth)
     details, without = details_of(results, questions, rankings, sources, expansions or {}, maps, device)
     core = _core(results, questions, shown, baseline, rankings.depth, only is not None)
@@ -146,7 +150,7 @@ def explore(
         "blocks": blocks_of(details, QUERIES_BLOCK),
         "report": report_tab(results, tables, compared, baseline, about),
     }
-    return _with_texts(parts, rankings, texts_of(rankings, sources), megabytes, notes)
+    return _with_texts(parts, rankings, texts_of(rankings, sources, verbose=verbose), megabytes, notes)
 
 
 def _with_texts(
@@ -200,7 +204,7 @@ def _core(
     }
 
 
-def _cut_notes(questions: Questions, measure: str, depth: int, wanted_depth: int, maps: int, texts: bool) -> list[str]:
+def _cut_notes(questions: Questions, measure: str, depth: int, wanted_depth: int, texts: bool) -> list[str]:
     """Notes on what was left out by number."""
     notes = []
     if (cut := questions.total - len(questions.keys)) > 0:
