@@ -28,7 +28,7 @@ def vega() -> str:
     if kept.is_file():
         return kept.read_text(encoding="utf-8")
     # In a function of its own, so that the hundreds of short names in it are not global.
-    script = f"(() => {{\n{vl_convert.javascript_bundle(None)}\n}})();"
+    script = f"(() => {{\n{vl_convert.javascript_bundle('window.vegaEmbed = vegaEmbed')}\n}})();"
     if "</script" in script.lower() or "<!--" in script:
         raise RuntimeError("the charting library contains text that would end its script element")
     with suppress(OSError):  # without a cache it is bundled again next time
