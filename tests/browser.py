@@ -13,7 +13,8 @@ def chromium(width=1280, height=900, dark=False):
     pytest.importorskip("selenium", reason="needs selenium (extra: dev)")
     from selenium import webdriver
 
-    binary, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
+    binary = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
     if binary is None or driver is None:
         pytest.skip("needs Chromium and its driver (Debian: apt-get install chromium chromium-driver)")
     options = webdriver.ChromeOptions()

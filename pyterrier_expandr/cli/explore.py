@@ -73,6 +73,7 @@ def explore(
             megabytes=megabytes,
             title=title,
             device=device,
+            verbose=True,
         )
     target = page.save(out or (Path("explore.html") if results is None else results / "explore.html"))
     for note in page.notes:

@@ -113,7 +113,10 @@ def test_a_folder_without_texts_and_with_a_failed_cell(tmp_path):
     store.fail("b", "unknown here", OSError("no such | <b>file</b>"))
     page = explore(Results.load(tmp_path / "r"))
     said = " ".join(page.notes)
-    assert "No queries, judgments and documents of unknown here are shown: unknown collection" in said
+    assert (
+        "No queries, judgments and documents of unknown here are shown (--data says where it is): unknown collection"
+        in said
+    )
     assert "There is no ranking of b on unknown here." in said
     assert "Failed: b on unknown here: OSError: no such | &lt;b&gt;file&lt;/b&gt;" in page.html
     assert data_of(page.html, "documents-0") == [["x"], ["y"]]

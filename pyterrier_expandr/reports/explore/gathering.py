@@ -103,9 +103,7 @@ def judged(rankings: Rankings, questions: Questions, sources: Mapping[str, Sourc
     return out
 
 
-def read_passages(
-    results: Results, questions: Questions, files: Mapping[str, str | Path]
-) -> list[dict[str, list[Any]]]:
+def read_passages(results: Results, questions: Questions, files: Mapping[str, str | Path]) -> list[dict[str, Any]]:
     """The passages of each query: distinct `texts`, and for each system `of`, the places of its own among them.
 
     Args:

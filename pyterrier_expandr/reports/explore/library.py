@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 
@@ -27,10 +28,11 @@ def vega() -> str:
     if kept.is_file():
         return kept.read_text(encoding="utf-8")
     # In a function of its own, so that the hundreds of short names in it are not global.
-    script = f"(() => {{\n{vl_convert.javascript_bundle()}\n}})();"
+    script = f"(() => {{\n{vl_convert.javascript_bundle('window.vegaEmbed = vegaEmbed')}\n}})();"
     if "</script" in script.lower() or "<!--" in script:
         raise RuntimeError("the charting library contains text that would end its script element")
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(kept) as part:
-        part.write_text(script, encoding="utf-8")
+    with suppress(OSError):  # without a cache it is bundled again next time
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(kept) as part:
+            part.write_text(script, encoding="utf-8")
     return script

@@ -18,15 +18,15 @@ from ...common.files import path_of, replacing
 from ...evaluation.results import Results
 from ..result_tables import LEVEL, result_tables
 from ..tables import Layout
+from .contents import details_of, texts_of
 from .documents import BLOCK as DOCUMENTS_BLOCK
 from .documents import CHARACTERS, fitting
-from .gathering import judged, read_passages, read_rankings
+from .gathering import Rankings, read_rankings
 from .library import vega
-from .maps import add_maps
 from .packing import blocks_of, packed
 from .questions import Key, Questions, choose_questions
 from .report_tab import report_tab
-from .sources import open_sources
+from .sources import Text, open_sources
 from .templates import render
 
 #: queries whose rankings the browser decodes at once
@@ -88,6 +88,7 @@ def explore(
     maps: int = 100,
     megabytes: float = 20,
     device: str | None = None,
+    verbose: bool = False,
 ) -> Page:
     """One HTML page on an experiment, which needs neither a server nor a network.
 
@@ -112,6 +113,7 @@ def explore(
         maps: how many queries get a picture of embeddings, which loads the encoder; 0 loads none.
         megabytes: how large the page may be; texts of documents that do not fit are left out, lowest ranks first.
         device: of the encoder; None means cuda if available.
+        verbose: show a progress bar while a corpus is read.
 
     Raises:
         ValueError: nothing has been computed yet; an unknown baseline, system, measure or paper row; two systems that
@@ -132,48 +134,41 @@ def explore(
         results, compared=compared, baseline=baseline, paper=paper, measures=measures, layout=layout
     )
     shown = list(measures or results.measures)
-    collections = list(dict.fromkeys(results.cells.loc[results.cells["state"] == "done", "collection"]))
+    compared = None if compared is None else compared[compared["measure"].isin(shown)]
+    chosen = None if only is None else list(only)
+    done = results.cells.loc[results.cells["state"] == "done", "collection"]
+    collections = [name for name in dict.fromkeys(done) if chosen is None or name in dict(chosen)]
     sources, notes = open_sources(results, collections, data=data) if texts else ({}, [])
-    questions = choose_questions(results, shown, sources, limit=queries, only=only)
+    questions = choose_questions(results, shown, sources, limit=queries, only=chosen)
     rankings = read_rankings(results, questions, depth)
-    judgments = judged(rankings, questions, sources)
-    passages = read_passages(results, questions, expansions or {})
-    relevant = [[n for n, grade in zip(j["numbers"], j["grades"], strict=True) if grade > 0] for j in judgments]
-    options: dict[str, Any] = {"limit": maps, "device": device}
-    drawn, without = add_maps(results, questions, rankings, passages, relevant, **options) if maps else ([], [])
-    details = [
-        {
-            "lists": lists,
-            "lengths": lengths,
-            "judged": judgment,
-            "passages": passage,
-            "maps": drawn[at] if drawn else [],
-        }
-        for at, (lists, lengths, judgment, passage) in enumerate(
-            zip(rankings.lists, rankings.lengths, judgments, passages, strict=True)
-        )
-    ]
-    blocks = blocks_of(details, QUERIES_BLOCK)
+    details, without = details_of(results, questions, rankings, sources, expansions or {}, maps, device)
     core = _core(results, questions, shown, baseline, rankings.depth, only is not None)
-    parts = {"title": title, "blocks": blocks, "report": report_tab(results, tables, compared, baseline, about)}
-    notes += untested + rankings.notes + without + _cut_notes(questions, shown[0], rankings.depth, depth, maps, texts)
-    room = megabytes * 1e6 - len(_page({**parts, "core": packed(core), "documents": [], "notes": notes})) - 50_000
+    notes += untested + rankings.notes + without + _cut_notes(questions, shown[0], rankings.depth, depth, texts)
+    parts = {
+        "title": title,
+        "core": packed(core),
+        "blocks": blocks_of(details, QUERIES_BLOCK),
+        "report": report_tab(results, tables, compared, baseline, about),
+    }
+    return _with_texts(parts, rankings, texts_of(rankings, sources, verbose=verbose), megabytes, notes)
+
+
+def _with_texts(
+    parts: dict[str, Any], rankings: Rankings, texts: list[Text | None], megabytes: float, notes: list[str]
+) -> Page:
+    """The page with as many texts of documents as fit."""
+    room = megabytes * 1e6 - len(_page({**parts, "documents": [], "notes": notes})) - 50_000
     if room < 0:
         raise ValueError(
             f"the page would be larger than {megabytes} MB even without the texts of documents: show fewer queries "
             "(--queries) or documents (--depth), or allow more (--megabytes)"
         )
-    found = {
-        name: source.texts(docno for place, docno in rankings.documents if place == name)
-        for name, source in sources.items()
-    }
-    held = [found.get(name, {}).get(docno) for name, docno in rankings.documents]
-    documents, left_out = fitting([docno for _, docno in rankings.documents], held, rankings.importance, room)
+    documents, left_out = fitting([docno for _, docno in rankings.documents], texts, rankings.importance, room)
     if left_out:
-        notes.append(f"The texts of {left_out} of {len(held)} documents did not fit: those with the lowest ranks.")
-    if any(text is not None and len(text[1]) > CHARACTERS for text in held):
+        notes.append(f"The texts of {left_out} of {len(texts)} documents did not fit: those with the lowest ranks.")
+    if any(text is not None and len(text[1]) > CHARACTERS for text in texts):
         notes.append(f"Texts of documents are cut after {CHARACTERS} characters.")
-    return Page(_page({**parts, "core": packed(core), "documents": documents, "notes": notes}), notes)
+    return Page(_page({**parts, "documents": documents, "notes": notes}), notes)
 
 
 def _tests(results: Results, baseline: str | None) -> tuple[str | None, pd.DataFrame | None, list[str]]:
@@ -209,7 +204,7 @@ def _core(
     }
 
 
-def _cut_notes(questions: Questions, measure: str, depth: int, wanted_depth: int, maps: int, texts: bool) -> list[str]:
+def _cut_notes(questions: Questions, measure: str, depth: int, wanted_depth: int, texts: bool) -> list[str]:
     """Notes on what was left out by number."""
     notes = []
     if (cut := questions.total - len(questions.keys)) > 0:
@@ -221,8 +216,6 @@ def _cut_notes(questions: Questions, measure: str, depth: int, wanted_depth: int
         f"Rankings are shown to rank {depth}"
         + (", less than asked for, since there are so many." if depth < wanted_depth else ".")
     )
-    if maps and len(questions.keys) > maps:
-        notes.append(f"Embeddings are drawn for the {maps} queries whose {measure} differs most; --maps draws more.")
     if not texts:
         notes.append("Texts, judgments and embeddings are left out: expandr explore writes a page with them.")
     return notes

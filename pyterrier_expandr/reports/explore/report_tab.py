@@ -54,5 +54,6 @@ def _differences(results: Results, compared: pd.DataFrame, baseline: str) -> lis
         counts = [int((change > 0).sum()), int((change < 0).sum()), int((change == 0).sum())] if len(change) else None
         significant = bool(row["p_corrected"] < LEVEL)
         sign = "better" if row["difference"] > 0 else "worse"
-        out.append({**row, "counts": counts, "verdict": sign if significant else ""})
+        named = {str(name): value for name, value in row.items()}
+        out.append({**named, "counts": counts, "verdict": sign if significant else ""})
     return out

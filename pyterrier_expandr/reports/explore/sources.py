@@ -37,10 +37,10 @@ class Source:
             labels.setdefault(qid, {})[docno] = int(label)
         return labels
 
-    def texts(self, docnos: Iterable[str]) -> dict[str, Text]:
+    def texts(self, docnos: Iterable[str], *, verbose: bool = False) -> dict[str, Text]:
         """Title and text of these documents, from one pass over the corpus; those that it lacks are left out."""
         wanted, found = set(docnos), {}
-        for document in self.collection.get_corpus_iter() if wanted else ():
+        for document in self.collection.get_corpus_iter(verbose=verbose) if wanted else ():
             docno = str(document["docno"])
             if docno in wanted:
                 title, text = (document.get(name) for name in ("title", "text"))
@@ -62,9 +62,8 @@ def open_sources(
         try:
             sources[name] = Source(_opened(results, name, data))
         except (ValueError, OSError, LookupError) as error:
-            notes.append(
-                f"No queries, judgments and documents of {name} are shown: {str(error) or type(error).__name__}"
-            )
+            reason = str(error) or type(error).__name__
+            notes.append(f"No queries, judgments and documents of {name} are shown (--data says where it is): {reason}")
     return sources, notes
 
 

@@ -1,10 +1,10 @@
 // Passages and documents with words marked: words of the query, and words that passages and relevant documents share.
 
 // Words that say nothing about what an English text is about.
-const COMMON = new Set(("a about after all also an and any are as at be because been before being between both but by can could did do does " +
+const COMMON = new Set(("a about across after all also an and any are as at be because been before being between both but by can compared could did do does " +
   "during each for from had has have he her his how however i if in into is it its made make many may more most much no not of on one or " +
-  "other our out over she should since so some such than that the their them then there these they this those through to under up use used " +
-  "using was we well were what when where which while who why will with would you your").split(" "));
+  "other our out over she should showed shown since so some such than that the their them then there these they this those through to under up use used " +
+  "using various was we well were what when where which while who why will with would you your").split(" "));
 
 const segmenter = typeof Intl.Segmenter === "function" ? new Intl.Segmenter(undefined, {granularity: "word"}) : null;
 
