@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serve(monkeypatch, cache: Path) -> Iterator[Hub]:
     """A hub that huggingface_hub asks in this process, with a local cache of its own."""
-    from huggingface_hub import constants, hf_api
+    from huggingface_hub import constants, file_download, hf_api
 
     from pyterrier_expandr.common import fingerprint
 
@@ -128,7 +128,9 @@ def serve(monkeypatch, cache: Path) -> Iterator[Hub]:
     endpoint = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     monkeypatch.setattr(hf_api.api, "endpoint", endpoint)  # made when the module was imported
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    for module in (constants, file_download):  # older releases have a copy of it
+        template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     fingerprint._hub_commit.cache_clear()

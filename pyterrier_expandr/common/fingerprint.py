@@ -147,13 +147,13 @@ def _cached_commit(name: str, revision: str | None) -> str | None:
 @lru_cache(maxsize=256)
 def _hub_commit(name: str, revision: str | None) -> str | None:
     """The commit that the hub reports, queried once; the fetched config.json keeps it for other processes."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import hf_hub_download, model_info
     from huggingface_hub.errors import HfHubHTTPError
 
     if revision is not None and re.fullmatch("[0-9a-f]{40}", revision):
         return revision
-    try:  # one query first: without a network, the download would retry for half a minute
-        get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision), timeout=HUB_TIMEOUT)
+    try:  # one query first, of the kind that is not repeated: a download would try again for half a minute
+        model_info(name, revision=revision, timeout=HUB_TIMEOUT)
     except Exception:  # e.g. from whichever HTTP library this release of huggingface_hub uses
         return None
     try:

@@ -25,7 +25,7 @@ def test_a_text_does_not_depend_on_its_batch(family, tmp_path, caplog):
     together = backend.generate(REQUESTS)
     alone = [[backend.generate([Request(r.messages, r.sampling, (s,))])[0][0] for s in r.samples] for r in REQUESTS]
     assert together == alone
-    assert len({generation.text for group in together for generation in group}) >= 6
+    assert len({generation.text for group in together for generation in group}) >= 5
     said = [record for record in caplog.records if "more than keys and values" in record.getMessage()]
     assert len(said) == (family in OTHER_STATE)
 

@@ -38,7 +38,7 @@ def write_gguf(folder: str, file: Path, *, arch: str = "llama", leave_out: tuple
             writer.add_feed_forward_length(config.intermediate_size),
             writer.add_head_count(config.num_attention_heads),
             writer.add_head_count_kv(config.num_key_value_heads),
-            writer.add_rope_freq_base(config.rope_parameters["rope_theta"]),
+            writer.add_rope_freq_base(config.to_dict().get("rope_theta") or config.rope_parameters["rope_theta"]),
             writer.add_layer_norm_rms_eps(config.rms_norm_eps),
             writer.add_rope_dimension_count(config.head_dim),
             writer.add_vocab_size(config.vocab_size),

@@ -147,7 +147,7 @@ def _convert(file: Path, target: Path) -> None:
     logger.warning("converting %s to %s once: %.0f MB in %s", file.name, dtype, size / 1e6, target)
     part = target.with_name(f".part.{target.name}.{os.getpid()}")
     try:
-        _write(file, part, dtype)
+        _write(file, part, dtype, reader)
         write_json(part / GGUF_RECORD, {"gguf_sha256": target.name, "file": file.name, "dtype": dtype})
         if not target.exists():
             part.rename(target)
@@ -161,7 +161,7 @@ def _convert(file: Path, target: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _write(file: Path, folder: Path, dtype: str) -> None:
+def _write(file: Path, folder: Path, dtype: str, reader: GGUFReader) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     place = {"gguf_file": file.name, "trust_remote_code": False}
@@ -170,6 +170,9 @@ def _write(file: Path, folder: Path, dtype: str) -> None:
         loaded = AutoModelForCausalLM.from_pretrained(file.parent, dtype=dtype, **place)
     except (ValueError, KeyError, NotImplementedError, TypeError, AttributeError) as error:
         raise ValueError(f"transformers cannot convert {str(file)!r}: {error}") from error
+    for name, word in (("eos", "eos"), ("bos", "bos"), ("pad", "padding")):  # transformers 4 mistakes some of them
+        if (place_of := _field(reader, f"tokenizer.ggml.{word}_token_id")) is not None:
+            setattr(tokenizer, f"{name}_token", tokenizer.convert_ids_to_tokens(int(place_of)))
     config = type(loaded.config)(**_plain(loaded.config.to_dict()))
     model: Any = type(loaded)(config)  # a new object, so that nothing in it says that it is quantised
     model.load_state_dict(loaded.state_dict())

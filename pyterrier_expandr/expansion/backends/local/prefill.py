@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
 #: model families for which transformers mixes up the rows of a batch: RWKV's step adds each row's state to every row
 ONE_BY_ONE = ("rwkv",)
 
+#: families with another state, which transformers 4 does not report
+OTHER_STATE = ("recurrent_gemma",)
+
 
 def shares_prefill(model: PreTrainedModel) -> bool:
     """Whether `model` keeps only keys and values of a prompt, which can be copied from row to row.
@@ -21,6 +25,8 @@ def shares_prefill(model: PreTrainedModel) -> bool:
     """
     from transformers import DynamicCache
 
+    if model.config.model_type in OTHER_STATE:
+        return False
     if model._is_stateful or not model._supports_default_dynamic_cache():  # type: ignore[operator]
         return False
     return not any(hasattr(layer, "update_conv_state") for layer in DynamicCache(config=model.config).layers)
@@ -43,7 +49,7 @@ def prefill(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, place
         position_ids=positions[:, :-1],
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=1,
+        **({"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}),
     )
     output.past_key_values.batch_select_indices(place)
     return output.past_key_values
