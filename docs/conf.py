@@ -14,7 +14,7 @@ metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
 project, author, release = metadata["name"], metadata["authors"][0]["name"], metadata["version"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["_build", "results"]
-html_theme, html_title = "furo", f"pyterrier_expandr {release}"
+html_theme, html_title = "furo", f"ExpandR {release}"
 html_theme_options = {"source_repository": metadata["urls"]["Repository"], "source_branch": "main"}
 
 # Anchors as on the forge, so that a link to a heading works in both places.

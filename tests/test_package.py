@@ -68,6 +68,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
         "collections/pocket/corpus.jsonl",
         "collections/pocket/qrels/test.tsv",
         "collections/pocket/expansions.jsonl",
+        "pt_docs/index.rst",
+        "pt_docs/api.rst",
     ):
         assert f"pyterrier_expandr/{needed}" in names, needed
     modules = {f"pyterrier_expandr/{path.relative_to(ROOT)}" for path in (ROOT / "training").rglob("*.py")}
@@ -78,7 +80,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
 
 def test_the_wheel_s_metadata(wheel):
     metadata = next(wheel.read(n).decode() for n in wheel.namelist() if n.endswith("METADATA"))
-    for extra in ("cpu", "gpu", "bm25", "train", "vllm", "viz", "demo", "dev"):
+    for extra in ("cpu", "gpu", "bm25", "train", "vllm", "viz", "demo", "docs", "dev"):
         assert f"Provides-Extra: {extra}" in metadata
     assert f"Version: {pyterrier_expandr.__version__}" in metadata
     entry_points = next(wheel.read(n).decode() for n in wheel.namelist() if n.endswith("entry_points.txt"))

@@ -111,7 +111,8 @@ def _record(artefact: FaissIndex | ExpandR) -> dict[str, Any]:
         return artefact.metadata
     if artefact.path is pt.Artifact.NO_PATH:
         raise ValueError("this system is in memory only: save it with ExpandR.save, and share what that returns")
-    return json.loads((Path(str(artefact.path)) / "expandr_system.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    record: dict[str, Any] = json.loads((Path(str(artefact.path)) / "expandr_system.json").read_text(encoding="utf-8"))
+    return record
 
 
 def _files(what: Path, repo: str, card: Path, about: Mapping[str, Any], license: str | None) -> dict[str, Any]:
