@@ -12,7 +12,7 @@ from typing import Any
 
 from ..common.files import write_json
 from ..common.locks import one_writer
-from ..common.manifest import FILES, check_files, read_record
+from ..common.records.manifest import FILES, check_files, read_record
 
 #: what to do about a damaged run
 MEND = "remove that folder and run again, or copy it again"

@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from ..common.locks import one_writer
-from ..common.manifest import FILES, check_files, read_record, write_record
+from ..common.records.manifest import FILES, check_files, read_record, write_record
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..common.verify import Verified, verify_folder
+from ..common.records.verify import Verified, verify_folder
 from .common import app, say
 
 

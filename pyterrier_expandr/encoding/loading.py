@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..common.manifest import check_model_folder
+from ..common.records.manifest import check_model_folder
 from ..common.weights import module_folders, pickles_allowed, refuse_pickle, refuse_pickles, weights_options
 from .models.catalogue import FIRST_DECODER_POSITION
 from .models.sentence_transformer import apply_overrides, opening

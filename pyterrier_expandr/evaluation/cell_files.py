@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from ..common.checked import check_once
 from ..common.frames import expansion_lists
 from ..common.jsonl import read_jsonl, write_jsonl
-from ..common.manifest import FILES, check_files, check_inside, read_record
+from ..common.records.checked import check_once
+from ..common.records.manifest import FILES, check_files, check_inside, read_record
 
 CELL, PER_QUERY, RUN, PASSAGES = "cell.json", "per_query.parquet", "run.res.gz", "passages.jsonl"
 PER_QUERY_COLUMNS = ["system", "collection", "qid", "measure", "value"]

@@ -24,10 +24,10 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from ..common.checked import key_of, remember
 from ..common.files import part_of, path_of, replacing, write_json
 from ..common.locks import one_writer
-from ..common.manifest import describe_file, read_record, sealed, write_record
+from ..common.records.checked import key_of, remember
+from ..common.records.manifest import describe_file, read_record, sealed, write_record
 from .cell_files import (
     CELL,
     MEND,

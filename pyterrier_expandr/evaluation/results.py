@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ..common.checked import Checked
 from ..common.files import path_of
+from ..common.records.checked import Checked
 from .averages import AVERAGES, FORUMS, parts_of
 from .cell_files import CELL, MEND, PER_QUERY_COLUMNS, read_cell, read_passages, read_per_query, read_run
 from .result_store import cell_folder, read_experiment

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..common.files import replace_folder
 from ..common.frames import mended, warn_mended
-from ..common.manifest import describe_files, write_record
+from ..common.records.manifest import describe_files, write_record
 from ..encoding.vectors import describe_source, same_vectors, source_of, stack_vectors
 from .spool import CHUNK, FINISHED, SeenDocnos, Spool
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyterrier as pt
 
-from ..common.checked import check_once
 from ..common.files import path_of, restored
-from ..common.manifest import check_files, check_inside, read_record
 from ..common.notebook import Shown
+from ..common.records.checked import check_once
+from ..common.records.manifest import check_files, check_inside, read_record
 from ..encoding.vectors import same_vectors
 from . import faiss_build as layout
 from .faiss_indexer import FaissIndexer, Mode

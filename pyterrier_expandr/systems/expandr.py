@@ -23,6 +23,7 @@ from ..retrieval.sparse import LexicalIndex
 from ..retrieval.spool import Spool
 from . import store as store
 from .corpus_twice import read_once
+from .lexical import lexical_folder, lexical_index
 from .settings import HybridSettings, TunedSettings, hybrid_settings, with_n
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class ExpandR(Shown, pt.Artifact):
         if index is not None and index.built():
             store.check_index(encoder, index)
         self.hybrid = hybrid_settings(lexical, hybrid)
-        self.lexical_index = _lexical_index(lexical, index)
+        self.lexical_index = lexical_index(lexical, index)
         if index is not None and self.lexical_index is not None and index.built() and self.lexical_index.built():
             store.check_lexical(index, self.lexical_index)
 
@@ -314,16 +315,3 @@ class ExpandR(Shown, pt.Artifact):
     def __repr__(self) -> str:
         hybrid = "" if self.hybrid is None else f", hybrid={self.hybrid!r}"
         return f"ExpandR({self.expander!r}, {self.encoder!r}, {self.faiss_index!r}{hybrid})"
-
-
-def lexical_folder(collection: Collection, indexes: str | Path) -> Path:
-    """The path of a collection's lexical index in a folder of indexes."""
-    return Path(indexes) / f"{quote(collection.name, safe=' ')}.{digest(collection.corpus_fingerprint)[:12]}.pisa"
-
-
-def _lexical_index(lexical: LexicalIndex | str | None, index: FaissIndex | None) -> LexicalIndex | None:
-    if isinstance(lexical, LexicalIndex | None):
-        return lexical
-    if lexical != "pisa":
-        raise TypeError(f'lexical must be "pisa" or a LexicalIndex, got {lexical!r:.80}')
-    return None if index is None else LexicalIndex.beside(index.folder)

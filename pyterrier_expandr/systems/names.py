@@ -11,7 +11,8 @@ import pyterrier as pt
 
 from ..common.files import path_of, with_home
 from ..expansion.lexical import LexicalExpander
-from .expandr import ExpandR, lexical_folder
+from .expandr import ExpandR
+from .lexical import lexical_folder
 from .store import RECORD
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..common.checked import check_once
-from ..common.manifest import FILES, check_files, check_inside
-from ..common.manifest import read_record as read_json_record
+from ..common.records.checked import check_once
+from ..common.records.manifest import FILES, check_files, check_inside
+from ..common.records.manifest import read_record as read_json_record
 
 #: version 2 has a lexical index; a system without one is written as 1, which older releases can read
 FORMAT_VERSION = 2

@@ -16,10 +16,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..common.checked import key_of, remember
 from ..common.files import path_of, write_json
 from ..common.locks import one_writer
-from ..common.manifest import write_record
+from ..common.records.checked import key_of, remember
+from ..common.records.manifest import write_record
 from ..encoding.vectors import describe_source, document_source
 from ..evaluation.provenance import describe_pipeline
 from ..evaluation.result_store import versions

@@ -13,7 +13,7 @@ import pytest
 
 from pyterrier_expandr import ExpandREncoder, FaissIndex, HuggingFaceBackend, LLMExpander, RecordedExpander
 from pyterrier_expandr.collections import pocket
-from pyterrier_expandr.common.manifest import sealed
+from pyterrier_expandr.common.records.manifest import sealed
 from pyterrier_expandr.evaluation import beir
 from pyterrier_expandr.systems.expandr import ExpandR
 from pyterrier_expandr.systems.store import ENCODER, INDEX, RECORD

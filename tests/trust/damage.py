@@ -10,7 +10,7 @@ from pathlib import Path
 from pyterrier_expandr import ExpandR, FaissIndex, HuggingFaceBackend
 from pyterrier_expandr.cli.verify import verified as verify
 from pyterrier_expandr.collections import beir_folder
-from pyterrier_expandr.common.manifest import write_record
+from pyterrier_expandr.common.records.manifest import write_record
 from pyterrier_expandr.evaluation import Results
 from pyterrier_expandr.training.preferences import read_pairs
 from tests.encoders_tiny import build_bert

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pyterrier_expandr import ExpandR, ExpandREncoder, FaissIndex, HuggingFaceBackend, RecordedExpander
 from pyterrier_expandr.collections import beir_folder
-from pyterrier_expandr.common.manifest import sealed
+from pyterrier_expandr.common.records.manifest import sealed
 from pyterrier_expandr.encoding.registry import load_encoder
 from pyterrier_expandr.evaluation import Results
 from pyterrier_expandr.evaluation.beir_collections import resolve

@@ -11,7 +11,7 @@ import pytest
 from pyterrier_expandr import ExpandR, FaissIndex, beir
 from pyterrier_expandr.cli.verify import verified as verify
 from pyterrier_expandr.collections import beir_folder
-from pyterrier_expandr.common.manifest import sealed
+from pyterrier_expandr.common.records.manifest import sealed
 from pyterrier_expandr.evaluation import Results
 from tests.encoders_tiny import build_bert
 from tests.trust.damage import artefacts, try_damage

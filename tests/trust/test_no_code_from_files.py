@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 
 from pyterrier_expandr import ExpandR, ExpandREncoder, FaissIndex, HuggingFaceBackend, LLMExpander
 from pyterrier_expandr.analysis.lengths import expansion_lengths
-from pyterrier_expandr.common.manifest import sealed
+from pyterrier_expandr.common.records.manifest import sealed
 from pyterrier_expandr.encoding.models.anchordr import AnchorDR
 from pyterrier_expandr.encoding.models.dpr import DPRTower
 from pyterrier_expandr.encoding.models.own_modules import has_own_modules

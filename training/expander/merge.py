@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ...common.extras import check_installed
 from ...common.files import path_of
 from ...common.fingerprint import model_fingerprint, pinned_revision
-from ...common.manifest import write_record
+from ...common.records.manifest import write_record
 from ...expansion.backends.base import Message
 from ...expansion.backends.huggingface import HuggingFaceBackend
 from ...expansion.prompts import PROMPTS, render

@@ -15,7 +15,7 @@ from typing import Any
 
 from ...common.extras import check_installed
 from ...common.files import write_json
-from ...common.manifest import write_record
+from ...common.records.manifest import write_record
 from ...expansion.backends.huggingface import HuggingFaceBackend
 from ..checkpoints import last_checkpoint, train_from
 from ..preferences.pair_files import read_pairs

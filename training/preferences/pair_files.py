@@ -8,7 +8,7 @@ from typing import Any
 
 from ...common.files import path_of, replacing
 from ...common.jsonl import read_jsonl, write_jsonl
-from ...common.manifest import check_beside
+from ...common.records.manifest import check_beside
 from ...expansion.prompts import render, resolve_prompt
 from ..data.chunks import in_chunks
 from .choice import Decision

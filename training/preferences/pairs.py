@@ -19,7 +19,7 @@ import pyterrier as pt
 
 from ...common.files import path_of, write_json
 from ...common.jsonl import read_jsonl
-from ...common.manifest import read_record, write_record
+from ...common.records.manifest import read_record, write_record
 from ...encoding.encoder import ExpandREncoder
 from ...expansion.backends.base import Backend
 from ...expansion.cache import GenerationCache

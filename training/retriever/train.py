@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ...common.extras import check_installed
 from ...common.files import with_home, write_json
-from ...common.manifest import write_record
+from ...common.records.manifest import write_record
 from ...encoding.fusion import NAMED_FUSIONS, check_fusion
 from ..checkpoints import last_checkpoint, train_from_last
 from ..run_folder import claim, is_finished, is_first_process, one_run, publish

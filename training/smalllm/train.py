@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...common.extras import check_installed
 from ...common.files import path_of
-from ...common.manifest import write_record
+from ...common.records.manifest import write_record
 from ...expansion.prompts import resolve_prompt
 from ..checkpoints import last_checkpoint, train_from
 from ..run_folder import claim, is_finished, one_run, publish

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ....common.fingerprint import gguf_file
-from ....common.manifest import check_model_folder
+from ....common.records.manifest import check_model_folder
 from ....common.weights import refuse_pickles
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .files import file_sha256, write_json
-from .fingerprint import digest
+from ..files import file_sha256, write_json
+from ..fingerprint import digest
 
 FILES, SEAL = "files", "seal"
 

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .files import cache_folder, write_json
-from .fingerprint import digest
+from ..files import cache_folder, write_json
+from ..fingerprint import digest
 from .manifest import FILES, SEAL, check_files
 
 #: number of records remembered; older ones are read again
