@@ -121,4 +121,4 @@ def _models(say: Callable[[str], None]) -> Iterator[str]:
 def _writable(folder: Path) -> bool:
     """Whether a folder can be written to, or made."""
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    return os.access(there, os.W_OK)
+    return there.is_dir() and os.access(there, os.W_OK)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pyterrier_expandr import HuggingFaceBackend, open_backend
@@ -148,7 +149,11 @@ def test_two_processes_at_once(file, cache):
         ({"tensors": {"rope_freqs.weight": np.ones(4, np.float32)}}, "rotary factors of its own"),
         ({"leave_out": ("template",)}, "no chat template"),
         ({"leave_out": ("end",)}, "no end-of-turn token"),
-        ({"tokenizer": "rwkv"}, "transformers cannot convert"),
+        pytest.param(
+            {"tokenizer": "rwkv"},
+            "transformers cannot convert",
+            marks=pytest.mark.skipif(transformers.__version__ < "5", reason="transformers 4 takes it for another"),
+        ),
     ],
     ids=lambda value: str(value)[:30],
 )
