@@ -9,7 +9,7 @@ import pyterrier as pt
 import pytest
 from typer.testing import CliRunner
 
-from pyterrier_expandr import ExpandREncoder, HuggingFaceBackend, LLMExpander, RecordedExpander
+from pyterrier_expandr import ExpandREncoder, FaissIndex, HuggingFaceBackend, LLMExpander, RecordedExpander
 from pyterrier_expandr.cli import app
 from pyterrier_expandr.collections import POCKET, pocket
 from pyterrier_expandr.evaluation import beir
@@ -213,8 +213,7 @@ def test_ctrl_c_keeps_what_is_finished(bert, tiny_llama, tmp_path):
 
     watch = threading.Thread(target=interrupt, daemon=True)
     watch.start()
-    done = experiment(out, systems, "--max-new-tokens", 100, status=130)
-    assert "Interrupted. What is finished is kept" in done.stderr
+    experiment(out, systems, "--max-new-tokens", 100, status=130)
     assert Results.load(out).cells["state"].tolist() == ["done", "pending"]
 
 
@@ -274,6 +273,40 @@ def test_both_indexes_and_a_hybrid_search(bert, tmp_path):
     system = ExpandR(RecordedExpander(RECORDED), encoder, index, lexical="pisa", hybrid=hybrid)
     expected = system.pipeline(20)(pocket().get_topics()).set_index(["qid", "docno"])["score"]
     pd.testing.assert_series_equal(found.sort_index(), expected.sort_index(), rtol=1e-5, check_index_type=False)
+
+
+def test_index_goes_on_after_an_interruption_and_names_its_flags(bert, tmp_path):
+    build = ("index", "--collection", "pocket", "--encoder", bert, "--index", tmp_path / "i", "--device", "cpu")
+    index, encoder = FaissIndex(tmp_path / "i"), ExpandREncoder(bert, device="cpu")
+
+    def stopping():
+        yield from pocket().get_corpus_iter()
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pyterrier_expandr.retrieval.faiss_build.CHUNK", 100)
+        with pytest.raises(KeyboardInterrupt):
+            (encoder.doc_encoder() >> index).index(stopping(), batch_size=50)
+    with pytest.raises(FileExistsError, match="continue it with --mode resume, or start over with --mode overwrite"):
+        invoke(*build, "--mode", "create")
+    done = invoke(*build)
+    assert "continuing the interrupted build: 200 documents are there" in done.stderr and "242 documents" in done.stdout
+    with pytest.raises(ValueError, match="leave out --factory to open it, or rebuild it with --mode overwrite"):
+        invoke(*build, "--factory", "HNSW8")
+    with pytest.raises(ValueError, match="--mode must be"):
+        invoke(*build, "--mode", "nonsense")
+    with pytest.raises(FileExistsError, match="of other documents.*replace it with --mode overwrite"):
+        invoke(*build, "--collection", reversed_pocket(tmp_path / "reversed"))
+    with pytest.raises(ValueError, match="--hybrid must be one of sum, rrf, zscore"):
+        invoke("search", "sky", "--index", tmp_path / "i", "--hybrid", "nonsense")
+
+
+def reversed_pocket(folder):
+    """The pocket collection with its documents in another order."""
+    shutil.copytree(pocket().path, folder)
+    lines = (folder / "corpus.jsonl").read_text().splitlines()
+    (folder / "corpus.jsonl").write_text("\n".join(reversed(lines)) + "\n")
+    return folder
 
 
 def test_tune_writes_settings_that_an_experiment_opens(bert, tiny_llama, tmp_path):

@@ -218,8 +218,8 @@ def _publish_scenarios():
             exchange=exchange,
         )
     yield Scenario("training run", _train, _trained)
-    yield Scenario("recipe stages", _stages, _stages_hold)
-    yield Scenario("experiment", _experiment, _results_hold)
+    yield Scenario("stages of a recipe", _stages, _stages_hold)
+    yield Scenario("results folder", _experiment, _results_hold)
     yield Scenario("save a system", _save, _saved, before=_to_save, imports=_import_models)
 
 

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-SHORT = ["create HNSW16", "overwrite Flat", "overwrite Flat, names cannot be exchanged", "training run", "experiment"]
+SHORT = [
+    "create HNSW16",
+    "overwrite Flat",
+    "overwrite Flat, names cannot be exchanged",
+    "training run",
+    "results folder",
+]
 
 
 def trust(*arguments):

@@ -16,9 +16,11 @@ import pyterrier as pt
 import pytest
 
 from pyterrier_expandr import FaissIndex
+from pyterrier_expandr.common.locks import InUseError
 from pyterrier_expandr.encoding.vectors import with_source
 from pyterrier_expandr.retrieval import faiss_build as layout
 from pyterrier_expandr.retrieval.spool import CHUNK, SeenDocnos, Spool
+from tests.common.test_locks import held
 
 SOURCE = {
     "type": "ExpandREncoder",
@@ -128,6 +130,7 @@ def test_opening_maps_the_file_and_takes_no_memory(tmp_path):
     code = """
         import sys, faiss
         from pyterrier_expandr import FaissIndex
+from pyterrier_expandr.common.locks import InUseError
         private = lambda: int(next(l for l in open("/proc/self/status") if l.startswith("RssAnon")).split()[1])
         index = FaissIndex(sys.argv[1]); index.metadata
         before = private(); index.open()
@@ -239,6 +242,40 @@ def test_resumed_index_equals_an_uninterrupted_one(tmp_path, monkeypatch, stop):
     assert index.indexer("resume").index(corpus(87)) is index, "a finished index is left alone"
 
 
+def test_one_process_builds_in_a_folder(tmp_path):
+    index = FaissIndex(tmp_path / "i")
+    with held(index.folder) as other:
+        for mode in ("create", "overwrite", "resume"):
+            with pytest.raises(InUseError, match=f"i' is being written by process {other.pid} on host"):
+                index.indexer(mode).index(corpus(5))
+    index.index(corpus(5))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["i"]
+
+
+def test_what_a_kill_in_the_last_moments_left_is_removed(tmp_path):
+    index = FaissIndex(tmp_path / "i")
+    index.index(corpus(5))
+    (tmp_path / "i.building").mkdir()
+    (tmp_path / "i.building" / "docnos.utf8").touch()
+    index.indexer("resume").index([])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["i"]
+
+
+def test_a_link_to_an_index_outlives_a_second_finish(tmp_path):
+    """Saved systems link to an index's files; a rerun after a kill must not write into them."""
+    index = FaissIndex(tmp_path / "i")
+    index.index(corpus(5))
+    with pytest.raises(KeyboardInterrupt):
+        index.indexer("overwrite").index(failing_after(corpus(2000, seed=1), 1500))
+    finished = tmp_path / "i.building" / "finished"
+    finished.mkdir()
+    os.link(tmp_path / "i" / layout.VECTORS, finished / layout.VECTORS)
+    os.link(tmp_path / "i" / layout.VECTORS, tmp_path / "saved")
+    before = (tmp_path / "saved").read_bytes()
+    index.indexer("resume").index(corpus(2000, seed=1))
+    assert (tmp_path / "saved").read_bytes() == before and len(FaissIndex(tmp_path / "i")) == 2000
+
+
 def test_resume_takes_the_whole_corpus_too(tmp_path, monkeypatch):
     small_chunks(monkeypatch)
     index = FaissIndex(tmp_path / "i")
@@ -301,6 +338,7 @@ def test_killed_build_leaves_nothing_that_opens_and_is_resumed(tmp_path):
         sys.path.insert(0, sys.argv[2])
         from tests.retrieval.test_faiss_index import corpus
         from pyterrier_expandr import FaissIndex
+from pyterrier_expandr.common.locks import InUseError
         from pyterrier_expandr.retrieval import faiss_build
         faiss_build.CHUNK = 10
         append = faiss_build.Spool.append

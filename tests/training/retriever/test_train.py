@@ -214,6 +214,9 @@ def test_after_kill_9_the_same_losses_and_weights(tiny_bert, trained, tmp_path):
     out = train_retriever(settings)
     assert losses(out) == pytest.approx(losses(trained), abs=1e-6)
     assert record(out) == record(trained)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (out / name).read_bytes() == (trained / name).read_bytes()
+    assert json.loads((out / "tokenizer.json").read_text())["padding"] is None, "as in the base"
     assert_equal_weights(out, trained, atol=1e-6, rtol=1e-5)
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from safetensors.torch import load_file
 from pyterrier_expandr import HuggingFaceBackend, LLMExpander
 from pyterrier_expandr.collections import pocket
 from pyterrier_expandr.expansion.prompts import PROMPTS
+from pyterrier_expandr.training.checkpoints import last_checkpoint
+from pyterrier_expandr.training.smalllm import train
 from pyterrier_expandr.training.smalllm.text import IGNORED, build_tokenizer, pair_row, text_blocks
 from pyterrier_expandr.training.smalllm.train import SmallLMConfig, train_small_lm
 
@@ -114,6 +117,25 @@ def test_a_killed_run_ends_in_the_same_weights(trained, data, tmp_path):
     for name in expected:
         assert torch.equal(expected[name], found[name]), name
     assert (out / "smalllm.json").read_bytes() == (trained / "smalllm.json").read_bytes()
+
+
+def test_resumed_in_the_middle_of_an_epoch_and_after_an_odd_end(data, tmp_path, monkeypatch):
+    """The text ends within an epoch; the pairs go on within their second one, whose order is drawn anew."""
+    settings = replace(TINY, text_epochs=0.3, layers=1)
+    monkeypatch.setattr(train, "publish", lambda finished, out: shutil.copytree(finished, out))
+    whole = train_small_lm(*data, tmp_path / "whole", settings)
+    left = tmp_path / "again.work"
+    shutil.copytree(tmp_path / "whole.work", left)
+    shutil.rmtree(left / "finished")
+    newest = last_checkpoint(left / "pairs")
+    shutil.rmtree(newest)
+    before = json.loads((last_checkpoint(left / "pairs") / "trainer_state.json").read_text())["epoch"]
+    ended = json.loads((last_checkpoint(left / "text") / "trainer_state.json").read_text())["epoch"]
+    assert 1 < before < 2 and 0.3 <= ended < 1
+    again = train_small_lm(*data, tmp_path / "again", settings)
+    for name in ("smalllm.json", "model.safetensors", "tokenizer.json"):
+        assert (again / name).read_bytes() == (whole / name).read_bytes(), name
+    assert last_checkpoint(left / "text").name == last_checkpoint(tmp_path / "whole.work" / "text").name
 
 
 def test_other_settings_are_refused_by_name(trained, data, tmp_path):
