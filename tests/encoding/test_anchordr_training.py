@@ -6,6 +6,7 @@ import torch
 
 pytest.importorskip("accelerate", reason="needs the extra: train")
 pytest.importorskip("datasets", reason="needs the extra: train")
+pytest.importorskip("sentence_transformers.base.losses", reason="needs the extra: train")
 from datasets import Dataset
 from sentence_transformers import (
     SentenceTransformer,

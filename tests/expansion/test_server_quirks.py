@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 
-from pyterrier_expandr import GenerationCache, LLMExpander
+from pyterrier_expandr import GenerationCache, LLMExpander, open_backend
 from pyterrier_expandr.expansion.backends import transport
 from pyterrier_expandr.expansion.backends.base import Generation
 from pyterrier_expandr.expansion.backends.openai import OpenAIBackend
@@ -140,6 +140,21 @@ class TestAnswers:
                 assert expander.search("sky")["query_expansions"][0] == []
             assert expander.search("sky")["query_expansions"][0] == []  # from the cache, without a warning
             assert len(server.bodies) == 1
+
+
+def test_the_tokens_that_a_server_reports_are_told_with_their_cost(capsys):
+    body = json.loads(completion("Air scatters light."))
+    body["usage"] = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25}
+    with FaultyServer(lambda *_: (200, {}, json.dumps(body).encode())) as server:
+        name = f"openai:m@{server.url}?prices=[10000,20000]"
+        LLMExpander(open_backend(name), max_new_tokens=64, verbose=True).search("sky")
+    said = capsys.readouterr().err
+    assert "Generating: 1 texts requested, 0 of them cached; at most 64 tokens to write" in said
+    assert "20 tokens in, 5 tokens out" in said and "cost 0.3000 at the given prices" in said
+    assert open_backend(name).fingerprint() == open_backend(name.partition("?")[0]).fingerprint()
+    for wrong in ((1.0,), (1.0, -2.0)):
+        with pytest.raises(ValueError, match="prices must be two numbers"):
+            OpenAIBackend("m", base_url="http://localhost:1/v1", prices=wrong)
 
 
 def words_of(body):
