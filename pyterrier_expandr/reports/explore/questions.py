@@ -60,7 +60,16 @@ def choose_questions(
     wide = table.reindex(columns=pd.MultiIndex.from_product([measures, results.systems]))
     scores = wide.to_numpy(float).T.reshape(len(measures), len(results.systems), len(wide))
     spread = np.nan_to_num(np.fmax.reduce(scores[0]) - np.fmin.reduce(scores[0]))
-    chosen = np.sort(np.argsort(-spread, kind="stable")[:limit])
-    keys = [(str(wide.index[place][0]), str(wide.index[place][1])) for place in chosen]
+    known = [(str(name), str(qid)) for name, qid in wide.index]
+    order = _order(known, sources)
+    chosen = sorted(np.argsort(-spread, kind="stable")[:limit].tolist(), key=lambda place: order[place])
+    keys = [known[place] for place in chosen]
     texts = [sources[name].queries.get(qid, "") if name in sources else "" for name, qid in keys]
     return Questions(keys, texts, scores[:, :, chosen], spread[chosen], len(wide))
+
+
+def _order(keys: list[Key], sources: dict[str, Source]) -> list[tuple[int, int]]:
+    """The place of each query: collections as they come, and in each the order of its own queries, if that is known."""
+    collections = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in keys))}
+    own = {(name, qid): at for name, source in sources.items() for at, qid in enumerate(source.queries)}
+    return [(collections[key[0]], own.get(key, number)) for number, key in enumerate(keys)]
