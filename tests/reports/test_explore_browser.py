@@ -8,7 +8,7 @@ from pyterrier_expandr.evaluation.result_store import ResultStore
 from pyterrier_expandr.evaluation.results import Results
 from pyterrier_expandr.reports.explore import explore
 from tests.browser import chromium, load, until
-from tests.reports.explored import DOCUMENTS, QUERIES, SCRIPT, SYSTEMS, experiment
+from tests.reports.explored import DOCUMENTS, IMAGE, QUERIES, SCRIPT, SYSTEMS, experiment
 
 TEXTS = list(QUERIES.values())
 
@@ -55,7 +55,7 @@ def clean(window):
     assert window.get_log("browser") == []
     assert window.execute_script("return performance.getEntriesByType('resource').map(e => e.name)") == []
     assert window.execute_script("return window.hacked ?? null") is None
-    assert window.execute_script("return document.querySelectorAll('main img, main script, dialog img').length") == 0
+    assert window.execute_script("return document.querySelectorAll('img, script:not([type])').length") == 2
 
 
 def test_filter_query_ranking_document(window, page):
@@ -129,7 +129,17 @@ def test_a_click_in_a_chart_opens_its_query(window, page):
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.by import By
 
-    ActionChains(window).click(window.find_element(By.CSS_SELECTOR, "#bars svg .mark-rect path")).perform()
+    bars = window.find_elements(By.CSS_SELECTOR, "#bars svg .mark-rect path")
+    away, said = window.find_element(By.CSS_SELECTOR, "h1"), []
+    for bar in bars:
+        ActionChains(window).move_to_element(away).perform()
+        until(window, "!document.querySelector('#vg-tooltip-element.visible')")  # it may cover the next bar
+        ActionChains(window).move_to_element(bar).perform()
+        said.append(until(window, "document.querySelector('#vg-tooltip-element.visible')?.textContent"))
+    assert len(bars) == 3 and any(SCRIPT in text for text in said) and any(IMAGE in text for text in said)
+    clean(window)
+    first = next(number for number, text in enumerate(said) if "sky" in text)
+    ActionChains(window).click(bars[first]).perform()
     until(window, "document.querySelector('#query h2')?.textContent.includes('sky')")
     clean(window)
 
