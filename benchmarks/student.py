@@ -56,7 +56,7 @@ LOSSES: dict[str, dict[str, Any]] = {"distance": {"contrastive_weight": 0.0}, "d
 #: the student that the table of the choice shows
 KEPT = "distance + judgments, 240"
 #: documents that give pseudo-queries: two each, the title and the first sentence
-PSEUDO_DOCUMENTS, PSEUDO_WRITTEN = 400, 150
+PSEUDO_DOCUMENTS = 150
 
 
 class Bench:
@@ -92,6 +92,16 @@ class Bench:
         place = {docno: number for number, docno in enumerate(index.docnos.to_pylist())}
         vectors = index.open().reconstruct_n(0, len(index))[[place[docno] for docno in found["docno"]]]
         self.know([document_text(*both) for both in zip(found["title"], found["text"], strict=True)], vectors)
+        return found
+
+    def apart(self) -> dict[str, list[bool]]:
+        """Which test queries have no relevant document in common with a query that the student learns from."""
+        train = {doc_id for e in self.examples("SciFact", "train") for doc_id in e.positive_ids}
+        found: dict[str, list[bool]] = {"fold": [], "training": []}
+        for place, example in enumerate(self.recorded):
+            others = [e for number, e in enumerate(self.recorded) if number % FOLDS != place % FOLDS]
+            found["fold"].append(not {d for e in others for d in e.positive_ids} & set(example.positive_ids))
+            found["training"].append(not train & set(example.positive_ids))
         return found
 
     def remember(self, name: str, texts: Iterable[str]) -> None:
@@ -181,7 +191,7 @@ def pseudo_queries(documents: pd.DataFrame, count: int) -> list[TrainingExample]
 
 def write_pseudo(documents: pd.DataFrame, path: Path) -> None:
     """Let SmolLM2 write a passage for each pseudo-query; `PATH.sqlite` keeps what an interrupted run has written."""
-    queries = pseudo_queries(documents, PSEUDO_WRITTEN)
+    queries = pseudo_queries(documents, PSEUDO_DOCUMENTS)
     topics = pd.DataFrame({"qid": [e.query_id for e in queries], "query": [e.query for e in queries]})
     backend = HuggingFaceBackend("smollm2", dtype="bfloat16", batch_size=64)
     expander = LLMExpander(backend, max_new_tokens=96, cache=path.with_suffix(".sqlite"))
@@ -212,7 +222,7 @@ def cells_of(bench: Bench, expansions: Path | None, pseudo: Path | None) -> dict
             )
     cells["pseudo-queries, documents"] = lambda: itself(bench, test)
     if pseudo is not None:
-        queries = pseudo_queries(bench.documents, PSEUDO_WRITTEN)
+        queries = pseudo_queries(bench.documents, PSEUDO_DOCUMENTS)
         cells["pseudo-queries, SmolLM2"] = lambda: bench.student(
             with_passages(queries, [pseudo]), test, "distance", *transfer
         )
@@ -266,8 +276,11 @@ def _milliseconds(work: Callable[[Any], Any], items: list[Any]) -> float:
     return round((time.process_time() - start) / len(items) * 1000, 1)
 
 
-def summary(cells: dict[str, Any]) -> dict[str, Any]:
-    """Means over the queries, differences from the query alone with p-values, and the share of the fused gain."""
+def summary(cells: dict[str, Any], apart: dict[str, list[bool]]) -> dict[str, Any]:
+    """Means over the queries, differences from the query alone with p-values, and the share of the fused gain.
+
+    `apart` is the same difference for the queries that share no relevant document with those that were learnt from.
+    """
     if "query" not in cells or "fused" not in cells:
         return {}
     rows: dict[str, Any] = {}
@@ -276,6 +289,9 @@ def summary(cells: dict[str, Any]) -> dict[str, Any]:
             values = per_query(cells, system, name)
             if values is not None and (name == "SciFact" or "elsewhere" in cells):
                 rows[f"{system} / {name}"] = _row(cells, values, name)
+                kind = "training" if system.endswith("training queries") else "fold"
+                if name == "SciFact" and (f"{system}, fold 0" in cells or kind == "training"):
+                    rows[f"{system} / {name}"]["apart"] = _apart(cells, values, np.array(apart[kind]))
     return rows
 
 
@@ -316,6 +332,17 @@ def _row(cells: dict[str, Any], values: dict[str, np.ndarray], name: str) -> dic
     return row
 
 
+def _apart(cells: dict[str, Any], values: dict[str, np.ndarray], chosen: np.ndarray) -> dict[str, Any]:
+    mine, alone = (v[chosen] for v in (values["nDCG@10"], np.array(cells["query"]["SciFact"]["nDCG@10"])))
+    gain = float(np.mean(np.array(cells["fused"]["SciFact"]["nDCG@10"])[chosen] - alone))
+    return {
+        "queries": int(chosen.sum()),
+        "nDCG@10 - query": round(float(np.mean(mine - alone)), 4),
+        "nDCG@10 p": round(float(permutation_test(mine, alone).pvalue), 4),
+        "nDCG@10 share of the fused gain": round(float(np.mean(mine - alone)) / gain, 3),
+    }
+
+
 def markdown(results: dict[str, Any]) -> list[str]:
     """The table of the choice, and that of all systems on all collections."""
     return [choice(results), measured_table(results["summary"])]
@@ -348,15 +375,19 @@ def _shown(row: str, value: Any) -> str:
 
 def measured_table(summary: dict[str, Any]) -> str:
     """One line for each system and collection."""
-    heads = ["collection", "system", "nDCG@10", "R@100", "nDCG@10 against the query alone", "p", "share of the gain"]
+    heads = ["collection", "system", "nDCG@10", "R@100", "against the query alone", "p", "share of the gain", "apart"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for key, row in summary.items():
         system, _, collection = key.rpartition(" / ")
         system = "query" if system == "elsewhere" else system
-        compared = ["", "", ""]
+        compared = ["", "", "", ""]
         if "nDCG@10 - query" in row:
             share = row.get("nDCG@10 share of the fused gain")
-            compared = [f"{row['nDCG@10 - query']:+.4f}", f"{row['nDCG@10 p']:.4f}", f"{share:.2f}" if share else ""]
+            apart = (
+                f"{row['apart']['nDCG@10 - query']:+.4f} (p {row['apart']['nDCG@10 p']:.4f})" if "apart" in row else ""
+            )
+            of_gain = "" if share is None else f"{share:.2f}"
+            compared = [f"{row['nDCG@10 - query']:+.4f}", f"{row['nDCG@10 p']:.4f}", of_gain, apart]
         cells = [collection, system, f"{row['nDCG@10']:.4f}", f"{row['R@100']:.4f}", *compared]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -380,11 +411,16 @@ def main() -> int:
         if args.write_pseudo:
             write_pseudo(bench.documents, args.write_pseudo)
             return 0
-        measure(cells_of(bench, args.expansions, args.pseudo), args.cells, args.json)
+        measure(cells_of(bench, args.expansions, args.pseudo), bench.apart, args.cells, args.json)
     return 0
 
 
-def measure(cells: dict[str, Callable[[], dict[str, Any]]], wanted: list[str], target: Path) -> None:
+def measure(
+    cells: dict[str, Callable[[], dict[str, Any]]],
+    apart: Callable[[], dict[str, list[bool]]],
+    wanted: list[str],
+    target: Path,
+) -> None:
     """Run the cells that are not in `target` yet, and write each as it is done."""
     results = (
         json.loads(target.read_text()) if target.is_file() else {"settings": SETTINGS, "losses": LOSSES, "cells": {}}
@@ -395,7 +431,8 @@ def measure(cells: dict[str, Callable[[], dict[str, Any]]], wanted: list[str], t
         if name in results["cells"] or (wanted and not any(name.startswith(one) for one in wanted)):
             continue
         results["cells"][name] = run()
-        results["summary"] = summary(results["cells"])
+        results.setdefault("apart", apart())
+        results["summary"] = summary(results["cells"], results["apart"])
         results["versions"] = {p: version(p) for p in ("torch", "transformers", "sentence-transformers")}
         write_json(target, results)
         short = results["cells"][name].get("SciFact", {}).get("nDCG@10", [0])

@@ -3,7 +3,7 @@ import json
 import pandas as pd
 import pytest
 
-from benchmarks import hybrid, report, scifact
+from benchmarks import hybrid, report, scifact, student
 from pyterrier_expandr.collections import pocket
 
 
@@ -87,3 +87,16 @@ def test_hybrids_on_pocket(minilm, tmp_path):
     assert {key: found[key] for key in expected} == pytest.approx(expected, abs=1e-6)
     assert found["pocket", "again", "hybrid", "nDCG@10"] == found["pocket", "recorded", "hybrid", "nDCG@10"]
     assert len(hybrid.markdown(rows).splitlines()) == 2 + 9
+
+
+def test_the_recorded_students_are_what_the_page_concludes():
+    results = json.loads((report.RESULTS / "student.json").read_text())
+    rows, text = results["summary"], report.STUDENT.read_text(encoding="utf-8").split("end of results")[1]
+    judged, alone = (rows[f"{name}, 240 / SciFact"] for name in ("distance + judgments", "distance"))
+    assert judged["nDCG@10 p"] < 0.05 and judged["nDCG@10 share of the fused gain"] > 1 / 3
+    assert alone["nDCG@10 p"] > 0.05 and alone["nDCG@10 share of the fused gain"] < 1 / 3
+    for row in (judged, alone):
+        assert f"{row['nDCG@10 share of the fused gain']:.0%}" in text and f"{row['nDCG@10 - query']:+.4f}" in text
+    per_query = student.per_query(results["cells"], "distance + judgments, 240", "SciFact")
+    assert per_query["nDCG@10"].mean() == pytest.approx(judged["nDCG@10"], abs=1e-4)
+    assert sum(results["apart"]["fold"]) == judged["apart"]["queries"]

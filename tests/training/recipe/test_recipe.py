@@ -20,7 +20,7 @@ from pyterrier_expandr.training.expander import stages as expander_stages
 from pyterrier_expandr.training.expander.train import ExpanderTrainingConfig
 from pyterrier_expandr.training.preferences.candidates import CandidateSet, CandidateSettings, write_candidates
 from pyterrier_expandr.training.recipe.plan import _billions, plan
-from pyterrier_expandr.training.recipe.recipe import SYSTEMS, Evaluation, Recipe, read_recipe
+from pyterrier_expandr.training.recipe.recipe import ROWS, SYSTEMS, Evaluation, Recipe, read_recipe
 from pyterrier_expandr.training.recipe.stages import RecipeStages
 from pyterrier_expandr.training.retriever.train import RetrieverTrainingConfig
 from pyterrier_expandr.training.stage import in_order, status
@@ -214,7 +214,7 @@ def last(**changes) -> str:
 def test_every_field_decides_the_table(tmp_path):
     evaluation = {"collections": ["one"], "data": str(beir(tmp_path / "first" / "one").parent)}
     beir(tmp_path / "first" / "two", "another text")
-    whole = {"data": str(rows(tmp_path / "rows")), "systems": list(SYSTEMS), "evaluation": evaluation}
+    whole = {"data": str(rows(tmp_path / "rows")), "systems": list(ROWS), "evaluation": evaluation}
     of_evaluation = {
         "collections": ["two"],
         "data": str(beir(tmp_path / "second" / "one", "a third text").parent),
@@ -238,6 +238,7 @@ def test_every_field_decides_the_table(tmp_path):
         "max_pairs": 3,
         "dpo": TINY["dpo"] | {"lora_r": 4},
         "expansion": {"max_new_tokens": 6, "prompt": "q2a {query}"},
+        "student": {"epochs": 5},
         "systems": ["ExpandR"],
         "evaluation": evaluation | {"num_results": 8},
         "seed": 7,
@@ -425,7 +426,7 @@ def test_a_student_builds_on_expandr_and_its_settings_count():
     assert {stage.fingerprint for stage in in_order(built.of("ExpandR student"))} - of_expandr == {
         built.student(("self", "retriever")).fingerprint
     }
-    assert plan(built.recipe).set_index("stage").loc["student", "texts"] == 6 + 6 + 3 * 6
+    assert plan(built.recipe).set_index("stage").loc["student", "texts"] == 9 + 9 + 3 * 9
     assert stages(systems=["ExpandR student"], student={"epochs": 5}) != stages(systems=["ExpandR student"])
     with pytest.raises(ValueError, match="student: unknown fields .'teacher'"):
         tiny(student={"teacher": "contriever"})
