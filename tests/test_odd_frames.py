@@ -116,7 +116,7 @@ def frames(draw, columns):
 
 
 def _surrogates(cells):
-    return any("\ud800" in str(cell) for cell in cells)
+    return any("\ud800" <= character <= "\udfff" for cell in cells for character in str(cell))
 
 
 def is_ours(error: BaseException) -> bool:
