@@ -37,4 +37,4 @@ def test_a_few_kills_at_a_few_calls(tmp_path):
 
 @pytest.mark.crash
 def test_every_stage_and_every_call(tmp_path):
-    trust("--kills", 20, "--signals", 4, "--pairs", 4, "--work", tmp_path, "--only", "points", "stages")
+    trust("--kills", 20, "--signals", 2, "--pairs", 2, "--work", tmp_path, "--only", "points", "stages")
