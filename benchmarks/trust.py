@@ -3,7 +3,7 @@
     python -m benchmarks.trust [--kills N] [--signals N] [--pairs N] [--every N] [--seed N] [--only NAME ...]
                                [--work FOLDER] [--json docs/results/trust.json]
 
-Kills: each stage's command is killed (SIGKILL) at random moments, up to four times in one folder, and run again; it
+Kills: each stage's command is killed (SIGKILL) at random moments, up to five times in one folder, and run again; it
 survived if the folder then equals that of an undisturbed run, in every name and every byte except times. Signals: the
 same with SIGINT and SIGTERM, which must end the command within seconds with one line and status 130 or 143.
 Points: each build and publish is killed at each of its file-system calls in turn; whatever is there at that moment must
@@ -51,8 +51,8 @@ def measured(given: argparse.Namespace, work: Path) -> Iterator[tuple[str, list[
             yield "points", kept(work, f"points {name}", lambda s=scenario: [asdict(_walked(s, work, given))])
     for name in STAGES:
         if not given.only or name in given.only or "stages" in given.only:
-            yield "kills", kept(work, f"kills {name}", lambda n=name: [asdict(_kills(n, work, given))])
-            yield "pairs", kept(work, f"pairs {name}", lambda n=name: _pairs(n, work, given))
+            for row in kept(work, f"stage {name}", lambda n=name: _stage(n, work, given)):
+                yield ("kills" if "kills" in row else "pairs"), [row]
     if (not given.only or "damage" in given.only) and find_spec("benchmarks.damage") is not None:
         from benchmarks.damage import measure  # the other half: damaged files and fuzzed inputs
 
@@ -72,21 +72,14 @@ def _walked(scenario: Any, work: Path, given: argparse.Namespace) -> Any:
     return walked(scenario, work / "points", every=given.every)
 
 
-def _kills(name: str, work: Path, given: argparse.Namespace) -> Tally:
+def _stage(name: str, work: Path, given: argparse.Namespace) -> list[Row]:
+    """The tally of kills and signals of a stage, and that of its pairs of processes."""
     rounds, tally = Rounds(STAGES[name], work), Tally(name)
     kill(rounds, tally, given.kills, given.seed)
     interrupt(rounds, tally, given.signals, given.seed + 1)
-    return tally
-
-
-def _pairs(name: str, work: Path, given: argparse.Namespace) -> list[Row]:
-    if not given.pairs:
-        return []
-    rounds = Rounds(STAGES[name], work)
-    found = [] if name == "experiment" else [twice(rounds, count=given.pairs, seed=given.seed)]
-    if name == "experiment":
-        found = [shared_experiments(rounds, count=given.pairs, seed=given.seed)]
-    return [asdict(pairs) for pairs in found]
+    together = shared_experiments if name == "experiment" else twice
+    pairs = [together(rounds, count=given.pairs, seed=given.seed)] if given.pairs else []
+    return [asdict(tally), *map(asdict, pairs)]
 
 
 def show(part: str, rows: list[Row]) -> None:
@@ -102,8 +95,8 @@ def show(part: str, rows: list[Row]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="what survives kills, signals, two processes at once, and damage")
     parser.add_argument("--kills", type=int, default=20, help="of each stage")
-    parser.add_argument("--signals", type=int, default=4, help="of each stage: SIGINT and SIGTERM by turns")
-    parser.add_argument("--pairs", type=int, default=4, help="of processes for each stage")
+    parser.add_argument("--signals", type=int, default=2, help="of each stage: SIGINT and SIGTERM by turns")
+    parser.add_argument("--pairs", type=int, default=2, help="of processes for each stage")
     parser.add_argument("--every", type=int, default=1, help="kill at every n-th file-system call")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=[], help="stages, scenarios, or: points stages damage")

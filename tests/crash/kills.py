@@ -5,14 +5,13 @@ import shutil
 import signal
 from dataclasses import dataclass, field
 from importlib import import_module
-from pathlib import Path
 
 from tests.crash.children import Child, command, emptied, finished
 from tests.crash.contents import contents, differences
 from tests.crash.stages import make_inputs
 
 #: a round is one folder, in which the command is killed so many times before it may end
-KILLS_PER_ROUND = 4
+KILLS_PER_ROUND = 5
 
 #: seconds that a command may take to stop at a signal, on a busy machine
 STOPS_WITHIN = 8.0
@@ -118,11 +117,3 @@ def _unlike_a_stop(ended, number, late):
     if late > STOPS_WITHIN:
         wrong.append(f"it stopped after {late:.1f} s")
     return wrong
-
-
-def tried(stage, work: Path, *, kills, signals, seed):
-    """The tally of one stage."""
-    rounds, tally = Rounds(stage, work), Tally(stage.name)
-    kill(rounds, tally, kills, seed)
-    interrupt(rounds, tally, signals, seed + 1)
-    return tally

@@ -200,6 +200,14 @@ def _saved(folder):
         assert ExpandR.load(folder / "system", device="cpu").describe()["index"]["files"]
 
 
+def _import_runs():
+    import pyarrow.parquet  # noqa: F401
+
+    import pyterrier_expandr.evaluation.beir
+    import pyterrier_expandr.training.run_folder
+    import pyterrier_expandr.training.stage  # noqa: F401
+
+
 def _import_models():
     import sentence_transformers  # noqa: F401
 
@@ -217,9 +225,9 @@ def _publish_scenarios():
             imports=_pisa,
             exchange=exchange,
         )
-    yield Scenario("training run", _train, _trained)
-    yield Scenario("stages of a recipe", _stages, _stages_hold)
-    yield Scenario("results folder", _experiment, _results_hold)
+    yield Scenario("training run", _train, _trained, imports=_import_runs)
+    yield Scenario("stages of a recipe", _stages, _stages_hold, imports=_import_runs)
+    yield Scenario("results folder", _experiment, _results_hold, imports=_import_runs)
     yield Scenario("save a system", _save, _saved, before=_to_save, imports=_import_models)
 
 

@@ -130,7 +130,6 @@ def test_opening_maps_the_file_and_takes_no_memory(tmp_path):
     code = """
         import sys, faiss
         from pyterrier_expandr import FaissIndex
-from pyterrier_expandr.common.locks import InUseError
         private = lambda: int(next(l for l in open("/proc/self/status") if l.startswith("RssAnon")).split()[1])
         index = FaissIndex(sys.argv[1]); index.metadata
         before = private(); index.open()
@@ -338,7 +337,6 @@ def test_killed_build_leaves_nothing_that_opens_and_is_resumed(tmp_path):
         sys.path.insert(0, sys.argv[2])
         from tests.retrieval.test_faiss_index import corpus
         from pyterrier_expandr import FaissIndex
-from pyterrier_expandr.common.locks import InUseError
         from pyterrier_expandr.retrieval import faiss_build
         faiss_build.CHUNK = 10
         append = faiss_build.Spool.append
