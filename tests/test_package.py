@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,26 @@ def wheel(tmp_path_factory):
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
     subprocess.run(command, check=True, capture_output=True)
     return zipfile.ZipFile(next(out.glob("*.whl")))
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_it_lives_beside_other_plugins(wheel, tmp_path):
+    """A new environment of minutes and gigabytes, with the newest release of each."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+
+    def run(*arguments):
+        done = subprocess.run([python, *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, f"{arguments}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+        return done.stdout
+
+    torch = f"torch=={version('torch').partition('+')[0]}"  # first and alone: its CPU build, where pip finds one
+    run("-m", "pip", "install", "--quiet", torch)
+    run("-m", "pip", "install", "--quiet", wheel.filename, "pyterrier_rag", "pyterrier_t5", "pyterrier-caching")
+    assert "No broken requirements" in run("-m", "pip", "check")
+    names = "pyterrier_expandr, pyterrier_expandr.encoding.encoder, pyterrier_rag, pyterrier_t5, pyterrier_caching"
+    assert run("-c", f"import {names}; print('together')").split()[-1] == "together"
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):

@@ -60,8 +60,7 @@ def _extras(say: Callable[[str], None]) -> Iterator[str]:
         lacking = [package for package in packages if not package.fits]
         line = f": {install_line(extra)}" if lacking else ""
         say(f"{extra:<12} {'lacks ' if lacking else ''}{', '.join(map(str, lacking or packages))}{line}")
-        if len(lacking) < len(packages):  # somebody wanted it, and got an older one
-            yield from (f"{package}: {install_line(extra)}" for package in lacking if package.installed is not None)
+    yield from ()  # nobody needs all extras, and each line says how to get one
 
 
 def _devices(say: Callable[[str], None]) -> Iterator[str]:

@@ -95,7 +95,7 @@ def actions(tmp_path, tiny_llama):
     from pyterrier_expandr import HuggingFaceBackend, OpenAIBackend
     from pyterrier_expandr.analysis.alignment import _tsne
     from pyterrier_expandr.analysis.bleu import bleu_against
-    from pyterrier_expandr.analysis.figures import figure
+    from pyterrier_expandr.analysis.figures import drawing
     from pyterrier_expandr.encoding import demo_encoder_folder
     from pyterrier_expandr.expansion.backends.gguf import check_gguf
     from pyterrier_expandr.expansion.backends.vllm import VLLMBackend
@@ -116,7 +116,7 @@ def actions(tmp_path, tiny_llama):
     config = ExpanderTrainingConfig(tiny_llama, tmp_path / "pairs.jsonl", tmp_path / "out")
 
     def draw():
-        with figure(None):
+        with drawing(None):
             pass
 
     yield "matplotlib", "viz", draw
