@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from ..common.extras import check_installed
-from ..common.files import with_home
+from ..common.files import path_of, with_home
 from ..common.weights import refuse_pickles
 from .models.catalogue import ENCODERS, FIRST_DECODER_POSITION, LLMS, EncoderEntry, LLMEntry
 
@@ -175,7 +175,7 @@ def check_name(name: str) -> None:
         >>> check_name("contriever"), check_name("facebook/contriever")
         (None, None)
     """
-    if name not in ENCODERS and (not name or (not Path(name).expanduser().is_dir() and "/" not in name)):
+    if name not in ENCODERS and (not name or (not path_of(name).is_dir() and "/" not in name)):
         raise ValueError(_unknown(name))
 
 

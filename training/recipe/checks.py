@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...collections.opening import open_collection
 from ...common.extras import needed_for
+from ...common.files import path_of
 from ...common.weights import refuse_pickles
 from ...evaluation.beir_collections import resolve
 from ..setting_checks import check_number
@@ -85,7 +86,7 @@ def check_machine(recipe: Recipe) -> None:
     from ..expander.train import check_requirements
 
     for name in (recipe.encoder, str(recipe.retriever["base"])):
-        refuse_pickles(Path(name).expanduser())
+        refuse_pickles(path_of(name))
     if any(ROWS[name].rewards for name in recipe.systems):
         check_requirements(recipe.expander_config("base", "pairs", "out"))
 

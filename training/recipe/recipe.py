@@ -177,7 +177,7 @@ class Recipe:
             if not isinstance(value, str) or not value.strip():
                 raise ValueError(f"{name} must name a model, got {value!r}")
             place = backend_parts(value)[1] if name == "llm" else value
-            if place.startswith(("/", ".", "~")) and not Path(place).expanduser().exists():
+            if place.startswith(("/", ".", "~")) and not path_of(place).exists():
                 raise ValueError(f"{name}: there is no folder {place!r}")
             if name != "llm" and place != DEMO:
                 check_name(place)

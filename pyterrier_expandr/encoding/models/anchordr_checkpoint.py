@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ...common.files import path_of
 from ...common.weights import refuse_pickle
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -31,7 +32,7 @@ def find_file(name: str, filename: str, revision: str | None = None) -> Path | N
     Raises:
         ValueError: the folder or hub model does not exist.
     """
-    folder = Path(name).expanduser()
+    folder = path_of(name)
     if folder.is_dir():
         return folder / filename if (folder / filename).is_file() else None
     from transformers.utils.hub import cached_file
