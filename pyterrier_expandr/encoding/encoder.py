@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +18,7 @@ from ..common.fingerprint import model_fingerprint, pinned_revision
 from ..common.notebook import Shown
 from .fusion import Fusion, check_fusion
 from .loading import check_folder, load_sentence_transformer
+from .memory import Memory
 from .models import sentence_transformer as host
 from .students import teacher_of
 from .vectors import SourcedArray, with_source
@@ -32,9 +32,6 @@ Side = Literal["query", "document"]
 
 #: settings that do not affect documents
 QUERY_SIDE = {"fusion", "query_prompt", "renormalize"}
-
-#: number of query and expansion vectors that an encoder remembers, so that each text is encoded once for many fusions
-MEMO_SIZE = 65_536
 
 
 class ExpandREncoder(Shown, BiEncoder):
@@ -121,7 +118,7 @@ class ExpandREncoder(Shown, BiEncoder):
         self.revision, self.trust_remote_code = revision, trust_remote_code
         self._model: SentenceTransformer | None = None
         self._source: dict[str, Any] | None = None
-        self._memo: OrderedDict[tuple[Side, str], np.ndarray] = OrderedDict()
+        self._memo = Memory()
 
     @property
     def model(self) -> SentenceTransformer:
@@ -288,18 +285,10 @@ class ExpandREncoder(Shown, BiEncoder):
         return with_source(vectors, self.source)
 
     def _remembered(self, side: Side, texts: list[str], batch_size: int | None) -> SourcedArray:
-        known = {text: self._memo[side, text] for text in dict.fromkeys(texts) if (side, text) in self._memo}
-        fresh = [text for text in dict.fromkeys(texts) if text not in known]
-        if fresh:
-            known.update(zip(fresh, self.encode(fresh, side, batch_size), strict=True))
-        for text, vector in known.items():
-            self._memo[side, text] = vector
-            self._memo.move_to_end((side, text))
-        while len(self._memo) > MEMO_SIZE:
-            self._memo.popitem(last=False)
         if not texts:
             return self.encode([], side, batch_size)
-        return with_source(np.stack([known[text] for text in texts]), self.source)
+        found = self._memo.vectors(side, texts, lambda fresh: self.encode(fresh, side, batch_size))
+        return with_source(found, self.source)
 
     def _key(self) -> str:
         """Everything that determines the numbers, as text: encoders with equal keys compute the same vectors."""
