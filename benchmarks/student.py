@@ -223,9 +223,7 @@ def cells_of(bench: Bench, expansions: Path | None, pseudo: Path | None) -> dict
     cells["pseudo-queries, documents"] = lambda: itself(bench, test)
     if pseudo is not None:
         queries = pseudo_queries(bench.documents, PSEUDO_DOCUMENTS)
-        cells["pseudo-queries, SmolLM2"] = lambda: bench.student(
-            with_passages(queries, [pseudo]), test, "distance", *transfer
-        )
+        cells["pseudo-queries, SmolLM2"] = lambda: bench.student(with_passages(queries, [pseudo]), test, "distance")
     return cells
 
 
@@ -247,7 +245,7 @@ def folded(bench: Bench, loss: str, size: int, fold: int) -> dict[str, Any]:
 
 def itself(bench: Bench, test: list[TrainingExample]) -> dict[str, Any]:
     """A student of pseudo-queries whose passage is their own document, of which the index has the vector."""
-    return bench.student(pseudo_queries(bench.documents, PSEUDO_DOCUMENTS), test, "distance", "Vaswani", "PubMedQA")
+    return bench.student(pseudo_queries(bench.documents, PSEUDO_DOCUMENTS), test, "distance")
 
 
 def cost(bench: Bench, student: ExpandREncoder, repeats: int = 60, written: int = 2) -> dict[str, Any]:

@@ -99,4 +99,5 @@ def test_the_recorded_students_are_what_the_page_concludes():
         assert f"{row['nDCG@10 share of the fused gain']:.0%}" in text and f"{row['nDCG@10 - query']:+.4f}" in text
     per_query = student.per_query(results["cells"], "distance + judgments, 240", "SciFact")
     assert per_query["nDCG@10"].mean() == pytest.approx(judged["nDCG@10"], abs=1e-4)
-    assert sum(results["apart"]["fold"]) == judged["apart"]["queries"]
+    assert sum(results["apart"]["fold"]) == judged["apart"]["queries"] == 225
+    assert judged["apart"]["nDCG@10 p"] > 0.05 and f"{judged['apart']['nDCG@10 - query']:+.4f}" in text
