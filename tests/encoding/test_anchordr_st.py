@@ -214,7 +214,7 @@ def test_incomplete_folders(folder, tmp_path):
     for change, message in (
         ({"pad_token_id": 0}, "pad_token_id must be between"),
         ({"model_type": "bert"}, "is a 'bert' model"),
-        ({"d_model": "32"}, "config.json.*d_model|d_model must be a whole number, got '32': mend config.json"),
+        ({"d_model": "32"}, "config.json of .*d_model"),
     ):
         (folder / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(ValueError, match=message):
