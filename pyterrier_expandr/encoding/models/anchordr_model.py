@@ -32,6 +32,9 @@ class AnchorDRConfig(T5Config):
 
     def check(self) -> AnchorDRConfig:
         """This configuration, after checking that it is valid."""
+        for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"):
+            if not isinstance(getattr(self, name), int):  # transformers 4 takes anything
+                raise ValueError(f"{name} must be a whole number, got {getattr(self, name)!r}")
         pad = self.pad_token_id
         if pad is None or not 0 < pad < self.vocab_size:
             raise ValueError(
