@@ -52,6 +52,10 @@ class LexicalIndex:
         """Whether the index has been built completely."""
         return (self.folder / METADATA).is_file() or (not self.folder.exists() and restored(self.folder))
 
+    def _check_built(self) -> None:
+        if not self.built():
+            raise FileNotFoundError(f"there is no lexical index at {str(self.folder)!r}: index documents first")
+
     def index(self, corpus: Iterable[dict[str, Any]], *, overwrite: bool = False) -> LexicalIndex:
         """Index `{"docno", "title", "text"}` records and return this index; an index already built is left unchanged.
 
@@ -80,8 +84,7 @@ class LexicalIndex:
         Raises:
             FileNotFoundError: the index has not been built. ImportError: pyterrier-pisa is not installed.
         """
-        if not self.built():
-            raise FileNotFoundError(f"there is no lexical index at {str(self.folder)!r}: index documents first")
+        self._check_built()
         if num_results not in self._retrievers:
             with _quiet():
                 index = _pisa()(str(self.folder), text_field="text")
@@ -90,11 +93,13 @@ class LexicalIndex:
 
     @property
     def docnos(self) -> list[str]:
-        """All docnos in indexing order."""
+        """All docnos in indexing order. Raises FileNotFoundError if the index has not been built."""
+        self._check_built()
         return (self.folder / "fwd.documents").read_text(encoding="utf-8").splitlines()
 
     def describe(self) -> dict[str, Any]:
         """What the index contains, as JSON values: its engine, and a hash of each file with documents or postings."""
+        self._check_built()
         files = sorted(path for path in self.folder.iterdir() if path.name.startswith(("fwd", "inv")))
         return {"engine": "pisa", "files": {path.name: file_fingerprint(path) for path in files}}
 
