@@ -117,10 +117,10 @@ def test_saved_and_loaded_as_one(built, bert, tmp_path):
 
     other = LexicalIndex(tmp_path / "other").index(DOCS[:5])
     shutil.rmtree(tmp_path / "moved" / "lexical")
-    with pytest.raises(ValueError, match="the lexical index in .* is missing: copy the system again"):
+    with pytest.raises(ValueError, match="lexical/.* is missing; save the system again, or copy"):
         ExpandR.load(tmp_path / "moved", device="cpu")
     shutil.copytree(other.folder, tmp_path / "moved" / "lexical")
-    with pytest.raises(ValueError, match="the lexical index are not those that were saved"):
+    with pytest.raises(ValueError, match="is damaged: lexical/"):
         ExpandR.load(tmp_path / "moved", device="cpu")
 
 
