@@ -15,6 +15,8 @@ from ..files import file_sha256, write_json
 from ..fingerprint import digest
 
 FILES, SEAL = "files", "seal"
+#: how the value of a seal begins
+SEALED = "sha256 of the rest: "
 
 #: files that may change after the record: cards are for editing, and opening a cache may write to it
 CHANGEABLE = ("README.md", ".sqlite", ".sqlite-wal", ".sqlite-shm")
@@ -61,7 +63,12 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
         ['a', 'seal']
     """
     values = json.loads(json.dumps({name: value for name, value in content.items() if name != SEAL}))
-    return {**values, SEAL: digest(values)}
+    return {**values, SEAL: SEALED + digest(values)}
+
+
+def _is_sealed(record: Mapping[str, Any]) -> bool:
+    """Whether a record was written with a seal, even if the name of that field is what was damaged."""
+    return SEAL in record or any(isinstance(value, str) and value.startswith(SEALED) for value in record.values())
 
 
 def write_record(path: Path, content: Mapping[str, Any], files: Files | None = None) -> dict[str, Any]:
@@ -95,7 +102,7 @@ def read_record(path: Path, mend: str, *, newest: int | None = None) -> dict[str
             raise TypeError(f"it holds a {type(record).__name__}, not an object")
         if newest is not None and record.get("format_version", 0) > newest:
             return record
-        if SEAL in record and sealed(record)[SEAL] != record[SEAL]:
+        if _is_sealed(record) and sealed(record)[SEAL] != record.get(SEAL):
             raise ValueError("its values have changed since it was written")
         if not isinstance(record.get(FILES, {}), dict):
             raise TypeError(f"{FILES} in it is no object")
@@ -178,4 +185,4 @@ def record_at(path: Path) -> dict[str, Any] | None:
         return None
     files = content.get(FILES)
     described = isinstance(files, dict) and all(isinstance(v, dict) and "sha256" in v for v in files.values())
-    return content if SEAL in content or (described and files) else None
+    return content if _is_sealed(content) or (described and files) else None
