@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serve(monkeypatch, cache: Path) -> Iterator[Hub]:
     """A hub that huggingface_hub asks in this process, with a local cache of its own."""
-    from huggingface_hub import constants, file_download, hf_api
+    from huggingface_hub import constants, file_download, hf_api, utils
 
     from pyterrier_expandr.common import fingerprint
 
@@ -134,6 +134,7 @@ def serve(monkeypatch, cache: Path) -> Iterator[Hub]:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     fingerprint._hub_commit.cache_clear()
+    getattr(utils, "reset_sessions", lambda: None)()  # older releases keep a session that was opened offline
     try:
         yield hub
     finally:

@@ -40,7 +40,7 @@ def test_greedy_equals_transformers_own_generate(backend, tiny_llama):
     )
     ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")
     assert ids["input_ids"][0].tolist() == backend.prompt_ids(ask("why is the sky blue").messages)
-    expected = model.generate(**ids, max_new_tokens=16, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    expected = model.generate(ids["input_ids"], max_new_tokens=16, do_sample=False)[0, ids["input_ids"].shape[1] :]
     got = backend.generate([ask("why is the sky blue", temperature=0)])[0][0]
     assert got.text == tokenizer.decode(expected, skip_special_tokens=True)
 
