@@ -31,7 +31,8 @@ def stoppable() -> Iterator[None]:
     """A block that SIGINT and SIGTERM end with one line and status 130 or 143; in the main thread only.
 
     The signal is raised as `Stopped`. Python cannot do that while a library's own code runs, such as FAISS's; therefore
-    a thread ends the process after `GRACE` seconds, and at once if there is a second signal. A signal that the parent
+    a thread ends the process after `GRACE` seconds, and at once if there is a second signal (if the library lets other
+    threads run, as FAISS and torch do). A signal that the parent
     process had ignored, as a shell does for background jobs, stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
