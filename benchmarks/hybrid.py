@@ -25,7 +25,7 @@ from pyterrier_expandr.evaluation.beir import experiment
 from pyterrier_expandr.evaluation.beir_collections import Collection
 from pyterrier_expandr.evaluation.result_store import versions
 from pyterrier_expandr.evaluation.results import Results
-from pyterrier_expandr.reports.page import BETTER, LEVEL, WORSE
+from pyterrier_expandr.reports.result_tables import BETTER, LEVEL, WORSE
 from pyterrier_expandr.systems.names import SystemOpener
 
 MEASURES = ["nDCG@10", "R@100"]

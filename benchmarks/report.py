@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import hybrid, student
-from pyterrier_expandr.reports.page import BETTER, LEVEL, WORSE
+from pyterrier_expandr.reports.result_tables import BETTER, LEVEL, WORSE
 
 ROOT = Path(__file__).parent.parent
 RESULTS, README, ENGINES = ROOT / "docs" / "results", ROOT / "README.md", ROOT / "docs" / "backends.md"

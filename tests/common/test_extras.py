@@ -24,8 +24,11 @@ CHECKED = {
     "backends/retries.py": ("openai",),
     "backends/transport.py": ("openai",),
     "backends/vllm.py": ("vllm",),
-    "expander/dpo.py": ("trl", "peft", "datasets"),
+    "expander/dpo.py": ("trl", "datasets"),
+    "expander/sft.py": ("trl", "datasets"),
+    "expander/trainer_setup.py": ("peft",),
     "retriever/data.py": ("datasets",),
+    "student/train.py": ("datasets",),
 }
 
 
@@ -92,12 +95,13 @@ def test_the_named_extra_brings_the_package():
 
 def actions(tmp_path, tiny_llama):
     """(module, extra, what a user does that needs it) for every optional package."""
-    from pyterrier_expandr import HuggingFaceBackend, OpenAIBackend
+    from pyterrier_expandr import OpenAIBackend
     from pyterrier_expandr.analysis.alignment import _tsne
     from pyterrier_expandr.analysis.bleu import bleu_against
     from pyterrier_expandr.analysis.figures import drawing
     from pyterrier_expandr.encoding import demo_encoder_folder
     from pyterrier_expandr.expansion.backends.gguf import check_gguf
+    from pyterrier_expandr.expansion.backends.local.adapters import with_adapter
     from pyterrier_expandr.expansion.backends.vllm import VLLMBackend
     from pyterrier_expandr.retrieval.sparse import bm25
     from pyterrier_expandr.training.expander.config import ExpanderTrainingConfig
@@ -111,8 +115,6 @@ def actions(tmp_path, tiny_llama):
     server = OpenAIBackend("m", base_url="http://127.0.0.1:9/v1")
     texts = pd.DataFrame({"qid": ["1"], "query_expansions": [["a b c d"]]})
     gold = pd.DataFrame({"qid": ["1"], "text": ["a b c d"]})
-    adapted = HuggingFaceBackend(tiny_llama, device="cpu")
-    adapted.adapter = str(tmp_path)
     config = ExpanderTrainingConfig(tiny_llama, tmp_path / "pairs.jsonl", tmp_path / "out")
 
     def draw():
@@ -128,7 +130,7 @@ def actions(tmp_path, tiny_llama):
     yield "gguf", "gguf", lambda: check_gguf(tmp_path / "m.gguf")
     yield "accelerate", "gguf", lambda: check_gguf(tmp_path / "m.gguf")
     yield "vllm", "vllm", lambda: VLLMBackend(tiny_llama).load()
-    yield "peft", "train", lambda: adapted._with_adapter(None)
+    yield "peft", "train", lambda: with_adapter(None, str(tmp_path))
     yield "peft", "train", lambda: merge_adapter(tmp_path, tmp_path / "merged")
     for module in ("trl", "peft", "accelerate", "datasets"):
         yield module, "train", lambda: check_requirements(config)

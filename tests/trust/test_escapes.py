@@ -14,7 +14,7 @@ from pyterrier_expandr.analysis.case import CasePart, CaseStudy
 from pyterrier_expandr.analysis.lengths import expansion_lengths, lengths_plot
 from pyterrier_expandr.common.printable import printable
 from pyterrier_expandr.expansion.backends.openai import OpenAIBackend
-from pyterrier_expandr.reports.formats import latex, page
+from pyterrier_expandr.reports.formats import latex
 from pyterrier_expandr.reports.tables import Cell, Line, Table
 from tests.servers import FaultyServer, completion
 from tests.trust.fuzzing import NASTY
@@ -43,13 +43,7 @@ def read_page(text):
     return tags
 
 
-def test_pages_show_data_and_obey_none_of_it():
-    lines = [Line(name, {"SciFact": Cell(name, mark=name)}) for name in NAMES]
-    found = read_page(
-        page("</title><script>", [Table(name, lines[:2], ["SciFact"], [], [name]) for name in NAMES], NAMES)
-    )
-    assert not found.tags & {"script", "img", "svg"} and not [name for name in found.names if name.startswith("on")]
-    assert "<script>alert(1)</script>" in "".join(found.text)
+def test_a_case_shows_data_and_obeys_none_of_it():
     parts = tuple(CasePart(name, 0.5, 1, (name,)) for name in NAMES)
     for name in NAMES:
         found = read_page(CaseStudy(name, (name, name, name), "nDCG@10", parts, 2).to_html())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import logging
 import math
@@ -16,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ...common.extras import check_installed
 from ...common.files import write_json
+from ...common.records.manifest import write_record
 from ...encoding.students import STUDENT_RECORD
 from ..checkpoints import train_from_last
 from ..data.examples import TrainingExample
-from ..run_folder import claim, is_finished, publish
+from ..run_folder import claim, is_finished, one_run, publish
 from .config import StudentConfig
 from .log import read_log
 
@@ -54,6 +55,7 @@ def train_student(
         training queries' vectors to their targets before and after; `steps.json` the losses; README.md a model card.
 
     Raises:
+        InUseError: another process is writing the output folder.
         ValueError: the log is empty or has test queries, passages of other queries, a student or index of another
             dimension, a teacher that is not normalised as recorded, or an output folder of another run.
         OSError: the disk is full; earlier checkpoints remain intact. ImportError: accelerate or datasets is missing.
@@ -61,9 +63,7 @@ def train_student(
     Example:
         >>> train_student(StudentConfig("contriever", "log.jsonl", "passages.jsonl", "student"))  # doctest: +SKIP
     """
-    for name in ("accelerate", "datasets"):
-        if importlib.util.find_spec(name) is None:
-            raise ImportError(f"training needs {name}: pip install 'pyterrier_expandr[train]'")
+    check_installed("training a student", "train", "accelerate", "datasets")
     from transformers import set_seed
 
     from .teacher import check_teacher, open_teacher, student_model, teacher_record
@@ -80,18 +80,29 @@ def train_student(
         from ..identity import encoder_identity
 
         settings["base_fingerprint"] = encoder_identity(config.base)
-    if is_finished(out, STUDENT_RECORD, settings):
-        return out
-    work = claim(out, settings)
+    with one_run(out):
+        if not is_finished(out, STUDENT_RECORD, settings):
+            _make(config, {"settings": settings, "teacher": taught}, encoder, model, log, verbose)
+    return out
+
+
+def _make(
+    config: StudentConfig,
+    record: dict[str, Any],
+    encoder: ExpandREncoder,
+    model: SentenceTransformer,
+    log: list[TrainingExample],
+    verbose: bool,
+) -> None:
+    """Train the student, or continue an interrupted run, and put the result in place."""
+    work = claim(Path(config.out), record["settings"])
     queries, loss = _lesson(config, encoder, model, log)
     before = _closeness(model, queries, loss, encoder)
     history = _trained(config, model, queries, loss, work, verbose)
     closeness = {"before": before, "after": _closeness(model, queries, loss, encoder)}
     counts = {"queries": len(log), "passages": sum(len(e.expansions) for e in log), "targets": len(queries)}
     counts["judged queries"] = sum(bool(e.positives) for e in log)
-    record = {"settings": settings, "teacher": taught, "data": counts, "closeness": closeness}
-    _finish(config, record, encoder, model, history, work)
-    return out
+    _finish(config, {**record, "data": counts, "closeness": closeness}, encoder, model, history, work)
 
 
 def _fusion(config: StudentConfig, encoder: ExpandREncoder) -> Any:
@@ -240,5 +251,5 @@ def _finish(
     losses = [{"step": int(entry["step"]), "loss": float(entry["loss"])} for entry in history if "loss" in entry]
     write_json(finished / "steps.json", losses)
     (finished / "README.md").write_text(card(record), encoding="utf-8")
-    write_json(finished / STUDENT_RECORD, record)
+    write_record(finished / STUDENT_RECORD, record)
     publish(finished, Path(config.out))

@@ -239,4 +239,4 @@ def test_commands_train_and_merge(base, tmp_path):
     out = expandr("train", "merge", "--adapter", adapter, "--out", tmp_path / "merged", "--device", "cpu")
     assert "logits differ by" in out and (tmp_path / "merged" / "model.safetensors").is_file()
     refused = expandr("train", "expander", "--base", base, "--pairs", pairs, "--out", adapter, status=2)
-    assert "expandr: error:" in refused and "learning_rate: 0.002 there, 2e-05 here" in refused
+    assert "expandr: error:" in refused and "--learning-rate: 0.002 there, 2e-05 here" in refused

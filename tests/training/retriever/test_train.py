@@ -473,7 +473,7 @@ def test_the_command(tiny_bert, trained, tmp_path):
     runner = CliRunner()
     assert "Example: expandr train retriever" in runner.invoke(app, ["train", "retriever", "--help"]).output
     wrong = runner.invoke(app, ["train", "retriever", *map(str, arguments), "--stage", "best"])
-    assert str(wrong.exception).startswith("stage must be one of")
+    assert str(wrong.exception).startswith("--stage must be one of")
 
 
 def test_minilm_learns_pocket(minilm, tmp_path):

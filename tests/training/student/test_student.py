@@ -17,7 +17,7 @@ from sentence_transformers.base.modules import Dense
 
 from pyterrier_expandr import ExpandREncoder, FaissIndex, RecordedExpander
 from pyterrier_expandr.cli.retrieve import search
-from pyterrier_expandr.cli.train_student import student as train_student_command
+from pyterrier_expandr.cli.train.student import student as train_student_command
 from pyterrier_expandr.collections import pocket
 from pyterrier_expandr.evaluation.beir_collections import resolve
 from pyterrier_expandr.systems.expandr import ExpandR
