@@ -54,9 +54,9 @@ def student(
 ) -> None:
     """Distill an LLM's passages into the query encoder; a rerun resumes where it was interrupted."""
     given = dict(locals())  # each option is a field of the configuration
-    from ..encoding.students import STUDENT_RECORD
-    from ..training.student.config import StudentConfig
-    from ..training.student.train import train_student
+    from ...encoding.students import STUDENT_RECORD
+    from ...training.student.config import StudentConfig
+    from ...training.student.train import train_student
 
     given |= {"out": str(out), "fusion": None if fusion is None else fusion_of(fusion), "test": tuple(test or ())}
     folder = train_student(StudentConfig(**given), verbose=True)
