@@ -162,6 +162,7 @@ def test_nucleus_keeps_at_least_one_token():
 
 
 def test_the_trained_small_llama_writes_english(expandr_data, caplog):
+    pytest.importorskip("transformers", "5", reason="its tokenizer was saved by transformers 5")
     backend = HuggingFaceBackend(expandr_data / "stories260K" / "hf", device="cpu")
     text = "Once upon a time, there was a little girl named Lily."
     got = backend.generate([ask(text, temperature=0, max_new_tokens=40)])[0][0]

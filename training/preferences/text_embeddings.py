@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ...encoding.encoder import ExpandREncoder, Side
+from ...encoding.models.library import preprocess
 
 #: number of texts that are tokenised together for counting
 COUNTED = 256
@@ -44,7 +45,7 @@ def token_counts(encoder: ExpandREncoder, texts: Sequence[str], side: Side) -> n
     counts: list[int] = []
     for start in range(0, len(texts), COUNTED):
         some = list(texts[start : start + COUNTED])
-        mask = encoder.model.preprocess(some, prompt=prompt or None, task=side).get("attention_mask")
+        mask = preprocess(encoder.model, some, prompt or "", side).get("attention_mask")
         counts += map(len, some) if mask is None else mask.sum(dim=1).tolist()
     return np.array(counts, dtype=np.int64)
 
