@@ -29,6 +29,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ import numpy as np
 import pandas as pd
 from ir_measures import R, nDCG
 
+from benchmarks.dpo_effect import shortened
+from benchmarks.exact_search import measured_search
 from benchmarks.temperatures import interval
 from benchmarks.thoughts import document_vectors
 from pyterrier_expandr import ExpandREncoder, HuggingFaceBackend, LLMExpander
@@ -56,6 +59,7 @@ from pyterrier_expandr.training.stage import build
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "scifact-smollm2.yaml"
 DEVELOPMENT, WEIGHT, BATCH = 200, 0.7, 64
+MEASURES = (nDCG @ 10, R @ 100)
 OTHERS = ("gain (95 % interval), p", "to query alone, p", "shortened", "accuracy", "seconds")
 
 #: what all attempts share, and the paper's own values for what they differ in
@@ -188,42 +192,35 @@ class Laboratory:
             found = expander.transform(topics)
         return [next(iter(one), "") for one in found["query_expansions"]]
 
+    @cached_property
+    def documents(self) -> tuple[list[str], np.ndarray]:
+        """The ids of SciFact's documents, and their vectors."""
+        corpus = [row for _, row in read_jsonl(self.data / "scifact" / "corpus.jsonl")]
+        vectors = document_vectors(self.encoder, corpus, self.folder / "documents.npy")
+        return [row["_id"] for row in corpus], vectors
+
     def measured(self, queries: Sequence[TrainingExample], passages: Sequence[str] | None) -> dict[str, np.ndarray]:
         """Values (n,) of each query; `passages` of None is the query alone."""
-        corpus = [row for _, row in read_jsonl(self.data / "scifact" / "corpus.jsonl")]
-        documents = document_vectors(self.encoder, corpus, self.folder / "documents.npy")
-        docnos, qids = np.array([row["_id"] for row in corpus]), [query.query_id for query in queries]
+        docnos, documents = self.documents
+        qids = [query.query_id for query in queries]
         qrels = [ir_measures.Qrel(query.query_id, docno, 1) for query in queries for docno in query.positive_ids]
+
+        def scored(vectors: np.ndarray) -> dict[str, np.ndarray]:
+            found = measured_search(vectors, documents, docnos, qids, qrels, MEASURES)
+            return dict(zip(map(str, MEASURES), found, strict=True))
+
         alone = np.asarray(self.encoder.encode_queries([query.query for query in queries]))
         if passages is None:
-            return scored(alone, documents, qids, docnos, qrels)
-        written = np.asarray(self.encoder.encode_docs(list(passages)))
+            return scored(alone)
+        # Both are documents, but remembered: the same texts are measured for each attempt.
+        written = np.array(self.encoder.encode_expansions(list(passages)))
         written[[not text.strip() for text in passages]] = 0  # an empty passage leaves the query as it is
-        gold = np.asarray(self.encoder.encode_docs([query.positives[0] for query in queries]))
-        values = scored((alone + written) / 2, documents, qids, docnos, qrels)
-        weighted = scored(WEIGHT * alone + (1 - WEIGHT) * written, documents, qids, docnos, qrels)
-        values[f"weight {WEIGHT}"] = weighted["nDCG@10"]
+        gold = np.asarray(self.encoder.encode_expansions([query.positives[0] for query in queries]))
+        values = scored((alone + written) / 2)
+        values[f"weight {WEIGHT}"] = scored(WEIGHT * alone + (1 - WEIGHT) * written)["nDCG@10"]
         values["similarity"] = np.einsum("nd,nd->n", written, gold)
         values["words"] = np.array([len(text.split()) for text in passages], dtype=float)
         return values
-
-
-def scored(
-    vectors: np.ndarray, documents: np.ndarray, qids: list[str], docnos: np.ndarray, qrels: Any
-) -> dict[str, Any]:
-    """nDCG@10 and R@100 of each query, in the order of `qids`."""
-    scores = vectors @ documents.T
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :100]
-    run = [ir_measures.ScoredDoc(qid, docnos[j], float(scores[i, j])) for i, qid in enumerate(qids) for j in best[i]]
-    values: dict[str, dict[str, float]] = {"nDCG@10": {}, "R@100": {}}
-    for found in ir_measures.iter_calc([nDCG @ 10, R @ 100], qrels, run):
-        values[str(found.measure)][found.query_id] = found.value
-    return {name: np.array([of[qid] for qid in qids]) for name, of in values.items()}
-
-
-def shortened(passages: Sequence[str], like: Sequence[str]) -> list[str]:
-    """Each passage cut to as many words as its counterpart has."""
-    return [" ".join(text.split()[: len(other.split())]) for text, other in zip(passages, like, strict=True)]
 
 
 def accuracy(model: Model, pairs: Path, seed: int) -> float:

@@ -32,6 +32,7 @@ import numpy as np
 import pandas as pd
 from ir_measures import R, nDCG
 
+from benchmarks.exact_search import measured_search
 from pyterrier_expandr import ExpandREncoder
 from pyterrier_expandr.collections import beir_folder
 from pyterrier_expandr.common.files import write_json
@@ -71,6 +72,7 @@ def retrieval(
     encoder = ExpandREncoder(model, max_length=SETTINGS["max_length"], device="cpu", batch_size=32)
     documents = _stacked(encoder.doc_encoder().transform(corpus)["doc_vec"])
     topics = pd.DataFrame({"qid": [e.query_id for e in test], "query": [e.query for e in test]})
+    qids = [e.query_id for e in test]
     qrels = [ir_measures.Qrel(e.query_id, doc_id, 1) for e in test for doc_id in e.positive_ids]
     found = {}
     for name, frame in {
@@ -78,17 +80,8 @@ def retrieval(
         "fused": topics.assign(query_expansions=[list(e.expansions) for e in test]),
     }.items():
         queries = _stacked(encoder.query_encoder().transform(frame)["query_vec"])
-        scores = queries @ documents.T
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :100]
-        run = [
-            ir_measures.ScoredDoc(e.query_id, corpus["docno"].iloc[place], float(scores[row, place]))
-            for row, e in enumerate(test)
-            for place in best[row]
-        ]
-        values = {(m.query_id, m.measure): m.value for m in ir_measures.iter_calc([*MEASURES.values()], qrels, run)}
-        found[name] = {
-            short: [round(values[e.query_id, measure], 6) for e in test] for short, measure in MEASURES.items()
-        }
+        values = measured_search(queries, documents, list(corpus["docno"]), qids, qrels, list(MEASURES.values()))
+        found[name] = {short: of.round(6).tolist() for short, of in zip(MEASURES, values, strict=True)}
     return found
 
 

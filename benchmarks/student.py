@@ -34,6 +34,7 @@ import numpy as np
 import pandas as pd
 from ir_measures import R, nDCG
 
+from benchmarks.exact_search import measured_search
 from pyterrier_expandr import ExpandREncoder, FaissIndex, HuggingFaceBackend, LLMExpander, RecordedExpander
 from pyterrier_expandr.collections import beir_folder
 from pyterrier_expandr.common.files import write_json
@@ -121,16 +122,10 @@ class Bench:
         """Each measure for each query, by exact search over the whole collection."""
         index = self.index(name)
         documents, docnos = index.open().reconstruct_n(0, len(index)), index.docnos.to_pylist()
-        scores = vectors @ documents.T
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :100]
-        run = [
-            ir_measures.ScoredDoc(e.query_id, docnos[place], float(scores[row, place]))
-            for row, e in enumerate(test)
-            for place in best[row]
-        ]
         qrels = [ir_measures.Qrel(e.query_id, doc_id, 1) for e in test for doc_id in e.positive_ids]
-        values = {(m.query_id, m.measure): m.value for m in ir_measures.iter_calc([*MEASURES.values()], qrels, run)}
-        return {short: [round(values[e.query_id, measure], 6) for e in test] for short, measure in MEASURES.items()}
+        qids = [e.query_id for e in test]
+        values = measured_search(vectors, documents, docnos, qids, qrels, list(MEASURES.values()))
+        return {short: of.round(6).tolist() for short, of in zip(MEASURES, values, strict=True)}
 
     def measured(self, encoder: ExpandREncoder, test: list[TrainingExample], *others: str) -> dict[str, Any]:
         """What queries alone find, for SciFact's queries `test` and for all of other collections."""

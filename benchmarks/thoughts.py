@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from ir_measures import nDCG
 
+from benchmarks.exact_search import measured_search
 from benchmarks.temperatures import interval
 from pyterrier_expandr import ExpandREncoder
 from pyterrier_expandr.common.jsonl import read_jsonl
@@ -55,15 +56,6 @@ def document_vectors(encoder: ExpandREncoder, corpus: list[dict[str, Any]], keep
     return vectors
 
 
-def ndcg(queries: np.ndarray, documents: np.ndarray, qids: list[str], docnos: np.ndarray, qrels: Any) -> np.ndarray:
-    """nDCG@10 of each query, in the order of `qids`; query vectors (queries, dimensions)."""
-    scores = queries @ documents.T
-    best = np.argsort(-scores, axis=1)[:, :10]
-    run = [ir_measures.ScoredDoc(qid, docnos[j], float(scores[i, j])) for i, qid in enumerate(qids) for j in best[i]]
-    values = {found.query_id: found.value for found in ir_measures.iter_calc([nDCG @ 10], qrels, run)}
-    return np.array([values[qid] for qid in qids])
-
-
 def measure(data: Path, files: list[str], keep: Path | None) -> list[dict[str, Any]]:
     """One row for the query alone, and three for each file of recorded passages."""
     folder, encoder = data / "scifact", ExpandREncoder(demo_encoder_folder(), device="cpu")
@@ -75,11 +67,14 @@ def measure(data: Path, files: list[str], keep: Path | None) -> list[dict[str, A
     documents, docnos = document_vectors(encoder, corpus, keep), np.array([row["_id"] for row in corpus])
     queries = np.asarray(encoder.encode_queries([texts[qid] for qid in qids]))
 
+    def ndcg(vectors: np.ndarray) -> np.ndarray:
+        return measured_search(vectors, documents, docnos, qids, qrels, [nDCG @ 10], depth=10)[0]
+
     def scored(passages: list[str]) -> np.ndarray:
         fused = (queries + np.asarray(encoder.encode_docs(passages))) / 2
-        return ndcg(fused, documents, qids, docnos, qrels)
+        return ndcg(fused)
 
-    rows = [{"passages": "none, the query alone", "nDCG@10": ndcg(queries, documents, qids, docnos, qrels).mean()}]
+    rows = [{"passages": "none, the query alone", "nDCG@10": ndcg(queries).mean()}]
     for file in files:
         recorded = {row["query_id"]: row["passage"] for _, row in read_jsonl(data / "expansions" / "scifact" / file)}
         passages = [strip_preamble(recorded[qid]) for qid in qids]

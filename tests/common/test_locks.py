@@ -79,7 +79,7 @@ def test_blocks_may_be_nested_in_a_thread_but_not_across_threads(tmp_path):
 def test_where_nothing_can_be_written_the_writer_says_so(tmp_path):
     (tmp_path / "file").touch()
     with one_writer(tmp_path / "file" / "out"):
-        pass
+        assert [path.name for path in tmp_path.iterdir()] == ["file"], "no lock is left beside a file"
 
 
 def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
