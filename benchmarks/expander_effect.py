@@ -93,6 +93,11 @@ ATTEMPTS = {
     ),
     "best": Attempt("imitation of the best candidate (both rewards)", IMITATION),
     "best-gold": Attempt("imitation of the best candidate (retriever reward)", IMITATION, ("retriever",)),
+    "both": Attempt(
+        "DPO and imitation of the chosen text in one loss",
+        {**IMITATION, "losses": {"sigmoid": 1, "sft": 1}},
+        ("retriever",),
+    ),
     "best-dpo": Attempt(
         "that, and then DPO on the same pairs",
         {"learning_rate": 1e-4, "epochs": 1, "target_modules": ATTENTION},

@@ -104,13 +104,12 @@ class _Estimate:
         return 0, 0, 0, 2 * self.llm
 
     def _expansions(self, stage: Stage) -> tuple[int, int, int, float]:
-        return self._written(self.queries["retriever"])
+        return self._written(self.queries["retriever"], self.recipe.expansion_settings())
 
     def _test_expansions(self, stage: Stage) -> tuple[int, int, int, float]:
-        return self._written(self.topics)
+        return self._written(self.topics, self.recipe.expansion_settings(test=True))
 
-    def _written(self, queries: int) -> tuple[int, int, int, float]:
-        settings = self.recipe.expansion_settings()
+    def _written(self, queries: int, settings: dict[str, Any]) -> tuple[int, int, int, float]:
         texts = queries * settings["n"]
         return texts, queries * PROMPT, texts * settings["max_new_tokens"], self.llm
 
@@ -135,7 +134,8 @@ class _Estimate:
         return self.documents, self.documents * DOCUMENT, 0, self.largest * width * 4 / GIB
 
     def _experiment(self, stage: Stage) -> tuple[int, int, int, float]:
-        texts = self.topics * sum(1 + (i.name == "test-expansions") for i in stage.inputs)
+        passages = self.recipe.expansion_settings(test=True)["n"]
+        texts = self.topics * sum(1 + passages * (i.name == "test-expansions") for i in stage.inputs)
         return texts, texts * DOCUMENT, 0, self._index(stage)[3]
 
 

@@ -32,15 +32,25 @@ from .systems import encoder_name as encoder_name
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The collections and settings of the comparison; see `beir.experiment`."""
+    """The collections and settings of the comparison; see `beir.experiment`.
+
+    `samples` are numbers of passages for each test query: a system that expands queries gets a row for each number, of
+    which each takes the first passages of the same ones. Empty means that `expansion: n` decides.
+    """
 
     collections: tuple[str, ...] = ("BEIR14",)
     data: str | None = None
     split: str = "test"
     measures: tuple[str, ...] = ("nDCG@10", "R@100")
     num_results: int = 1000
+    samples: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.samples, (list, tuple)) or len(set(map(str, self.samples))) < len(self.samples):
+            raise ValueError(f"samples must be a list of different numbers, got {self.samples!r}")
+        for number in self.samples:
+            check_whole("samples", number)
+        object.__setattr__(self, "samples", tuple(self.samples))
         for name in ("collections", "measures"):
             value = getattr(self, name)
             if not isinstance(value, (list, tuple)) or not value or not all(isinstance(one, str) for one in value):
@@ -234,8 +244,8 @@ class Recipe:
         places = {"teacher": str(teacher), "queries": str(queries), "expansions": str(expansions), "out": str(out)}
         return section(StudentConfig, "student", self.student, places, {"seed": self.seed})
 
-    def expansion_settings(self) -> dict[str, Any]:
-        """Arguments of `LLMExpander`."""
+    def expansion_settings(self, *, test: bool = False) -> dict[str, Any]:
+        """Arguments of `LLMExpander` for the training queries, or for the test queries."""
         known = {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 512, "n": 1, "prompt": "q2d"}
         if unknown := sorted(self.expansion.keys() - known.keys()):
             raise ValueError(f"expansion: unknown fields {unknown}, the fields are {sorted(known)}")
@@ -246,7 +256,7 @@ class Recipe:
             check_whole("n", values["n"])
         except (TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"expansion: {error}") from error
-        return values
+        return values | {"n": max(self.evaluation.samples)} if test and self.evaluation.samples else values
 
 
 def section(

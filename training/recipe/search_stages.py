@@ -82,6 +82,7 @@ def experiment_stage(
     collections: Sequence[Collection],
     measures: Sequence[str],
     *,
+    samples: Sequence[int] = (),
     device: str | None = None,
     verbose: bool = False,
 ) -> Stage:
@@ -91,36 +92,43 @@ def experiment_stage(
         systems: name -> the stage of its index and, if it has expansions or a student, the stage of those.
         collections: the collections to compare them on.
         measures: of ir-measures.
+        samples: numbers of passages; a system with expansions gets a row for each. Empty: one row with all passages.
         device: "cuda" or "cpu"; None means cuda if available.
         verbose: show progress bars.
     """
     inputs = [stage for stages in systems.values() for stage in stages]
-    parts: dict[str, tuple[int, int | None]] = {}
+    rows: dict[str, tuple[int, int | None, int | None]] = {}  # the places of its stages, and how many passages it takes
+    place = 0
     for name, stages in systems.items():
-        place = sum(len(systems[before]) for before in parts)  # dicts preserve order
-        parts[name] = place, place + 1 if len(stages) > 1 else None
+        if len(stages) == 1:
+            rows[name] = place, None, None
+        elif not samples or stages[1].name == "student":
+            rows[name] = place, place + 1, None
+        else:
+            rows |= {f"{name}, n={number}": (place, place + 1, number) for number in samples}
+        place += len(stages)
 
     def run(folder: Path, *made: Path) -> dict[str, Any]:
         def pipeline(collection: Any, name: str) -> Any:
-            index, other = parts[name]
+            index, other, number = rows[name]
             opened = FaissIndex(_file(made[index], collection, ".faiss"))
             search = opened.retriever(num_results=collection.num_results)
             if other is not None and inputs[other].name == "student":
                 return ExpandREncoder(made[other] / "model", device=device).query_encoder() >> search
             found = opened.query_encoder(device=device) >> search
-            return found if other is None else RecordedExpander(_file(made[other], collection)) >> found
+            return found if other is None else RecordedExpander(_file(made[other], collection), n=number) >> found
 
-        makers = {name: (lambda collection, name=name: pipeline(collection, name)) for name in parts}
+        makers = {name: (lambda collection, name=name: pipeline(collection, name)) for name in rows}
         results = experiment(makers, collections, folder / "results", measures=measures, verbose=verbose)
         if not results.failures.empty:
             raise RuntimeError(f"some cells failed; fix the cause and run again: {results.failures.to_dict('records')}")
-        table(results.means(), list(parts)).to_csv(folder / "table.csv")
-        return {"systems": len(parts), "collections": len(collections)}
+        table(results.means(), list(rows)).to_csv(folder / "table.csv")
+        return {"systems": len(rows), "collections": len(collections)}
 
     content = [
         [c.name, corpus_identity(c), queries_identity(c), c.self_matches, c.evaluated_results] for c in collections
     ]
-    settings = {"systems": list(systems), "measures": list(map(str, measures)), "collections": content}
+    settings = {"systems": list(rows), "measures": list(map(str, measures)), "collections": content}
     return Stage("experiment", settings, tuple(inputs), run)
 
 

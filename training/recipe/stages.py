@@ -9,7 +9,7 @@ is defined in the module `stages` of the package whose code it runs.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -120,11 +120,19 @@ class RecipeStages:
 
     def expansions(self, rewards: tuple[str, ...]) -> Stage:
         """expansions.jsonl: what that LLM writes for the retriever's training queries."""
-        return expansions_stage(self._expander, self._expansion_settings(), (self.examples(), *self.trained(rewards)))
+        settings = self.recipe.expansion_settings()
+        open_expander = partial(self._expander, settings=settings)
+        return expansions_stage(
+            open_expander, settings | self._backend_settings(), (self.examples(), *self.trained(rewards))
+        )
 
     def test_expansions(self, rewards: tuple[str, ...]) -> Stage:
         """COLLECTION.jsonl: what that LLM writes for the queries of each test collection."""
-        return test_expansions_stage(self._expander, self._expansion_settings(), self.test, self.trained(rewards))
+        settings = self.recipe.expansion_settings(test=True)
+        open_expander = partial(self._expander, settings=settings)
+        return test_expansions_stage(
+            open_expander, settings | self._backend_settings(), self.test, self.trained(rewards)
+        )
 
     def retriever(self, stage: str, rewards: tuple[str, ...] | None) -> Stage:
         """The encoder after that training: "raw", "ft", or "expandr" with that LLM's expansions."""
@@ -163,8 +171,10 @@ class RecipeStages:
     def experiment(self) -> Stage:
         """table.csv: every system on every collection, by the BEIR protocol."""
         systems = {name: self.of(name) for name in self.recipe.systems}
-        measures = self.recipe.evaluation.measures
-        return experiment_stage(systems, self.test, measures, device=self.device, verbose=self.verbose)
+        given = self.recipe.evaluation
+        return experiment_stage(
+            systems, self.test, given.measures, samples=given.samples, device=self.device, verbose=self.verbose
+        )
 
     # --- which language model
 
@@ -179,8 +189,8 @@ class RecipeStages:
         """The recipe's backend, with the model of a stage, or the recipe's own."""
         return open_backend(self.recipe.backend_name(stages[0] / "model" if stages else None), device=self.device)
 
-    def _expander(self, stages: tuple[Path, ...], folder: Path) -> LLMExpander:
-        cache, settings = folder / "generations.sqlite", self.recipe.expansion_settings()
+    def _expander(self, stages: tuple[Path, ...], folder: Path, *, settings: dict[str, Any]) -> LLMExpander:
+        cache = folder / "generations.sqlite"
         return LLMExpander(self._backend(stages), cache=cache, verbose=self.verbose, **settings)
 
     def _backend_settings(self) -> dict[str, Any]:
@@ -191,9 +201,6 @@ class RecipeStages:
             options["adapter"] = model_identity(options["adapter"])
         said = {"engine": backend if backend != "hf" else None, "options": options}
         return self._llm_settings() | {name: value for name, value in said.items() if value}
-
-    def _expansion_settings(self) -> dict[str, Any]:
-        return self.recipe.expansion_settings() | self._backend_settings()
 
 
 def _listed(some: list[str], names: tuple[str, ...]) -> str:

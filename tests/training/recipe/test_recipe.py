@@ -221,6 +221,7 @@ def test_every_field_decides_the_table(tmp_path):
         "split": "dev",
         "measures": ["RR@10"],
         "num_results": 7,
+        "samples": [1, 2],
     }
     of_recipe = {
         "data": str(rows(tmp_path / "other", "another text")),
@@ -410,6 +411,26 @@ def test_each_system_searches_its_own_index_with_its_own_expansions(finished, tm
     assert len({round(found[made_of], 6) for made_of in by_hand.values()}) == len(by_hand), found
 
 
+def test_rows_for_one_and_for_several_passages_share_the_passages(finished, tmp_path):
+    _, root, _ = finished
+    changes = {"systems": ["Query", "ExpandR"], "evaluation": TINY["evaluation"] | {"samples": [1, 3]}}
+    file, copied = write(tmp_path / "tiny.yaml", **changes), shutil.copytree(root, tmp_path / "runs")
+    expandr("train", "run", file, "--folder", copied)
+    stages = RecipeStages(read_recipe(file))
+    table = pd.read_csv(stages.experiment().folder(copied) / "table.csv", index_col=0)
+    assert table.index.tolist() == ["Query", "ExpandR, n=1", "ExpandR, n=3"]
+    texts = stages.test_expansions(("self", "retriever")).folder(copied) / "pocket.jsonl"
+    before = tiny().test_expansions(("self", "retriever")).folder(copied) / "pocket.jsonl"
+    test = pocket("test")
+    three, one = (RecordedExpander(file)(test.get_topics())["query_expansions"] for file in (texts, before))
+    drawn = one.str.len() == 1  # where the one passage was empty, the first of three is another
+    assert three.str.len().max() == 3 and three.str[0][drawn].tolist() == one.str[0][drawn].tolist() and drawn.sum() > 9
+    index = FaissIndex(stages.index(stages.retriever("expandr", ("self", "retriever"))).folder(copied) / "pocket.faiss")
+    search = RecordedExpander(texts, n=1) >> index.query_encoder() >> index.retriever(num_results=20)
+    measured = pt.Evaluate(search(test.get_topics()), test.get_qrels(), ["ndcg_cut_10"], perquery=False)
+    assert table.loc["ExpandR, n=1", "pocket nDCG@10"] == pytest.approx(measured["ndcg_cut_10"])
+
+
 def test_ablations_share_what_they_can():
     by_name: dict[str, int] = {}
     for stage in in_order([experiment(systems=list(SYSTEMS))]):
@@ -554,6 +575,9 @@ def test_the_recipe_for_scifact_reads(expandr_data, monkeypatch):
         ({"expansion": {"n": 0}}, "expansion: n must be 1 or more"),
         ({"expansion": {"prompt": "nope"}}, "expansion: prompt 'nope'"),
         ({"evaluation": {"measures": ["foo"]}}, "evaluation: .*foo"),
+        ({"evaluation": {"samples": [1, 0]}}, "evaluation: samples must be 1 or more"),
+        ({"evaluation": {"samples": 4}}, "evaluation: samples must be a list of different numbers"),
+        ({"evaluation": {"samples": [4, 4]}}, "evaluation: samples must be a list of different numbers"),
         ({"evaluation": {"num_results": 0}}, "evaluation: num_results must be 1 or more"),
         ({"preferences": {"threshold": "high"}}, "preferences: threshold must be a number"),
         ({"candidates": {"temperatures": 0.8}}, "candidates: temperatures must be a list of numbers"),
