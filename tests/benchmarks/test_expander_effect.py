@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from benchmarks import expander_effect as effect
+from benchmarks.expander_effect import ATTEMPTS, Attempt, Model
+
+
+def values(nDCG, seed=0):
+    draw = np.random.default_rng(seed)
+    rest = {"R@100": draw.random(len(nDCG)), "weight 0.7": draw.random(len(nDCG)), "words": np.full(len(nDCG), 12.0)}
+    return {"nDCG@10": nDCG, "similarity": draw.random(len(nDCG)), **rest}
+
+
+def test_a_row_says_what_training_gained_and_how_sure_that_is():
+    draw = np.random.default_rng(1)
+    base = draw.random(200)
+    better = base + 0.05 + 0.1 * draw.standard_normal(200)
+    row = effect.row_of(values(better), values(base), values(better), base + 0.02)
+    assert row["gain"] == pytest.approx(0.05, abs=0.02) and row["gain p"] < 0.001
+    assert row["gain interval"][0] < row["gain"] < row["gain interval"][1] and row["gain interval"][0] > 0
+    assert (row["to query alone"], row["to query alone p"]) == (0, 1)
+    assert row["shortened"] == pytest.approx(0.02) and row["words"] == 12
+
+
+def test_rows_of_several_runs_are_one_table_and_a_repeated_one_is_replaced():
+    old = [{"queries": "test", "attempt": "base"}, {"queries": "test", "attempt": "paper", "seed": 1, "gain": 0.1}]
+    new = [{"queries": "test", "attempt": "paper", "seed": 2}, {"queries": "test", "attempt": "paper", "seed": 1}]
+    assert effect.merged_rows(old, new) == [old[0], new[1], new[0]]
+
+
+def test_the_table_has_a_line_for_each_row_and_empty_cells_for_what_a_row_lacks():
+    alone = {"queries": "test", "attempt": "query alone", "nDCG@10": 0.6451, "R@100": 0.925}
+    trained = {
+        "queries": "test",
+        "attempt": "paper",
+        "what": "DPO",
+        "seed": 3,
+        "accuracy": 0.5,
+        "training": {"seconds": 7},
+    }
+    trained |= effect.row_of(*[values(np.linspace(0, 1, 20))] * 3, np.linspace(0, 1, 20))
+    head, line, first, second = effect.markdown([alone, trained]).splitlines()
+    assert first.startswith("| test | query alone |  | 0.6451 | 0.9250 |  |")
+    assert second.startswith("| test | DPO | 3 | 0.5000 |") and second.endswith("| +0.0000 | 0.50 | 7 |")
+    assert len({one.count("|") for one in (head, line, first, second)}) == 1
+
+
+def test_the_log_probability_of_a_text_is_the_models_own_loss(tiny_llama):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    prompt, text = [5, 6, 7], [8, 9, 10, 11]
+    with torch.inference_mode():
+        loss = model(torch.tensor([prompt + text]), labels=torch.tensor([[-100] * 3 + text])).loss
+        assert effect.log_probability(model, prompt, text) == pytest.approx(-4 * float(loss), rel=1e-5)
+
+
+def test_an_attempt_starts_from_one_that_exists_and_its_settings_are_valid():
+    for attempt in ATTEMPTS.values():
+        assert attempt.after is None or attempt.after in ATTEMPTS
+        effect.ExpanderTrainingConfig("base", "pairs.jsonl", "out", **{**effect.COMMON, **attempt.training})
+    assert ATTEMPTS["paper"] == Attempt("DPO as in the paper"), "nothing differs from the paper's values"
+    assert Model("base").backend().adapter is None
