@@ -1,7 +1,7 @@
 """Does training mend what a real small LLM does to retrieval? SmolLM2-135M on SciFact, attempt by attempt.
 
     EXPANDR_DATA=FOLDER python -m benchmarks.expander_effect ATTEMPT... --folder WORK [--seeds 1 2 3] [--test]
-        [--json docs/results/expander_effect.json]
+        [--collection Vaswani] [--pooling cls] [--json docs/results/expander_effect.json]
 
 Protocol, written down before the first run:
 
@@ -9,6 +9,8 @@ Protocol, written down before the first run:
   first 200 of its other half, which no LLM is trained on, are the development queries: everything is chosen by them.
 - Training must also beat the base at a lower temperature (0.6), which costs nothing.
 - The 300 test queries are only looked at with `--test`: for the base, the paper's setting and the chosen attempt.
+- Transfer: `--collection` tries the same models on the test queries of another collection (at most its first 300), and
+  `--pooling cls` with another encoder, namely the same network pooled in a way that it was not trained for.
 - A model writes one passage of at most 128 tokens for each query, at temperature 1, top-p 0.9 and the prompt q2d, with
   the same seed for all models. all-MiniLM-L6-v2 (256 tokens) encodes; the fused vector searches all documents.
 - An attempt's training seed is `--seeds`; p is that of a paired permutation test over queries, the interval that of a
@@ -42,6 +44,7 @@ from ir_measures import R, nDCG
 
 from benchmarks.dpo_effect import shortened
 from benchmarks.exact_search import measured_search
+from benchmarks.hybrid import FOLDERS
 from benchmarks.temperatures import interval
 from benchmarks.thoughts import document_vectors
 from pyterrier_expandr import ExpandREncoder, HuggingFaceBackend, LLMExpander
@@ -62,6 +65,8 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "scifact-smollm2.yaml"
 DEVELOPMENT, WEIGHT, BATCH = 200, 0.7, 64
 #: a lower temperature costs nothing, so training must beat it
 COOL = 0.6
+#: test queries of a collection, at most
+MOST = 300
 MEASURES = (nDCG @ 10, R @ 100)
 OTHERS = ("gain (95 % interval), p", "to query alone, p", "shortened", "accuracy", "seconds")
 
@@ -139,9 +144,10 @@ class Model:
 class Laboratory:
     """Trains attempts, lets models write, and measures; everything is kept below `folder`."""
 
-    def __init__(self, folder: Path, data: Path) -> None:
-        self.folder, self.data, self.recipe = folder, data, read_recipe(RECIPE)
-        self.encoder = ExpandREncoder(demo_encoder_folder(), device="cpu", max_length=256)
+    def __init__(self, folder: Path, data: Path, collection: str = "SciFact", pooling: str | None = None) -> None:
+        self.folder, self.recipe = folder, read_recipe(RECIPE)
+        self.collection, self.place, self.pooling = collection, data / FOLDERS[collection], pooling
+        self.encoder = ExpandREncoder(demo_encoder_folder(), device="cpu", max_length=256, pooling=pooling)
         folder.mkdir(parents=True, exist_ok=True)
 
     def model(self, name: str | None, seed: int) -> tuple[Model, dict[str, Any]]:
@@ -185,7 +191,7 @@ class Laboratory:
     def queries(self, test: bool) -> list[TrainingExample]:
         """The development queries, or the test queries, with their relevant documents."""
         if test:
-            return list(open_examples(self.data / "scifact", "test"))
+            return list(islice(open_examples(self.place, "test"), MOST))
         stage, root = self.stages().examples(), self.folder / "recipe"
         build([stage], root, say=print)
         return list(islice(examples_from_jsonl(stage.folder(root) / "retriever.jsonl"), DEVELOPMENT))
@@ -201,9 +207,9 @@ class Laboratory:
 
     @cached_property
     def documents(self) -> tuple[list[str], np.ndarray]:
-        """The ids of SciFact's documents, and their vectors."""
-        corpus = [row for _, row in read_jsonl(self.data / "scifact" / "corpus.jsonl")]
-        vectors = document_vectors(self.encoder, corpus, self.folder / "documents.npy")
+        """The ids of the collection's documents, and their vectors."""
+        corpus = [row for _, row in read_jsonl(self.place / "corpus.jsonl")]
+        vectors = document_vectors(self.encoder, corpus, self.folder / f"{self.place.name}-{self.pooling}.npy")
         return [row["_id"] for row in corpus], vectors
 
     def measured(self, queries: Sequence[TrainingExample], passages: Sequence[str] | None) -> dict[str, np.ndarray]:
@@ -276,7 +282,7 @@ def run(names: Sequence[str], seeds: Sequence[int], test: bool, laboratory: Labo
     queries = laboratory.queries(test)
     alone, written = laboratory.measured(queries, None), laboratory.passages(laboratory.model(None, 0)[0], queries)
     base = laboratory.measured(queries, written)
-    on = {"queries": "test" if test else "development", "n": len(queries)}
+    on = {"queries": where(laboratory, test), "n": len(queries)}
     rows = [on | {"attempt": "query alone"} | {name: float(value.mean()) for name, value in alone.items()}]
     rows.append(on | {"attempt": "base"} | row_of(base, base, alone, base["nDCG@10"]))
     cool = laboratory.passages(laboratory.model(None, 0)[0], queries, COOL)
@@ -293,6 +299,12 @@ def run(names: Sequence[str], seeds: Sequence[int], test: bool, laboratory: Labo
             rows.append(on | said | row_of(values, base, alone, short) | {"training": costs})
             print(json.dumps(rows[-1]), flush=True)
     return rows
+
+
+def where(laboratory: Laboratory, test: bool) -> str:
+    """What the table calls the queries: "development", "SciFact", "Vaswani", "SciFact (cls)"."""
+    pooled = f" ({laboratory.pooling})" if laboratory.pooling else ""
+    return f"{laboratory.collection}{pooled}" if test else f"development{pooled}"
 
 
 def merged_rows(before: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -334,10 +346,12 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, required=True, help="candidates, adapters and texts are kept here")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--test", action="store_true", help="on the test queries, not on the development queries")
+    parser.add_argument("--collection", choices=list(FOLDERS), default="SciFact", help="implies --test if not SciFact")
+    parser.add_argument("--pooling", help="another way to pool the encoder's tokens, such as cls")
     parser.add_argument("--json", type=Path, help="add the rows to this file")
     given = parser.parse_args()
-    laboratory = Laboratory(given.folder, Path(os.environ["EXPANDR_DATA"]))
-    rows = run(given.attempts, given.seeds, given.test, laboratory)
+    laboratory = Laboratory(given.folder, Path(os.environ["EXPANDR_DATA"]), given.collection, given.pooling)
+    rows = run(given.attempts, given.seeds, given.test or given.collection != "SciFact", laboratory)
     if given.json:
         before = json.loads(given.json.read_text())["rows"] if given.json.exists() else []
         rows = merged_rows(before, rows)

@@ -23,15 +23,18 @@ def test_a_row_says_what_training_gained_and_how_sure_that_is():
 
 
 def test_rows_of_several_runs_are_one_table_and_a_repeated_one_is_replaced():
-    old = [{"queries": "test", "attempt": "base"}, {"queries": "test", "attempt": "paper", "seed": 1, "gain": 0.1}]
-    new = [{"queries": "test", "attempt": "paper", "seed": 2}, {"queries": "test", "attempt": "paper", "seed": 1}]
+    old = [
+        {"queries": "SciFact", "attempt": "base"},
+        {"queries": "SciFact", "attempt": "paper", "seed": 1, "gain": 0.1},
+    ]
+    new = [{"queries": "SciFact", "attempt": "paper", "seed": 2}, {"queries": "SciFact", "attempt": "paper", "seed": 1}]
     assert effect.merged_rows(old, new) == [old[0], new[1], new[0]]
 
 
 def test_the_table_has_a_line_for_each_row_and_empty_cells_for_what_a_row_lacks():
-    alone = {"queries": "test", "attempt": "query alone", "nDCG@10": 0.6451, "R@100": 0.925}
+    alone = {"queries": "SciFact", "attempt": "query alone", "nDCG@10": 0.6451, "R@100": 0.925}
     trained = {
-        "queries": "test",
+        "queries": "SciFact",
         "attempt": "paper",
         "what": "DPO",
         "seed": 3,
@@ -40,8 +43,8 @@ def test_the_table_has_a_line_for_each_row_and_empty_cells_for_what_a_row_lacks(
     }
     trained |= effect.row_of(*[values(np.linspace(0, 1, 20))] * 3, np.linspace(0, 1, 20))
     head, line, first, second = effect.markdown([alone, trained]).splitlines()
-    assert first.startswith("| test | query alone |  | 0.6451 | 0.9250 |  |")
-    assert second.startswith("| test | DPO | 3 | 0.5000 |") and second.endswith("| +0.0000 | 0.50 | 7 |")
+    assert first.startswith("| SciFact | query alone |  | 0.6451 | 0.9250 |  |")
+    assert second.startswith("| SciFact | DPO | 3 | 0.5000 |") and second.endswith("| +0.0000 | 0.50 | 7 |")
     assert len({one.count("|") for one in (head, line, first, second)}) == 1
 
 
