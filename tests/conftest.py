@@ -7,7 +7,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import importlib.util
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,3 +71,19 @@ def tiny_llama(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("tiny_llama")
     build_tiny_llama(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def ray_nodes() -> Iterator[Any]:
+    """A Ray cluster of two nodes with one CPU each, on this machine; the process is connected to it."""
+    pytest.importorskip("ray", reason="needs Ray: pip install 'pyterrier_expandr[ray]'")
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  Ray spells it so; else workers wait for whatever else the machine does
+    import ray
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    nodes.add_node(num_cpus=1)
+    ray.init(address=nodes.address, log_to_driver=False, logging_level="error")
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()

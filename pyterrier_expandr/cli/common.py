@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyterrier as pt
 
+    from ..common.ray_cluster import Cluster
+    from ..expansion.backends.base import Backend
+
 #: options and arguments that are text, in which `~` is an ordinary character
 PLAIN_TEXT = {"queries", "query", "prompt", "title"}
 
@@ -73,6 +76,13 @@ LLM_HELP = (
     "?OPTION=VALUE&OPTION=VALUE may follow."
 )
 Device = Annotated[str | None, typer.Option(help="cuda, cpu ...; default: the GPU if there is one.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        help="Spread the work: HOST:PORT of a Ray cluster, auto for this machine's, local for this machine alone."
+    ),
+]
+RayGPUs = Annotated[float, typer.Option(help="GPUs of a worker, with --ray; 0.5 lets two share one.", min=0)]
 Results = Annotated[Path, typer.Argument(help="Folder of an experiment (expandr experiment).")]
 
 
@@ -138,3 +148,19 @@ def say(text: object, **options: Any) -> None:
 def show(frame: pd.DataFrame, places: int) -> None:
     """Print a frame as a table."""
     say(frame.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.{places}f}"))
+
+
+def cluster_of(ray: str, gpus: float) -> Cluster:
+    """The cluster that `--ray` and `--ray-gpus` name."""
+    from ..common.ray_cluster import Cluster
+
+    return Cluster(None if ray == "local" else ray, num_gpus=gpus)
+
+
+def spread_backend(backend: Backend, ray: str | None, gpus: float) -> Backend:
+    """`backend` itself, or with `--ray` one whose copies write on the cluster."""
+    if ray is None:
+        return backend
+    from ..expansion.backends.ray_backend import RayBackend
+
+    return RayBackend(backend, cluster=cluster_of(ray, gpus))

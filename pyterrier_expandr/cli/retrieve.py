@@ -10,11 +10,26 @@ import typer
 
 from ..common.files import replacing
 from ..common.locks import one_writer
-from .common import LLM_HELP, Collection, Device, Split, app, live_expander, open_collection, say, topics_of
+from .common import (
+    LLM_HELP,
+    Collection,
+    Device,
+    Ray,
+    RayGPUs,
+    Split,
+    app,
+    cluster_of,
+    live_expander,
+    open_collection,
+    say,
+    spread_backend,
+    topics_of,
+)
 
 if TYPE_CHECKING:
     import pyterrier as pt
 
+    from ..common.ray_cluster import Cluster
     from ..retrieval.faiss_index import FaissIndex
     from ..systems.expandr import ExpandR
 
@@ -54,6 +69,8 @@ def expand(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first queries.", min=1)] = None,
     keep_refusals: Annotated[bool, typer.Option(help="Keep texts that only refuse to answer.")] = False,
+    ray: Ray = None,
+    ray_gpus: RayGPUs = 0,
     device: Device = None,
 ) -> None:
     """Write an LLM's expansions of a collection's queries; a rerun resumes where it was interrupted."""
@@ -66,7 +83,7 @@ def expand(
         topics = topics.head(limit)
     with one_writer(out), open_backend(llm, device=device) as backend:
         expander = LLMExpander(
-            backend,
+            spread_backend(backend, ray, ray_gpus),
             prompt=prompt,
             n=n,
             temperature=temperature,
@@ -105,6 +122,8 @@ def index(
         bool, typer.Option("--lexical", help="Index the words too, beside INDEX, for searches with --hybrid.")
     ] = False,
     batch_size: Annotated[int | None, typer.Option(help="Texts per model call.", min=1)] = None,
+    ray: Ray = None,
+    ray_gpus: RayGPUs = 0,
     device: Device = None,
 ) -> None:
     """Encode a collection's documents into a FAISS index, and with --lexical index their words with PISA."""
@@ -123,7 +142,7 @@ def index(
     target = FaissIndex(index, factory=factory)
     dataset = open_collection(collection, split)
     with one_writer(target.folder):
-        _index(dataset, model, target, mode, lexical)
+        _index(dataset, model, target, mode, lexical, None if ray is None else cluster_of(ray, ray_gpus))
     typer.echo(f"{len(target)} documents in {index}")
 
 
@@ -184,7 +203,9 @@ def models() -> None:
     typer.echo(models_table())
 
 
-def _index(dataset: Any, encoder: Any, target: FaissIndex, mode: str | None, lexical: bool) -> None:
+def _index(
+    dataset: Any, encoder: Any, target: FaissIndex, mode: str | None, lexical: bool, cluster: Cluster | None
+) -> None:
     from ..retrieval.faiss_build import check_documents
     from ..retrieval.sparse import LexicalIndex
     from ..retrieval.spool import Spool
@@ -201,7 +222,12 @@ def _index(dataset: Any, encoder: Any, target: FaissIndex, mode: str | None, lex
         typer.echo("finished before", err=True)
     if mode in (None, "resume"):
         mode, corpus = "resume", target.remaining(corpus)
-    (encoder.doc_encoder() >> target.indexer(mode)).index(corpus)  # type: ignore[arg-type]  # the indexer checks it
+    if cluster is not None:
+        from ..retrieval.distributed_index import encoded_by_ray
+
+        target.indexer(mode).index(encoded_by_ray(encoder, corpus, cluster))  # type: ignore[arg-type]
+    else:
+        (encoder.doc_encoder() >> target.indexer(mode)).index(corpus)  # type: ignore[arg-type]  # the indexer checks it
     if lexical:
         check_lexical(target, LexicalIndex.beside(target.folder))
 

@@ -24,6 +24,7 @@ CHECKED = {
     "backends/retries.py": ("openai",),
     "backends/transport.py": ("openai",),
     "backends/vllm.py": ("vllm",),
+    "common/ray_cluster.py": ("ray",),
     "expander/dpo.py": ("trl", "datasets"),
     "expander/sft.py": ("trl", "datasets"),
     "expander/trainer_setup.py": ("peft",),
@@ -91,7 +92,7 @@ def test_the_named_extra_brings_the_package():
         for module in (argument.value for argument in call.args[2:] if isinstance(argument, ast.Constant)):
             distributions = {canonicalize_name(name) for name in packages_distributions().get(module, [module])}
             assert distributions & brings[extra], f"{path}: {extra} does not bring {module}"
-    assert named >= {"viz", "analysis", "bm25", "openai", "gguf", "vllm", "train", "demo", "4bit", "tensorboard"}
+    assert named >= {"viz", "analysis", "bm25", "openai", "gguf", "vllm", "ray", "train", "demo", "4bit", "tensorboard"}
 
 
 def actions(tmp_path, tiny_llama):
@@ -100,6 +101,7 @@ def actions(tmp_path, tiny_llama):
     from pyterrier_expandr.analysis.alignment import _tsne
     from pyterrier_expandr.analysis.bleu import bleu_against
     from pyterrier_expandr.analysis.figures import drawing
+    from pyterrier_expandr.common.ray_cluster import Cluster
     from pyterrier_expandr.encoding import demo_encoder_folder
     from pyterrier_expandr.expansion.backends.gguf import check_gguf
     from pyterrier_expandr.expansion.backends.local.adapters import with_adapter
@@ -130,6 +132,7 @@ def actions(tmp_path, tiny_llama):
     yield "openai", "openai", lambda: server.generate([ask("sky")])
     yield "gguf", "gguf", lambda: check_gguf(tmp_path / "m.gguf")
     yield "accelerate", "gguf", lambda: check_gguf(tmp_path / "m.gguf")
+    yield "ray", "ray", lambda: Cluster().connect()
     yield "vllm", "vllm", lambda: VLLMBackend(tiny_llama).load()
     yield "peft", "train", lambda: with_adapter(None, str(tmp_path))
     yield "peft", "train", lambda: merge_adapter(tmp_path, tmp_path / "merged")

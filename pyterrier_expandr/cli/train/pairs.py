@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..common import LLM_HELP, Device, say
+from ..common import LLM_HELP, Device, Ray, RayGPUs, say, spread_backend
 from .app import shares, train
 
 
@@ -44,6 +44,8 @@ def pairs(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count broken or unknown input and go on.")] = False,
     pooling: Annotated[str | None, typer.Option(help="mean, cls ...; for encoders that do not say.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens read of each text by the encoder.")] = None,
+    ray: Ray = None,
+    ray_gpus: RayGPUs = 0,
     device: Device = None,
 ) -> None:
     """Make preference pairs from relevance judgments; a rerun resumes where it was interrupted."""
@@ -73,5 +75,5 @@ def pairs(
     )
     with open_backend(llm, device=device) as backend:
         model = load_encoder(encoder, fuse=True, pooling=pooling, max_length=max_length, device=device)
-        report = build_pairs(config, backend, model, out, verbose=True)
+        report = build_pairs(config, spread_backend(backend, ray, ray_gpus), model, out, verbose=True)
     say(f"{report}\nin {out / ('pairs' + config.suffix)}")
