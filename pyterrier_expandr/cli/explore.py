@@ -79,8 +79,8 @@ def explore(
     for note in page.notes:
         typer.echo(f"note: {note}")
     typer.echo(f"page in {target} ({len(page.html) / 1e6:.1f} MB)")
-    if open:
-        webbrowser.open(target.resolve().as_uri())
+    if open and not webbrowser.open(address := target.resolve().as_uri()):
+        typer.echo(f"note: no browser could be started: open {address} in one")
 
 
 def _named(run: str) -> str:

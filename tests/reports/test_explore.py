@@ -18,6 +18,7 @@ from pyterrier_expandr.reports.explore.documents import fitting
 from pyterrier_expandr.reports.explore.maps import plane
 from pyterrier_expandr.reports.explore.questions import choose_questions
 from pyterrier_expandr.reports.page import report
+from tests.command import expandr
 from tests.reports.explored import DOCUMENTS, IMAGE, PASSAGES, QUERIES, SCRIPT, SYSTEMS, data_of, experiment
 from tests.test_written_before import WRITTEN
 
@@ -209,6 +210,23 @@ def test_two_runs_without_an_experiment(tmp_path):
     (collection,) = resolve("pocket")
     expected = results_of_runs({"a": a, "b": b}, collection, tmp_path / "r", measures=["RR"]).per_query
     assert core["scores"][0][0] == pytest.approx(expected[expected["system"] == "a"]["value"].tolist(), abs=1e-4)
+
+
+def test_open_starts_the_user_s_browser(tmp_path, results, monkeypatch):
+    """Python's webbrowser runs what the environment names in BROWSER: here a script that writes down its arguments."""
+    browser, opened, page = tmp_path / "browser", tmp_path / "opened", tmp_path / "my page.html"
+    browser.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {opened}\n')
+    browser.chmod(0o755)
+    arguments = ("explore", results.folder, "--maps", 0, "--out", page)
+    monkeypatch.setenv("BROWSER", str(browser))
+    expandr(*arguments)
+    assert page.is_file() and not opened.exists()
+    said = expandr(*arguments, "--open")
+    assert opened.read_text() == f"{page.as_uri()}\n" and "%20page.html" in page.as_uri()
+    assert "no browser" not in said
+    for name, value in (("BROWSER", str(tmp_path / "none")), ("PATH", str(tmp_path)), ("DISPLAY", "")):
+        monkeypatch.setenv(name, value)  # nor any browser that Python would find by itself
+    assert f"note: no browser could be started: open {page.as_uri()} in one" in expandr(*arguments, "--open")
 
 
 def test_bad_runs_are_errors(tmp_path, results):
