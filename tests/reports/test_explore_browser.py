@@ -144,6 +144,20 @@ def test_a_click_in_a_chart_opens_its_query(window, page):
     clean(window)
 
 
+def test_an_address_opens_its_query(window, page):
+    window.get("about:blank")
+    window.get(page.as_uri() + "#query=3")
+    until(window, f"document.querySelector('#query h2')?.textContent === {TEXTS[2]!r}")
+    window.execute_script("location.hash = '#query=1'")  # as one types into the bar of the page
+    until(window, "document.querySelector('#query h2').textContent.includes('sky')")
+    for nothing in ("#query=100%", "#query=none", "#other"):
+        window.get("about:blank")
+        window.get(page.as_uri() + nothing)
+        until(window, "document.documentElement.dataset.ready === 'yes'")
+        assert text(window, "#query h2") == ""
+    clean(window)
+
+
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (1280, True)], ids=["phone", "dark"])
 def test_phone_and_dark(page, width, dark):
     with chromium(width=width, dark=dark) as window:
