@@ -217,16 +217,16 @@ def test_open_starts_the_user_s_browser(tmp_path, results, monkeypatch):
     browser, opened, page = tmp_path / "browser", tmp_path / "opened", tmp_path / "my page.html"
     browser.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {opened}\n')
     browser.chmod(0o755)
-    arguments = ("explore", results.folder, "--maps", 0, "--out", page)
+    arguments = (results.folder, "--maps", 0, "--out", page)
     monkeypatch.setenv("BROWSER", str(browser))
-    expandr(*arguments)
+    invoke(*arguments)
     assert page.is_file() and not opened.exists()
-    said = expandr(*arguments, "--open")
+    said = expandr("explore", *arguments, "--open")
     assert opened.read_text() == f"{page.as_uri()}\n" and "%20page.html" in page.as_uri()
     assert "no browser" not in said
     for name, value in (("BROWSER", str(tmp_path / "none")), ("PATH", str(tmp_path)), ("DISPLAY", "")):
         monkeypatch.setenv(name, value)  # nor any browser that Python would find by itself
-    assert f"note: no browser could be started: open {page.as_uri()} in one" in expandr(*arguments, "--open")
+    assert f"note: no browser could be started: open {page.as_uri()} in one" in expandr("explore", *arguments, "--open")
 
 
 def test_bad_runs_are_errors(tmp_path, results):
