@@ -62,7 +62,8 @@ def test_filter_query_ranking_document(window, page):
     load(window, page)
     click(window, "#tab-changes")
     until(window, "document.querySelectorAll('#bars svg, #scatter svg').length === 2")
-    assert text(window, "#counts").split("   ")[:3] == ["▲ 2 better", "▼ 1 worse", "= 0 equal"]
+    said = window.execute_script("return [...document.querySelectorAll('#counts span')].map(e => e.textContent)")
+    assert said[:3] == ["▲ 2 better", "▼ 1 worse", "= 0 equal"]
     click(window, "#tab-queries")
     until(window, "document.querySelector('.lines svg')")
     assert listed(window)[-1] == TEXTS[2] and text(window, "#shown") == "3 of 3 queries"
