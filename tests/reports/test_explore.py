@@ -128,6 +128,9 @@ def test_nothing_to_show(tmp_path):
     store = ResultStore(tmp_path, ["a"], ["pocket"], ["nDCG@10"], {})
     with pytest.raises(ValueError, match="nothing has been computed yet"):
         explore(Results.load(tmp_path))
+    store.fail("a", "pocket", OSError("no disk"))
+    with pytest.raises(ValueError, match="nothing has been computed yet in .*: a on pocket failed: OSError: no disk"):
+        explore(Results.load(tmp_path))
     none = pd.DataFrame({"qid": [], "measure": [], "value": []})
     store.commit("a", "pocket", none, {"means": {}, "n_queries": 0, "seconds": 1.0, "fingerprint": "f"})
     with pytest.raises(ValueError, match="nothing has been computed yet"):  # 0 queries
@@ -243,6 +246,8 @@ def test_bad_runs_are_errors(tmp_path, results):
         ((results.folder, *on), "--collection is for --run"),
         ((results.folder, "--expansions", "nobody=x.jsonl"), "expansions are given for"),
         ((results.folder, "--baseline", "nobody"), "there is no system 'nobody'"),
+        ((results.folder, "--out", tmp_path), "is a folder, but --out is the file of the page"),
+        ((tmp_path,), "is not the folder of an experiment"),
     ):
         with pytest.raises((ValueError, OSError), match=said):
             invoke(*arguments)
