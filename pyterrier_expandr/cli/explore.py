@@ -56,6 +56,8 @@ def explore(
     """One HTML page to look at results: systems, queries, passages, rankings, documents."""
     from ..reports.explore.page import explore as page_of
 
+    if out is not None and out.is_dir():
+        raise ValueError(f"{str(out)!r} is a folder, but --out is the file of the page: name one, such as explore.html")
     if (results is None) == (not run):
         raise ValueError("give either the folder of an experiment, or --run FILE for each ranking")
     runs = None if run is None else dict(pairs_of([_named(each) for each in run]))
@@ -79,8 +81,8 @@ def explore(
     for note in page.notes:
         typer.echo(f"note: {note}")
     typer.echo(f"page in {target} ({len(page.html) / 1e6:.1f} MB)")
-    if open:
-        webbrowser.open(target.resolve().as_uri())
+    if open and not webbrowser.open(address := target.resolve().as_uri()):
+        typer.echo(f"note: no browser could be started: open {address} in one")
 
 
 def _named(run: str) -> str:

@@ -10,6 +10,7 @@ from ..common.lazy import lazy_names
 
 _HOME = {
     "ENCODERS": "models.catalogue",
+    "demo_encoder": "registry",
     "demo_encoder_folder": "registry",
     "ExpandREncoder": "encoder",
     "fuse": "fusion",

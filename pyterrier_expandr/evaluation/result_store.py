@@ -229,7 +229,7 @@ def read_experiment(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {str(folder)!r}: give one that an experiment has written")
     if not path.is_file():
-        raise FileExistsError(f"{str(folder)!r} contains other files but no {EXPERIMENT}: choose another folder")
+        raise FileExistsError(f"{str(folder)!r} is not the folder of an experiment (no {EXPERIMENT}): choose another")
     mend = "copy it again, remove the folder, or choose another"
     content = read_record(path, mend, newest=FORMAT_VERSION)
     if (found := content.get("format_version")) != FORMAT_VERSION:

@@ -20,6 +20,17 @@ LEVEL = 0.05
 BETTER, WORSE = "†", "‡"
 
 
+def nothing_computed(results: Results) -> ValueError:
+    """The error for an experiment without any finished cell: it was not run, or names what failed first."""
+    failed = results.failures
+    why = (
+        "run the experiment first"
+        if failed.empty
+        else "{system} on {collection} failed: {error}".format(**failed.iloc[0])
+    )
+    return ValueError(f"nothing has been computed yet in {str(results.folder)!r}: {why}")
+
+
 def result_tables(
     results: Results,
     *,
@@ -53,7 +64,7 @@ def result_tables(
         raise ValueError(f"there are no measures {unknown}: the experiment has {results.measures}")
     means = with_plain_average(results.means())
     if means.empty:
-        raise ValueError(f"nothing has been computed yet in {str(results.folder)!r}: run the experiment first")
+        raise nothing_computed(results)
     tables = []
     for measure in measures or results.measures:
         values = means[means["measure"] == measure]

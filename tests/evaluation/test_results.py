@@ -160,7 +160,7 @@ def test_folders_that_are_refused(tmp_path):
         Results.load(tmp_path / "nowhere")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match="contains other files"):
+    with pytest.raises(FileExistsError, match="is not the folder of an experiment"):
         ResultStore(tmp_path / "other", ["a"], ["SciFact"], ["nDCG@10"], SETTINGS)
     folder = tmp_path / "results"
     ResultStore(folder, ["a"], ["SciFact"], ["nDCG@10"], SETTINGS)

@@ -18,6 +18,7 @@ from pyterrier_expandr.reports.explore.documents import fitting
 from pyterrier_expandr.reports.explore.maps import plane
 from pyterrier_expandr.reports.explore.questions import choose_questions
 from pyterrier_expandr.reports.page import report
+from tests.command import expandr
 from tests.reports.explored import DOCUMENTS, IMAGE, PASSAGES, QUERIES, SCRIPT, SYSTEMS, data_of, experiment
 from tests.test_written_before import WRITTEN
 
@@ -127,6 +128,9 @@ def test_nothing_to_show(tmp_path):
     store = ResultStore(tmp_path, ["a"], ["pocket"], ["nDCG@10"], {})
     with pytest.raises(ValueError, match="nothing has been computed yet"):
         explore(Results.load(tmp_path))
+    store.fail("a", "pocket", OSError("no disk"))
+    with pytest.raises(ValueError, match="nothing has been computed yet in .*: a on pocket failed: OSError: no disk"):
+        explore(Results.load(tmp_path))
     none = pd.DataFrame({"qid": [], "measure": [], "value": []})
     store.commit("a", "pocket", none, {"means": {}, "n_queries": 0, "seconds": 1.0, "fingerprint": "f"})
     with pytest.raises(ValueError, match="nothing has been computed yet"):  # 0 queries
@@ -211,6 +215,23 @@ def test_two_runs_without_an_experiment(tmp_path):
     assert core["scores"][0][0] == pytest.approx(expected[expected["system"] == "a"]["value"].tolist(), abs=1e-4)
 
 
+def test_open_starts_the_user_s_browser(tmp_path, results, monkeypatch):
+    """Python's webbrowser runs what the environment names in BROWSER: here a script that writes down its arguments."""
+    browser, opened, page = tmp_path / "browser", tmp_path / "opened", tmp_path / "my page.html"
+    browser.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {opened}\n')
+    browser.chmod(0o755)
+    arguments = (results.folder, "--maps", 0, "--out", page)
+    monkeypatch.setenv("BROWSER", str(browser))
+    invoke(*arguments)
+    assert page.is_file() and not opened.exists()
+    said = expandr("explore", *arguments, "--open")
+    assert opened.read_text() == f"{page.as_uri()}\n" and "%20page.html" in page.as_uri()
+    assert "no browser" not in said
+    for name, value in (("BROWSER", str(tmp_path / "none")), ("PATH", str(tmp_path)), ("DISPLAY", "")):
+        monkeypatch.setenv(name, value)  # nor any browser that Python would find by itself
+    assert f"note: no browser could be started: open {page.as_uri()} in one" in expandr("explore", *arguments, "--open")
+
+
 def test_bad_runs_are_errors(tmp_path, results):
     a, b = write_runs(tmp_path)
     b.write_text("q1 Q0 d1 1 high b\n")
@@ -225,6 +246,8 @@ def test_bad_runs_are_errors(tmp_path, results):
         ((results.folder, *on), "--collection is for --run"),
         ((results.folder, "--expansions", "nobody=x.jsonl"), "expansions are given for"),
         ((results.folder, "--baseline", "nobody"), "there is no system 'nobody'"),
+        ((results.folder, "--out", tmp_path), "is a folder, but --out is the file of the page"),
+        ((tmp_path,), "is not the folder of an experiment"),
     ):
         with pytest.raises((ValueError, OSError), match=said):
             invoke(*arguments)

@@ -62,7 +62,8 @@ def test_filter_query_ranking_document(window, page):
     load(window, page)
     click(window, "#tab-changes")
     until(window, "document.querySelectorAll('#bars svg, #scatter svg').length === 2")
-    assert text(window, "#counts").split("   ")[:3] == ["▲ 2 better", "▼ 1 worse", "= 0 equal"]
+    said = window.execute_script("return [...document.querySelectorAll('#counts span')].map(e => e.textContent)")
+    assert said[:3] == ["▲ 2 better", "▼ 1 worse", "= 0 equal"]
     click(window, "#tab-queries")
     until(window, "document.querySelector('.lines svg')")
     assert listed(window)[-1] == TEXTS[2] and text(window, "#shown") == "3 of 3 queries"
@@ -141,6 +142,20 @@ def test_a_click_in_a_chart_opens_its_query(window, page):
     first = next(number for number, text in enumerate(said) if "sky" in text)
     ActionChains(window).click(bars[first]).perform()
     until(window, "document.querySelector('#query h2')?.textContent.includes('sky')")
+    clean(window)
+
+
+def test_an_address_opens_its_query(window, page):
+    window.get("about:blank")
+    window.get(page.as_uri() + "#query=3")
+    until(window, f"document.querySelector('#query h2')?.textContent === {TEXTS[2]!r}")
+    window.execute_script("location.hash = '#query=1'")  # as one types into the bar of the page
+    until(window, "document.querySelector('#query h2').textContent.includes('sky')")
+    for nothing in ("#query=100%", "#query=none", "#other"):
+        window.get("about:blank")
+        window.get(page.as_uri() + nothing)
+        until(window, "document.documentElement.dataset.ready === 'yes'")
+        assert text(window, "#query h2") == ""
     clean(window)
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from ... import __version__
 from ...common.files import path_of, replacing
 from ...evaluation.results import Results
-from ..result_tables import LEVEL, result_tables
+from ..result_tables import LEVEL, nothing_computed, result_tables
 from ..tables import Layout
 from .contents import details_of, texts_of
 from .documents import BLOCK as DOCUMENTS_BLOCK
@@ -128,7 +128,7 @@ def explore(
     if unknown := sorted(set(expansions or {}) - set(results.systems)):
         raise ValueError(f"expansions are given for {unknown}, but the experiment's systems are {results.systems}")
     if results.per_query.empty:
-        raise ValueError(f"nothing has been computed yet in {str(results.folder)!r}: run the experiment first")
+        raise nothing_computed(results)
     baseline, compared, untested = _tests(results, baseline)
     tables, about = result_tables(
         results, compared=compared, baseline=baseline, paper=paper, measures=measures, layout=layout

@@ -11,7 +11,7 @@ function themed() {
     font: "system-ui, sans-serif",
     view: {stroke: null},
     axis: {labelColor: quiet, titleColor: ink, gridColor: line, domainColor: line, tickColor: line, titleFontWeight: "normal", titleLimit: 340},
-    legend: {labelColor: ink, titleColor: ink},
+    legend: {labelColor: ink, titleColor: ink, labelFontSize: 12},
     text: {color: ink},
   };
 }
@@ -52,14 +52,15 @@ async function showChanges() {
   const count = (kind) => rows.filter((row) => row.kind === kind).length;
   const mean = rows.length ? rows.reduce((sum, row) => sum + row.change, 0) / rows.length : null;
   byId("counts").replaceChildren(
-    element("span", {className: "change better"}, `▲ ${count("better")} better`), "   ",
-    element("span", {className: "change worse"}, `▼ ${count("worse")} worse`), "   ",
-    element("span", {className: "change equal"}, `= ${count("equal")} equal`), `   mean ${signed(mean)} ${measure}`,
+    element("span", {className: "change better"}, `▲ ${count("better")} better`),
+    element("span", {className: "change worse"}, `▼ ${count("worse")} worse`),
+    element("span", {className: "change equal"}, `= ${count("equal")} equal`),
+    element("span", {}, `mean ${signed(mean)} ${measure}`),
   );
   const renderer = rows.length > 3000 ? "canvas" : "svg";
   const open = (datum) => datum.query !== undefined && openQuery(datum.query);
-  const least = Math.min(0, ...rows.map((row) => Math.min(row.a, row.b)));
-  const most = Math.max(...rows.map((row) => Math.max(row.a, row.b)), least + 1e-9);
+  const least = rows.reduce((found, row) => Math.min(found, row.a, row.b), 0);
+  const most = rows.reduce((found, row) => Math.max(found, row.a, row.b), least + 1e-9);
   const axis = (field, title) => ({field, type: "quantitative", title, scale: {domain: [least, most], nice: true}});
   const colours = {field: "kind", type: "nominal", scale: kindScale(), legend: null};
   const sized = {width: "container", height: 340, autosize: {type: "fit", contains: "padding"}};

@@ -79,7 +79,12 @@ function onKey(event) {
 
 /** The query that the address names, as `#query=ID` or `#query=COLLECTION/ID`. */
 function fromAddress() {
-  const name = decodeURIComponent(location.hash.match(/^#query=(.*)$/)?.[1] ?? "");
+  let name = location.hash.match(/^#query=(.*)$/)?.[1] ?? "";
+  try {
+    name = decodeURIComponent(name);
+  } catch {
+    // typed by hand with a "%" in it: taken as it is
+  }
   const place = core.qids.findIndex((id, query) => name !== "" && (name === id || name === `${core.collections[query]}/${id}`));
   return place === -1 ? null : place;
 }
@@ -102,6 +107,7 @@ function controls() {
   byId("pair").addEventListener("submit", (event) => event.preventDefault());
   for (const tab of TABS) byId(`tab-${tab}`).addEventListener("click", () => openTab(tab));
   document.addEventListener("keydown", onKey);
+  addEventListener("hashchange", () => fromAddress() !== null && openQuery(fromAddress()));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", (event) => { setTheme(event.matches ? "dark" : "light"); refresh(); });
 }
 
