@@ -10,7 +10,7 @@ import pandas as pd
 import pyterrier as pt
 
 from ..common.frames import check_ids, check_single, the_column
-from ..encoding.vectors import describe_source, source_of, stack_vectors
+from ..encoding.vectors import describe_source, quantized_difference, source_of, stack_vectors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,8 +91,17 @@ class FaissRetriever(pt.Transformer):
                 f"{str(index.path)!r} has {index.dim} and was made by {describe_source(index.encoder)}: "
                 "use one encoder for both, e.g. index.query_encoder()"
             )
-        if not index.accepts(source) and not self._warned:
-            self._warned = True
+        if index.accepts(source) or self._warned:
+            return
+        self._warned = True
+        if (cosine := quantized_difference(source, index.encoder)) is not None:
+            warnings.warn(
+                f"the query vectors of {describe_source(source)} and the vectors in the index {str(index.path)!r} come "
+                "from one model, but one of the two is in int8: the cosine between the vectors of both is "
+                f"{cosine['mean']:.4f} in the mean and {cosine['min']:.4f} at least ({cosine['texts']} texts)",
+                stacklevel=3,
+            )
+        else:
             warnings.warn(
                 f"the query vectors come from {describe_source(source)}, but the index {str(index.path)!r} from "
                 f"{describe_source(index.encoder)} (different weights, pooling, normalisation, size or document "
