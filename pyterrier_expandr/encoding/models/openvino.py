@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,8 @@ def converted(module: Transformer, features: dict[str, Tensor], others: dict[str
     """
     openvino, states = import_openvino(), _States(module.auto_model).eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of branches that tracing fixes; whether that matters is checked below
             graph = openvino.convert_model(states, example_input=dict(features))
             compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
             for given in (features, others):
