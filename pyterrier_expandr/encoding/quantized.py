@@ -17,6 +17,7 @@ import torch
 from ..common.extras import check_installed, needed_for
 from ..common.files import cache_folder, path_of, replace_folder
 from ..common.fingerprint import digest, model_fingerprint, pinned_revision
+from ..common.frames import document_text
 from ..common.locks import one_writer
 from ..common.records.manifest import write_record
 from .loading import load_sentence_transformer
@@ -43,6 +44,8 @@ def quantize(
     pooling: str | None = None,
     normalize: bool | None = None,
     max_length: int | None = None,
+    query_prompt: str | None = None,
+    doc_prompt: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Path:
@@ -58,7 +61,7 @@ def quantize(
         folder: the folder to be written; it must not exist.
         texts: at least 20 documents, outside of what will be evaluated; None takes those of the pocket collection,
             which are in English.
-        pooling, normalize, max_length, revision, trust_remote_code: as in `ExpandREncoder`.
+        pooling, normalize, max_length, query_prompt, doc_prompt, revision, trust_remote_code: as in `ExpandREncoder`.
 
     Raises:
         ImportError: openvino or nncf is not installed. FileExistsError: the folder exists. InUseError: another process
@@ -87,6 +90,8 @@ def quantize(
             device="cpu",
             trust_remote_code=trust_remote_code,
         )
+        given = {"query": query_prompt, "document": doc_prompt}
+        original.prompts |= {name: prompt for name, prompt in given.items() if prompt is not None}
         work = target.with_name(f".part.{target.name}")
         shutil.rmtree(work, ignore_errors=True)
         try:
@@ -175,7 +180,7 @@ def _pocket() -> list[str]:
     from ..collections import pocket
 
     documents = pocket().get_corpus_iter(verbose=False)
-    return [f"{document.get('title', '')} {document['text']}".strip() for document in documents]
+    return [document_text(document["title"], document["text"]) for document in documents]
 
 
 def quantized_folder(model: str, **settings: Any) -> str:
