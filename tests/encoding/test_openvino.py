@@ -13,6 +13,7 @@ from pyterrier_expandr.common.records.verify import verify_folder
 from pyterrier_expandr.encoding import hardware, quantize
 from pyterrier_expandr.encoding.quantized import CALIBRATION, RECORD
 from pyterrier_expandr.encoding.vectors import same_vectors
+from tests.tiny_encoder import build_tiny_bert
 
 TEXTS = ["why is the sky blue", "a tidal wave", "how bees find their way home after they have gathered pollen"]
 
@@ -23,9 +24,19 @@ def texts():
 
 
 @pytest.fixture(scope="module")
-def folder(minilm, texts, tmp_path_factory):
+def tiny(tmp_path_factory):
+    return build_tiny_bert(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny):
+    return ExpandREncoder(tiny, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, texts, tmp_path_factory):
     pytest.importorskip("nncf", reason="needs the extra openvino")
-    return quantize(minilm, tmp_path_factory.mktemp("int8") / "minilm", texts[:32])
+    return quantize(tiny, tmp_path_factory.mktemp("int8") / "tiny", texts[:32])
 
 
 def cosines(left, right):
@@ -37,9 +48,9 @@ class TestQuantized:
         small = ExpandREncoder(folder)
         assert small.backend == "openvino" and small.device == "cpu"
         found = cosines(small.encode_docs(texts[40:60]), encoder.encode_docs(texts[40:60]))
-        assert 0.97 < found.min() < 0.99999
+        assert 0.95 < found.min() < 0.99999
         measured = json.loads((folder / RECORD).read_text())["cosine"]
-        assert measured["texts"] == 8 and 0.97 < measured["min"] <= measured["mean"] < 1
+        assert measured["texts"] == 8 and 0.95 < measured["min"] <= measured["mean"] < 1
 
     def test_a_text_does_not_depend_on_what_is_in_its_batch(self, folder):
         small = ExpandREncoder(folder)
@@ -63,12 +74,12 @@ class TestQuantized:
             weights.write_bytes(whole)
 
     def test_settings_of_the_encoder_apply(self, folder):
-        shortened = ExpandREncoder(folder, truncate_dim=64, max_length=8)
+        shortened = ExpandREncoder(folder, truncate_dim=16, max_length=8)
         vectors = shortened.encode_docs(TEXTS)
-        assert vectors.shape == (3, 64) and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-        assert cosines(vectors[2:], ExpandREncoder(folder, truncate_dim=64).encode_docs(TEXTS[2:]))[0] < 0.999
-        with pytest.raises(ValueError, match="max_length must be between 1 and 512"):
-            _ = ExpandREncoder(folder, max_length=513).model
+        assert vectors.shape == (3, 16) and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        assert cosines(vectors[2:], ExpandREncoder(folder, truncate_dim=16).encode_docs(TEXTS[2:]))[0] < 0.999
+        with pytest.raises(ValueError, match="max_length must be between 1 and 64"):
+            _ = ExpandREncoder(folder, max_length=65).model
 
     def test_an_index_knows_it_and_warns_of_float32_with_the_measured_difference(self, folder, encoder, tmp_path):
         small = ExpandREncoder(folder)
@@ -84,32 +95,32 @@ class TestQuantized:
             other = (encoder.query_encoder() >> index.retriever()).search("blue sky")
         assert own["docno"].iloc[0] == other["docno"].iloc[0] == "d0"
 
-    def test_a_folder_that_exists_and_too_few_texts_are_refused(self, folder, minilm, tmp_path):
+    def test_a_folder_that_exists_and_too_few_texts_are_refused(self, folder, tiny, tmp_path):
         with pytest.raises(FileExistsError, match="choose another folder"):
-            quantize(minilm, folder, TEXTS * 10)
+            quantize(tiny, folder, TEXTS * 10)
         with pytest.raises(ValueError, match="needs 20 to 150 texts"):
-            quantize(minilm, tmp_path / "few", TEXTS)
+            quantize(tiny, tmp_path / "few", TEXTS)
         assert list(tmp_path.iterdir()) == []
 
 
-def test_the_backend_makes_its_folder_once_and_its_vectors_reopen(minilm, folder, tmp_path, monkeypatch, texts):
+def test_the_backend_makes_its_folder_once_and_its_vectors_reopen(tiny, folder, tmp_path, monkeypatch, texts):
     monkeypatch.setenv("EXPANDR_CACHE", str(tmp_path))
     monkeypatch.setattr("pyterrier_expandr.encoding.quantized._pocket", lambda: texts[:24])  # seconds, not a minute
-    fast = ExpandREncoder(minilm, backend="openvino")
+    fast = ExpandREncoder(tiny, backend="openvino")
     spec = fast.source
     (made,) = (tmp_path / "openvino").glob("[!.]*")
     before = (made / "openvino.weights").stat().st_mtime_ns
     again = ExpandREncoder.from_spec(spec)
     np.testing.assert_array_equal(again.encode_docs(TEXTS), fast.encode_docs(TEXTS))
     assert (made / "openvino.weights").stat().st_mtime_ns == before
-    assert spec["model"] == minilm and spec["backend"] == "openvino"
+    assert spec["model"] == tiny and spec["backend"] == "openvino"
 
 
-def test_what_cannot_be_computed_is_refused_at_once(minilm, encoder):
+def test_what_cannot_be_computed_is_refused_at_once(tiny, encoder):
     with pytest.raises(ValueError, match='must be "torch" or "openvino"'):
-        ExpandREncoder(minilm, backend="onnx")
+        ExpandREncoder(tiny, backend="onnx")
     with pytest.raises(ValueError, match="computes on the CPU, not on 'cuda'"):
-        ExpandREncoder(minilm, backend="openvino", device="cuda")
+        ExpandREncoder(tiny, backend="openvino", device="cuda")
     with pytest.raises(ValueError, match="needs files"):
         ExpandREncoder(encoder.model, backend="openvino")
 
@@ -126,13 +137,13 @@ class TestBfloat16:
         assert same_vectors(half.source | {"fingerprint": 1}, encoder.source | {"fingerprint": 1})
         assert half.describe() != ExpandREncoder(encoder.model, device="cpu").describe()
 
-    def test_a_processor_without_it_is_refused(self, minilm, tmp_path, monkeypatch):
+    def test_a_processor_without_it_is_refused(self, tiny, tmp_path, monkeypatch):
         old = tmp_path / "cpuinfo"
         old.write_text("processor : 0\nflags : fpu sse2 avx2 avx512f\n")
         monkeypatch.setattr(hardware, "PROCESSOR", old)
         with pytest.raises(ValueError, match="no arithmetic in bfloat16"):
-            ExpandREncoder(minilm, dtype="bfloat16", device="cpu")
+            ExpandREncoder(tiny, dtype="bfloat16", device="cpu")
         old.write_text("processor : 0\nflags : fpu avx512f avx512_bf16 amx_tile\n")
-        assert ExpandREncoder(minilm, dtype="bfloat16", device="cpu").dtype == "bfloat16"
+        assert ExpandREncoder(tiny, dtype="bfloat16", device="cpu").dtype == "bfloat16"
         with pytest.raises(ValueError, match='must be "float32" or "bfloat16"'):
-            ExpandREncoder(minilm, dtype="float16")
+            ExpandREncoder(tiny, dtype="float16")
