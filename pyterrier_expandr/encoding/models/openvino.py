@@ -95,7 +95,10 @@ class OpenVINOTransformer(TextModule):
         graph, weights = (find_file(model_name_or_path, prefix + name, revision) for name in (GRAPH, WEIGHTS))
         if graph is None or weights is None:
             raise ValueError(f"{model_name_or_path!r} lacks {GRAPH} or {WEIGHTS}: quantise the model again")
-        opened = import_openvino().Core().read_model(str(graph), str(weights))
+        try:
+            opened = import_openvino().Core().read_model(str(graph), str(weights))
+        except RuntimeError as error:
+            raise ValueError(f"{str(graph)!r} is damaged: quantise the model again") from error
         tokenizer = AutoTokenizer.from_pretrained(str(graph.parent), trust_remote_code=False)
         return cls(opened, tokenizer, **cls.load_config(model_name_or_path, subfolder=subfolder, revision=revision))
 
