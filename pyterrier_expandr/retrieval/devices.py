@@ -73,9 +73,7 @@ class TorchSearch:
         import torch
 
         if not isinstance(opened, (faiss.IndexFlatCodes, faiss.IndexIVF)):
-            raise ValueError(
-                f"{type(opened).__name__} cannot be searched on {device!r}: build 'Flat', 'SQ8' or 'IVF...'"
-            )
+            raise ValueError(f"{type(opened).__name__} has no search on {device!r}: take 'Flat', 'SQ8' or 'IVF...'")
         self.device, self.l2 = device, opened.metric_type == faiss.METRIC_L2
         self.vectors = torch.empty((opened.ntotal, opened.d), dtype=torch.float32, device=device)
         for start in range(0, opened.ntotal, VECTORS):
