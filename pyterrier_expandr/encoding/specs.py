@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .models import sentence_transformer as host
@@ -60,6 +61,9 @@ def settings_of(spec: dict[str, Any]) -> dict[str, Any]:
             f"these vectors come from a model built in memory ({spec['model']}), which cannot be reopened: build "
             "it again, or save it to a folder before indexing (encoder.model.save_pretrained) and open that"
         )
-    if "commit" in spec["fingerprint"]:  # a hub model: use that commit, whatever the name points to now
-        settings["revision"] = spec["fingerprint"]["commit"]
+    original = spec["fingerprint"]
+    if "quantized" in spec and not Path(spec["model"]).exists():  # quantised again from the hub, if the cache is gone
+        original = spec["quantized"]["of"]
+    if "commit" in original:  # a hub model: use that commit, whatever the name points to now
+        settings["revision"] = original["commit"]
     return settings

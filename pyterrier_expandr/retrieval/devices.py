@@ -44,7 +44,7 @@ def on_device(opened: Any, device: str) -> Any:
 
     if torch.device(device).type == "cuda" and getattr(faiss, "get_num_gpus", int)() > 0:
         resources = faiss.StandardGpuResources()
-        moved = faiss.index_cpu_to_gpu(resources, torch.device(device).index or 0, opened)
+        moved: Any = faiss.index_cpu_to_gpu(resources, torch.device(device).index or 0, opened)
         moved.expandr_resources = resources  # they must live as long as the index
         return moved
     logger.warning("FAISS %s has no code for %r: torch searches there", faiss.__version__, device)

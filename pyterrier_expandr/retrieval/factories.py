@@ -100,7 +100,8 @@ def bytes_per_vector(index: Any) -> float:
     if isinstance(index, faiss.IndexRefine):
         return bytes_per_vector(index.base_index) + bytes_per_vector(index.refine_index)
     if isinstance(index, faiss.IndexHNSW):
-        links = index.hnsw.nb_neighbors(0)  # at the lowest level; above it, each level has half as many for 1 of M
+        graph: Any = index.hnsw
+        links = graph.nb_neighbors(0)  # at the lowest level; above it, each level has half as many for 1 of M
         return bytes_per_vector(index.storage) + 4 * links + 4 * links / 2 / (links / 2 - 1) + 12
     if isinstance(index, faiss.IndexIVF):
         return float(index.code_size + 8)
