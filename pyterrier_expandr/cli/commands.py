@@ -5,6 +5,7 @@ from . import (  # noqa: F401  their commands register themselves with the app
     doctor,
     experiment,
     explore,
+    plan,
     report,
     retrieve,
     train,

@@ -195,6 +195,27 @@ def search(
             say(f"  {row.rank + 1:>4}  {row.score:8.4f}  {row.docno}")
 
 
+@app.command(epilog="Example: expandr quantize contriever contriever-int8")
+def quantize(
+    encoder: Annotated[str, typer.Argument(help="An encoder: a name of `expandr models`, hub name or folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; it is an encoder for every other command.")],
+    collection: Annotated[
+        str, typer.Option(help="150 of its documents calibrate and check the model: no collection to be evaluated.")
+    ] = "pocket",
+) -> None:
+    """Write an encoder in 8-bit integers, which OpenVINO computes on a CPU (extra openvino)."""
+    from ..common.frames import document_text
+    from ..encoding.quantized import quantize as write
+    from ..encoding.registry import load_encoder
+
+    model: Any = load_encoder(encoder, fuse=True)
+    documents = open_collection(collection, "test").get_corpus_iter(verbose=False)
+    texts = (document_text(document.get("title", ""), document["text"]) for document in documents)
+    names = "pooling normalize max_length query_prompt doc_prompt revision".split()
+    write(model.model_name, out, filter(None, texts), **{name: getattr(model, name) for name in names})
+    typer.echo(f"{encoder} in 8-bit integers in {out}")
+
+
 @app.command(epilog="Example: expandr models")
 def models() -> None:
     """List the encoders and language models that can be opened by a short name."""
@@ -225,9 +246,9 @@ def _index(
     if cluster is not None:
         from ..retrieval.distributed_index import encoded_by_ray
 
-        target.indexer(mode).index(encoded_by_ray(encoder, corpus, cluster))  # type: ignore[arg-type]
+        target.indexer(mode, verbose=True).index(encoded_by_ray(encoder, corpus, cluster))  # type: ignore[arg-type]
     else:
-        (encoder.doc_encoder() >> target.indexer(mode)).index(corpus)  # type: ignore[arg-type]  # the indexer checks it
+        (encoder.doc_encoder() >> target.indexer(mode, verbose=True)).index(corpus)  # type: ignore[arg-type]
     if lexical:
         check_lexical(target, LexicalIndex.beside(target.folder))
 

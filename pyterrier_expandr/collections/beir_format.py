@@ -43,8 +43,12 @@ class BeirFolder(pt.datasets.Dataset):
 
     def get_corpus_iter(self, verbose: bool = False) -> Iterator[dict[str, Any]]:
         """Yield `{"docno", "title", "text"}` for each document, in file order."""
-        rows = read_jsonl(self.path / "corpus.jsonl", ("_id", "text"))
-        for _, row in pt.tqdm(rows, desc=self.path.name, unit="doc", disable=not verbose):
+        corpus = self.path / "corpus.jsonl"
+        rows, total = read_jsonl(corpus, ("_id", "text")), None
+        if verbose:  # counted first, so that the time left is shown
+            with open(corpus, "rb") as file:
+                total = sum(1 for _ in file)
+        for _, row in pt.tqdm(rows, desc=self.path.name, unit="doc", total=total, disable=not verbose):
             yield {"docno": str(row["_id"]), "title": row.get("title") or "", "text": row["text"]}
 
     def get_queries(self, skipped: Counter[str] | None = None) -> Iterator[tuple[str, str]]:

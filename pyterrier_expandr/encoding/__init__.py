@@ -16,6 +16,7 @@ _HOME = {
     "fuse": "fusion",
     "load_encoder": "registry",
     "models_table": "registry",
+    "quantize": "quantized",
 }
 __all__ = sorted(_HOME)
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

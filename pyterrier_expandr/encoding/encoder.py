@@ -17,9 +17,12 @@ from ..common.files import with_home
 from ..common.fingerprint import model_fingerprint, pinned_revision
 from ..common.notebook import Shown
 from .fusion import Fusion, check_fusion
+from .hardware import Backend, DType, check_backend, check_dtype, use_bfloat16
 from .loading import check_folder, load_sentence_transformer
 from .memory import Memory
 from .models import sentence_transformer as host
+from .quantized import quantized_folder, record_of
+from .specs import settings_of, spec_of
 from .students import teacher_of
 from .vectors import SourcedArray, with_source
 from .views import HELP_URL, DocEncoder, QueryEncoder, TextScorer
@@ -68,10 +71,14 @@ class ExpandREncoder(Shown, BiEncoder):
         revision: the model's revision on the hub; None uses the newest, or the one that was downloaded before.
         trust_remote_code: run Python code that comes with the model.
         verbose: show progress bars.
+        backend: "torch", or "openvino" for the model in 8-bit integers on a CPU, which is made at first use and kept in
+            the cache. A folder that `quantize` wrote is always computed by OpenVINO.
+        dtype: "float32", or "bfloat16" for half the memory and more speed on hardware that computes with it.
 
     Raises:
-        ValueError: a folder contains no model; a fusion weight is outside [0, 1]; `batch_size`, `max_length` or
-            `truncate_dim` is below 1.
+        ValueError: a folder contains no model; `backend` or `dtype` is unknown, or the hardware cannot compute so; a
+            fusion weight is outside [0, 1]; `batch_size`, `max_length` or `truncate_dim` is below 1. ImportError:
+            OpenVINO is not installed.
 
     Example:
         >>> encoder = ExpandREncoder("facebook/contriever", pooling="mean", fusion=0.5)
@@ -99,15 +106,23 @@ class ExpandREncoder(Shown, BiEncoder):
         revision: str | None = None,
         trust_remote_code: bool = False,
         verbose: bool = False,
+        backend: Backend = "torch",
+        dtype: DType = "float32",
     ) -> None:
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        by_name = isinstance(model, (str, Path))
+        integers = by_name and record_of(with_home(str(model))) is not None
+        self.backend: Backend = "openvino" if integers else backend
+        check_backend(self.backend, device, by_name)
+        cuda = torch.cuda.is_available() and self.backend == "torch"
+        self.device = device or ("cuda" if cuda else "cpu")
+        self.dtype = check_dtype(dtype, self.device)
         default_batch = 8 if self.device == "cpu" else 32
         super().__init__(batch_size=batch_size or default_batch, text_field=text_field, verbose=verbose)
         for name, value in (("batch_size", batch_size), ("max_length", max_length), ("truncate_dim", truncate_dim)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
         self.model_name = with_home(str(model)) if isinstance(model, (str, Path)) else host.name_of(model)
-        if isinstance(model, (str, Path)):
+        if by_name:
             check_folder(self.model_name)
         self._built = None if isinstance(model, (str, Path)) else model
         self.pooling, self.normalize, self.max_length = pooling, normalize, max_length
@@ -131,42 +146,34 @@ class ExpandREncoder(Shown, BiEncoder):
                 "truncate_dim": self.truncate_dim,
             }
             if self._built is not None:
-                model = host.copy_of(self._built, self.device).eval()
+                model = host.copy_of(self._built, self.device, share=self.dtype == "float32").eval()
                 host.apply_overrides(model, **overrides)
                 self._model = model
             else:
+                name = self.opened_name()
                 self._model = load_sentence_transformer(
-                    self.model_name,
-                    revision=pinned_revision(self.model_name, self.revision),
+                    name,
+                    revision=pinned_revision(name, self.revision),
                     device=self.device,
                     trust_remote_code=self.trust_remote_code,
                     **overrides,
                 )
+            if self.dtype == "bfloat16":
+                use_bfloat16(self._model)
         return self._model
+
+    def opened_name(self) -> str:
+        """The hub name or folder that is opened: for the backend "openvino" a folder, made if it is missing."""
+        if self.backend == "torch" or self._built is not None:
+            return self.model_name
+        trusted = {"trust_remote_code": True} if self.trust_remote_code else {}
+        return quantized_folder(self.model_name, revision=self.revision, **trusted)
 
     @property
     def source(self) -> dict[str, Any]:
         """What made the vectors, as JSON values; `from_spec` turns it back into an encoder. Loads the model."""
         if self._source is None:
-            model = self.model
-            self._source = {
-                "type": "ExpandREncoder",
-                "model": host.portable_name(self.model_name),
-                "fingerprint": self.fingerprint(),
-                "pooling": host.pooling_of(model),
-                "normalize": host.normalizes(model),
-                "max_length": model.max_seq_length,
-                "query_prompt": host.prompt_of(model, "query", self.query_prompt),
-                "doc_prompt": host.prompt_of(model, "document", self.doc_prompt),
-                "revision": self.revision,
-                "fusion": None if callable(self.fusion) else self.fusion,
-                "renormalize": self.renormalize,
-                "text_field": self.text_field,
-            }
-            if model.truncate_dim is not None:  # if absent, as in older records, nothing is truncated
-                self._source["truncate_dim"] = model.truncate_dim
-            if self.teacher is not None:
-                self._source["teacher"] = self.teacher
+            self._source = spec_of(self)
         return self._source
 
     @property
@@ -181,21 +188,8 @@ class ExpandREncoder(Shown, BiEncoder):
         Raises:
             ValueError: the specification is not one of this class, or the weights of the model have changed since.
         """
-        if spec.get("type") != "ExpandREncoder":
-            raise ValueError(f"these vectors come from {spec.get('type')!r}, not from an ExpandREncoder")
-        names = "pooling normalize max_length query_prompt doc_prompt revision renormalize text_field".split()
-        if spec["fusion"] is not None:
-            names.append("fusion")
-        settings = {name: spec[name] for name in names} | {"truncate_dim": spec.get("truncate_dim")}
-        recorded = spec["fingerprint"]
-        if "weights_sha256" in recorded:
-            raise ValueError(
-                f"these vectors come from a model built in memory ({spec['model']}), which cannot be reopened: build "
-                "it again, or save it to a folder before indexing (encoder.model.save_pretrained) and open that"
-            )
-        if "commit" in recorded:  # a hub model: use that commit, whatever the name points to now
-            settings["revision"] = recorded["commit"]
-        encoder = cls(spec["model"], **settings, **options)
+        settings, recorded = settings_of(spec), spec["fingerprint"]
+        encoder = cls(spec["model"], **{**settings, **options})
         found = encoder.fingerprint() if "sha256" in recorded else recorded
         if found != recorded:
             raise ValueError(
@@ -208,7 +202,7 @@ class ExpandREncoder(Shown, BiEncoder):
         """The identity of the model as JSON values, without loading it if it has a name or a folder."""
         if self._built is not None:
             return host.weights_fingerprint(self._built)
-        return model_fingerprint(self.model_name, self.revision)
+        return model_fingerprint(self.opened_name(), self.revision)
 
     def describe(self) -> dict[str, Any]:
         """What determines the vectors as JSON values, without loading the model: its content and the given settings."""
@@ -216,6 +210,8 @@ class ExpandREncoder(Shown, BiEncoder):
         settings = {name: getattr(self, name) for name in names}
         if self.truncate_dim is not None:
             settings["truncate_dim"] = self.truncate_dim
+        if self.dtype != "float32":
+            settings["dtype"] = self.dtype
         return {"encoder": self.fingerprint(), "fusion": repr(self.fusion), **settings}
 
     def describe_documents(self) -> dict[str, Any]:
@@ -296,7 +292,7 @@ class ExpandREncoder(Shown, BiEncoder):
         fusion = repr(self.fusion)
         settings = [self.model_name, built, self.revision, self.pooling, self.normalize, self.max_length, fusion]
         settings += [self.renormalize, self.query_prompt, self.doc_prompt, self.text_field, self.device]
-        settings += [self.truncate_dim]
+        settings += [self.truncate_dim, self.backend, self.dtype]
         return json.dumps(settings)
 
     def __eq__(self, other: object) -> bool:

@@ -98,3 +98,23 @@ def same_vectors(left: dict[str, Any] | None, right: dict[str, Any] | None) -> b
         return True
     left, right = document_source(left), document_source(right)
     return all(left.get(part) == right.get(part) for part in DOCUMENT_SIDE)
+
+
+def quantized_difference(left: dict[str, Any] | None, right: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The cosines measured between a model and itself in int8, if these are the two; otherwise None.
+
+    Example:
+        >>> small = {"fingerprint": 2, "quantized": {"of": 1, "cosine": {"mean": 0.99, "min": 0.98, "texts": 50}}}
+        >>> quantized_difference({"fingerprint": 1}, small)["mean"]
+        0.99
+    """
+    if left is None or right is None:
+        return None
+    pair = [document_source(left), document_source(right)]
+    for one, other in (pair, pair[::-1]):
+        made = one.get("quantized")
+        rest = [part for part in DOCUMENT_SIDE if part != "fingerprint"]
+        if made and made["of"] == other["fingerprint"] and all(one.get(part) == other.get(part) for part in rest):
+            cosine: dict[str, Any] = made["cosine"]
+            return cosine
+    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from itertools import chain, islice, zip_longest
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyterrier as pt
 
 from ..common.files import replace_folder
 from ..common.frames import mended, warn_mended
-from ..common.records.manifest import describe_files, write_record
+from ..common.records.checked import check_once
+from ..common.records.manifest import check_files, check_inside, describe_files, read_record, write_record
 from ..encoding.vectors import describe_source, same_vectors, source_of, stack_vectors
+from .factories import build_memory, check_factory, is_flat, last_sentence, least_to_train, mmap_flag, sample_size
 from .spool import CHUNK, FINISHED, SeenDocnos, Spool
 
 logger = logging.getLogger(__name__)
@@ -26,15 +30,16 @@ FORMAT_VERSION = 1
 #: the artefact's own metadata file, in addition to PyTerrier's pt_meta.json
 METADATA, PT_METADATA = "expandr_faiss.json", "pt_meta.json"
 VECTORS, DOCNOS = "index.faiss", "docnos.arrow"
+#: what to do about a damaged index
+MEND = "index again, or download it again"
+#: what every record of an index has
+KEYS = ("factory", "metric", "dim", "count", "encoder", "files")
 ARTEFACT = {"type": "dense_index", "format": "expandr_faiss", "package_hint": "pyterrier_expandr"}
 
-#: number of vectors that trained factories (IVF, PQ) learn from, drawn with a fixed seed ...
-TRAIN_SAMPLE = 262_144
-#: ... or this many per inverted list, if that is more: FAISS warns below 39
-TRAIN_PER_LIST = 40
 
-
-def build(target: Path, docs: Iterable[dict[str, Any]], *, factory: str, metric: str, resume: bool) -> None:
+def build(
+    target: Path, docs: Iterable[dict[str, Any]], *, factory: str, metric: str, resume: bool, verbose: bool = False
+) -> None:
     """Index `docs` into the folder `target`; with `resume`, continue from what its spool has committed."""
     check_factory(factory, metric)
     spool = Spool(target)
@@ -50,32 +55,8 @@ def build(target: Path, docs: Iterable[dict[str, Any]], *, factory: str, metric:
         if spool.state()["count"] == 0:  # there is nothing to resume
             spool.discard()
         raise
-    replace_folder(_finish(spool, factory, metric), target)
+    replace_folder(_finish(spool, factory, metric, verbose), target)
     spool.discard()
-
-
-def check_factory(factory: str, metric: str, dim: int | None = None) -> Any:
-    """An empty FAISS index for `dim` dimensions; without `dim`, only check whether FAISS can parse the string.
-
-    Raises:
-        ValueError: FAISS does not know the factory, or it does not suit the dimensions or the metric.
-    """
-    import faiss
-
-    code = faiss.METRIC_INNER_PRODUCT if metric == "ip" else faiss.METRIC_L2
-    try:
-        return faiss.index_factory(dim or 64, factory, code)
-    except RuntimeError as error:
-        reason = last_sentence(error)
-        if dim is None and "could not parse" not in reason:
-            return None  # it may still suit the actual dimensions of the vectors
-        fits = f" for {dim} dimensions and metric {metric!r}" if dim else ""
-        raise ValueError(f"FAISS cannot make an index from the factory string {factory!r}{fits}: {reason}") from error
-
-
-def last_sentence(error: Exception) -> str:
-    """FAISS's error message without its source location."""
-    return str(error).strip().splitlines()[-1].rsplit(": ", 1)[-1] if str(error).strip() else repr(error)
 
 
 def _fill(spool: Spool, docs: Iterable[dict[str, Any]], factory: str, metric: str) -> None:
@@ -162,7 +143,7 @@ def _is_docno(docno: Any, expected: str) -> bool:
     return docno == expected or (isinstance(docno, str) and mended(docno) == expected)
 
 
-def _finish(spool: Spool, factory: str, metric: str) -> Path:
+def _finish(spool: Spool, factory: str, metric: str, verbose: bool) -> Path:
     """A complete index folder inside the spool, made from its vectors and docnos."""
     import faiss
     import pyarrow as pa
@@ -170,7 +151,7 @@ def _finish(spool: Spool, factory: str, metric: str) -> Path:
     finished, state = spool.folder / FINISHED, spool.state()
     shutil.rmtree(finished, ignore_errors=True)  # left by a kill; its files may be those of a saved system, as links
     finished.mkdir()
-    _write_faiss(finished / VECTORS, spool.matrix(), factory, metric)
+    trained_on = _write_faiss(finished / VECTORS, spool, factory, metric, verbose)
     table = pa.table({"docno": spool.docnos()})
     with pa.OSFile(str(finished / DOCNOS), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
@@ -182,6 +163,7 @@ def _finish(spool: Spool, factory: str, metric: str) -> Path:
         "dim": state["dim"],
         "count": state["count"],
         "encoder": state["encoder"],
+        "trained_on": trained_on,
         "versions": versions | {"faiss": str(faiss.__version__)},
     }
     (finished / PT_METADATA).write_text(json.dumps(ARTEFACT) + "\n", encoding="utf-8")
@@ -189,39 +171,55 @@ def _finish(spool: Spool, factory: str, metric: str) -> Path:
     return finished
 
 
-def _write_faiss(path: Path, matrix: np.ndarray, factory: str, metric: str) -> None:
-    """The FAISS file for all vectors; a flat one is streamed, others are trained on a seeded sample and then filled."""
+def _write_faiss(path: Path, spool: Spool, factory: str, metric: str, verbose: bool) -> int:
+    """Write the FAISS file for all vectors, and return the number of vectors that it was trained on.
+
+    A flat one is streamed; others are trained on a seeded sample and then filled.
+    """
     import faiss
 
-    index = check_factory(factory, metric, matrix.shape[1])
-    flat = type(index) in (faiss.IndexFlat, faiss.IndexFlatIP, faiss.IndexFlatL2)
-    if flat and _stream_flat(path, matrix, faiss.serialize_index(index).tobytes()):
-        return
-    if not index.is_trained:
-        sample = _training_sample(index, matrix)
+    count, dim = spool.state()["count"], spool.state()["dim"]
+    index = check_factory(factory, metric, dim)
+    least, sampled, memory = least_to_train(index), min(sample_size(index), count), build_memory(index, count, dim)
+    if least > count:
+        raise ValueError(
+            f"{count} vectors are too few to train {factory!r}, which needs at least {least}; they are kept: "
+            "choose a smaller one with factory=... and continue with mode='resume'"
+        )
+    logger.info("%s of %d vectors: %d MB of memory, trained on %d", factory, count, memory // 2**20 + 1, sampled)
+    if verbose:
+        trained = f", trained on {sampled:,} vectors" if sampled else ""
+        pt.tqdm.write(f"{factory}: {memory // 2**20 + 1:,} MB of memory{trained}", file=sys.stderr)
+    if is_flat(index) and _stream_flat(path, spool, faiss.serialize_index(index).tobytes()):
+        return 0
+    if least:
         try:
-            index.train(sample)
+            index.train(_training_sample(sampled, spool))
         except RuntimeError as error:
             raise ValueError(
-                f"{len(sample)} vectors are too few to train {factory!r} ({last_sentence(error)}); they are kept: "
+                f"{sampled} vectors are too few to train {factory!r} ({last_sentence(error)}); they are kept: "
                 "choose a smaller one with factory=... and continue with mode='resume'"
             ) from error
-    for start in range(0, len(matrix), CHUNK):
-        index.add(np.ascontiguousarray(matrix[start : start + CHUNK]))
+    with pt.tqdm(total=count, desc=f"Adding to {factory}", unit="doc", disable=not verbose) as bar:
+        for chunk in spool.chunks():
+            index.add(chunk)
+            bar.update(len(chunk))
     faiss.write_index(index, str(path))
+    return sampled
 
 
-def _training_sample(index: Any, matrix: np.ndarray) -> np.ndarray:
-    import faiss
+def _training_sample(size: int, spool: Spool) -> np.ndarray:
+    """`size` of the vectors (size, d), drawn with a fixed seed; the file is read once and never held."""
+    count = spool.state()["count"]
+    chosen = np.sort(np.random.default_rng(0).choice(count, size, replace=False))
+    ends = np.searchsorted(chosen, np.arange(0, count + CHUNK, CHUNK))
+    found = [
+        chunk[chosen[ends[number] : ends[number + 1]] - number * CHUNK] for number, chunk in enumerate(spool.chunks())
+    ]
+    return np.concatenate(found)
 
-    inverted = faiss.try_extract_index_ivf(index)
-    size = max(TRAIN_SAMPLE, TRAIN_PER_LIST * inverted.nlist if inverted else 0)
-    if len(matrix) <= size:
-        return np.ascontiguousarray(matrix)
-    return matrix[np.sort(np.random.default_rng(0).choice(len(matrix), size, replace=False))]
 
-
-def _stream_flat(path: Path, matrix: np.ndarray, empty: bytes) -> bool:
+def _stream_flat(path: Path, spool: Spool, empty: bytes) -> bool:
     """Write FAISS's flat format without holding the vectors in memory; False if this FAISS uses another layout.
 
     The file consists of the empty index's bytes with two counts filled in, followed by the vectors: bytes 8 to 15 hold
@@ -229,11 +227,11 @@ def _stream_flat(path: Path, matrix: np.ndarray, empty: bytes) -> bool:
     """
     import faiss
 
-    header = _with_counts(empty, len(matrix), matrix.size)
+    matrix = spool.matrix()
     with open(path, "wb") as file:
-        file.write(header)
-        for start in range(0, len(matrix), CHUNK):
-            file.write(matrix[start : start + CHUNK].tobytes())
+        file.write(_with_counts(empty, len(matrix), matrix.size))
+        for chunk in spool.chunks():
+            file.write(chunk.tobytes())
     try:
         written = faiss.read_index(str(path), mmap_flag(faiss))
         ends = [0, len(matrix) - 1]
@@ -251,15 +249,24 @@ def _with_counts(empty: bytes, vectors: int, floats: int) -> bytes:
     return empty[:8] + vectors.to_bytes(8, "little") + empty[16:-8] + floats.to_bytes(8, "little")
 
 
-def import_faiss() -> Any:
-    """The module faiss, or an ImportError with the line to type: a dependency that may have been uninstalled."""
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """What is recorded with an index. Raises ValueError if it or a file is damaged, or of a newer release."""
+    record = folder / METADATA
+    metadata = read_record(record, MEND, newest=FORMAT_VERSION)
     try:
-        import faiss
-    except ImportError as error:
-        raise ImportError(f"dense indexes need FAISS ({error}): pip install faiss-cpu") from error
-    return faiss
-
-
-def mmap_flag(faiss: Any) -> int:
-    """The flag for mapping an index file instead of reading it: all types since FAISS 1.11, inverted lists before."""
-    return int(getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP))
+        newer = metadata["format_version"] > FORMAT_VERSION
+        wrong = None if newer else next((name for name in KEYS if name not in metadata), None)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{str(record)!r} is damaged ({error!r}): {MEND}") from error
+    if newer:
+        raise ValueError(
+            f"the index in {str(folder)!r} has format {metadata['format_version']}, but this release reads only up to "
+            f"{FORMAT_VERSION}: upgrade pyterrier_expandr"
+        )
+    if wrong is not None or not {VECTORS, DOCNOS} <= set(metadata["files"]):
+        raise ValueError(f"{str(record)!r} is damaged (it lacks {wrong or 'a file'}): {MEND}")
+    check_inside(folder)
+    check_files(folder, metadata["files"], MEND)
+    if Path(pt.io.pyterrier_home()) / "artifacts" in folder.resolve().parents:  # downloaded: read it all, once
+        check_once(record, metadata, MEND)
+    return metadata

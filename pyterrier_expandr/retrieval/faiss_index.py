@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,11 +10,13 @@ import pyterrier as pt
 
 from ..common.files import path_of, restored
 from ..common.notebook import Shown
-from ..common.records.checked import check_once
-from ..common.records.manifest import check_files, check_inside, read_record
+from ..common.records.manifest import check_files
 from ..encoding.vectors import same_vectors
 from . import faiss_build as layout
+from .devices import on_device
+from .factories import import_faiss, last_sentence, mmap_flag
 from .faiss_indexer import FaissIndexer, Mode
+from .shards import check_shards, documents_of
 from .spool import Spool
 
 if TYPE_CHECKING:
@@ -22,11 +24,6 @@ if TYPE_CHECKING:
 
     from ..encoding.views import QueryEncoder
     from .faiss_retriever import FaissRetriever
-
-#: what to do about a damaged index
-MEND = "index again, or download it again"
-#: what every record of an index has
-KEYS = ("factory", "metric", "dim", "count", "encoder", "files")
 
 HELP_URL = "https://github.com/facebookresearch/faiss/wiki/The-index-factory"
 
@@ -71,7 +68,7 @@ class FaissIndex(Shown, pt.Artifact, pt.Indexer):
             raise ValueError(f'factory must be a FAISS factory string such as "Flat" or "HNSW32", got {factory!r}')
         self.factory, self.metric = factory, metric
         self._metadata: dict[str, Any] | None = None
-        self._opened: dict[str | None, Any] = {}
+        self._opened: dict[Any, Any] = {}
         self._docnos: pa.Array | None = None
 
     @property
@@ -97,7 +94,7 @@ class FaissIndex(Shown, pt.Artifact, pt.Indexer):
                 unfinished = Spool(self.folder).exists()
                 hint = "continue it with indexer(mode='resume')" if unfinished else "index documents first"
                 raise FileNotFoundError(f"there is no index at {str(self.path)!r}: {hint}")
-            metadata = _read_metadata(self.folder)
+            metadata = layout.read_metadata(self.folder)
             for name, wanted in (("factory", self.factory), ("metric", self.metric)):
                 if wanted not in (None, metadata[name]):
                     raise ValueError(
@@ -151,7 +148,25 @@ class FaissIndex(Shown, pt.Artifact, pt.Indexer):
         """The columns that indexing reads."""
         return [["docno", "doc_vec"]]
 
-    def indexer(self, mode: Mode = "create") -> FaissIndexer:
+    def merge(
+        self, shards: Sequence[FaissIndex | str | Path], *, mode: Mode = "create", verbose: bool = False
+    ) -> FaissIndex:
+        """This index, built of all documents in `shards`, in their order; the same as if they were indexed at once.
+
+        Shards are "Flat", and this index may have any factory. Modes are those of `indexer`; memory is bounded as in
+        any build.
+
+        Raises:
+            FileNotFoundError: a shard is not built. ValueError: there is none; they are of different encoders, sizes or
+                metrics; one is not "Flat"; or a docno is in two of them.
+        """
+        opened = [shard if isinstance(shard, FaissIndex) else FaissIndex(shard) for shard in shards]
+        check_shards(opened)
+        if (self.metric or "ip") != opened[0].metadata["metric"]:
+            raise ValueError(f"the shards have metric {opened[0].metadata['metric']!r}: give the merged index the same")
+        return self.indexer(mode, verbose).index(documents_of(opened))
+
+    def indexer(self, mode: Mode = "create", verbose: bool = False) -> FaissIndexer:
         """An indexer that ends a PyTerrier pipeline.
 
         Args:
@@ -160,8 +175,9 @@ class FaissIndex(Shown, pt.Artifact, pt.Indexer):
                 leaves a finished index unchanged). Give "resume" the whole corpus again, or only what is missing, so
                 that nothing is encoded twice:
                 `(encoder.doc_encoder() >> index.indexer("resume")).index(index.remaining(corpus))`.
+            verbose: state the memory that the index takes, and show documents per second and the time left.
         """
-        return FaissIndexer(self, mode=mode)
+        return FaissIndexer(self, mode=mode, verbose=verbose)
 
     def remaining(self, corpus: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """The documents of `corpus` that an interrupted build has not committed yet; none if the index is built.
@@ -182,6 +198,8 @@ class FaissIndex(Shown, pt.Artifact, pt.Indexer):
         search_params: str | None = None,
         drop_query_vec: bool = False,
         verbose: bool = False,
+        shards: Sequence[FaissIndex] = (),
+        device: str | None = None,
     ) -> FaissRetriever:
         """A transformer `[qid, query_vec]` -> R; see `FaissRetriever`."""
         from .faiss_retriever import FaissRetriever
@@ -192,6 +210,8 @@ class FaissIndex(Shown, pt.Artifact, pt.Indexer):
             search_params=search_params,
             drop_query_vec=drop_query_vec,
             verbose=verbose,
+            shards=shards,
+            device=device,
         )
 
     def query_encoder(self, **options: Any) -> QueryEncoder:
@@ -208,27 +228,31 @@ class FaissIndex(Shown, pt.Artifact, pt.Indexer):
             )
         return ExpandREncoder.from_spec(self.encoder, **options).query_encoder()
 
-    def open(self, search_params: str | None = None) -> Any:
-        """The FAISS index, memory-mapped, with `search_params` set; it is kept open.
+    def open(self, search_params: str | None = None, *, device: str | None = None) -> Any:
+        """The FAISS index, memory-mapped (or on a GPU), with `search_params` set; it is kept open.
 
         Raises:
             ValueError: the file is damaged, or the parameters do not suit the index. ImportError: FAISS is not
                 installed.
         """
+        if device not in (None, "cpu") and (device, search_params) not in self._opened:
+            self._opened[device, search_params] = on_device(self.open(search_params), str(device))
+        if device not in (None, "cpu"):
+            return self._opened[device, search_params]
         if search_params not in self._opened:
-            faiss, metadata = layout.import_faiss(), self.metadata
+            faiss, metadata = import_faiss(), self.metadata
             try:
-                opened = faiss.read_index(str(self.folder / layout.VECTORS), layout.mmap_flag(faiss))
+                opened = faiss.read_index(str(self.folder / layout.VECTORS), mmap_flag(faiss))
                 if (opened.ntotal, opened.d) != (metadata["count"], metadata["dim"]):
                     raise RuntimeError(f"it holds {opened.ntotal} vectors of {opened.d} dimensions")
             except (RuntimeError, MemoryError) as error:
-                reason = layout.last_sentence(error)
+                reason = last_sentence(error)
                 raise ValueError(f"the index in {str(self.path)!r} is damaged: {reason}; index again") from error
             if search_params is not None:
                 try:
                     faiss.ParameterSpace().set_index_parameters(opened, search_params)
                 except RuntimeError as error:
-                    raise ValueError(f"search_params {search_params!r}: {layout.last_sentence(error)}") from error
+                    raise ValueError(f"search_params {search_params!r}: {last_sentence(error)}") from error
             self._opened[search_params] = opened
         return self._opened[search_params]
 
@@ -240,7 +264,7 @@ class FaissIndex(Shown, pt.Artifact, pt.Indexer):
 
             count = len(self)  # raises first if something is wrong with the folder
             docnos_file = {layout.DOCNOS: self.metadata["files"][layout.DOCNOS]}
-            check_files(self.folder, docnos_file, MEND, content=True)  # all of it is read below in any case
+            check_files(self.folder, docnos_file, layout.MEND, content=True)  # all of it is read below in any case
             try:
                 with pa.memory_map(str(self.folder / layout.DOCNOS)) as source:
                     docnos = pa.ipc.open_file(source).read_all()["docno"].combine_chunks()
@@ -262,7 +286,7 @@ class FaissIndex(Shown, pt.Artifact, pt.Indexer):
             ValueError: a file differs from what was written.
         """
         self._forget()  # reads the record again too
-        check_files(self.folder, self.metadata["files"], MEND, content=True)
+        check_files(self.folder, self.metadata["files"], layout.MEND, content=True)
 
     def describe(self) -> dict[str, Any]:
         """What the index contains, as JSON values: kind, and size and SHA-256 of its files."""
@@ -294,25 +318,3 @@ class FaissIndex(Shown, pt.Artifact, pt.Indexer):
     def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
         """The node that PyTerrier draws for this index."""
         return {"label": "Faiss Index", "help_url": HELP_URL}
-
-
-def _read_metadata(folder: Path) -> dict[str, Any]:
-    record = folder / layout.METADATA
-    metadata = read_record(record, MEND, newest=layout.FORMAT_VERSION)
-    try:
-        newer = metadata["format_version"] > layout.FORMAT_VERSION
-        wrong = None if newer else next((name for name in KEYS if name not in metadata), None)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{str(record)!r} is damaged ({error!r}): {MEND}") from error
-    if newer:
-        raise ValueError(
-            f"the index in {str(folder)!r} has format {metadata['format_version']}, but this release reads only up to "
-            f"{layout.FORMAT_VERSION}: upgrade pyterrier_expandr"
-        )
-    if wrong is not None or not {layout.VECTORS, layout.DOCNOS} <= set(metadata["files"]):
-        raise ValueError(f"{str(record)!r} is damaged (it lacks {wrong or 'a file'}): {MEND}")
-    check_inside(folder)
-    check_files(folder, metadata["files"], MEND)
-    if Path(pt.io.pyterrier_home()) / "artifacts" in folder.resolve().parents:  # downloaded: read it all, once
-        check_once(record, metadata, MEND)
-    return metadata

@@ -11,6 +11,7 @@ import pyterrier as pt
 from ..common.files import restored
 from ..common.locks import one_writer
 from . import faiss_build as layout
+from .factories import import_faiss
 from .spool import Spool
 
 if TYPE_CHECKING:
@@ -26,10 +27,10 @@ class FaissIndexer(pt.Indexer):
         ValueError: an unknown mode.
     """
 
-    def __init__(self, faiss_index: FaissIndex, *, mode: Mode = "create") -> None:
+    def __init__(self, faiss_index: FaissIndex, *, mode: Mode = "create", verbose: bool = False) -> None:
         if mode not in ("create", "overwrite", "resume"):
             raise ValueError(f'mode must be "create", "overwrite" or "resume", got {mode!r}')
-        self.faiss_index, self.mode = faiss_index, mode
+        self.faiss_index, self.mode, self.verbose = faiss_index, mode, verbose
 
     def index_inputs(self) -> list[list[str]]:
         """The columns that indexing reads."""
@@ -47,7 +48,7 @@ class FaissIndexer(pt.Indexer):
             ImportError: FAISS is not installed.
         """
         target = self.faiss_index
-        layout.import_faiss()
+        import_faiss()
         with one_writer(target.folder):
             self._build(iter)
         target._forget()
@@ -62,7 +63,8 @@ class FaissIndexer(pt.Indexer):
             spool.tidy()
             return
         factory, metric = target.factory or "Flat", target.metric or "ip"
-        layout.build(target.folder, docs, factory=factory, metric=metric, resume=self.mode == "resume")
+        resume = self.mode == "resume"
+        layout.build(target.folder, docs, factory=factory, metric=metric, resume=resume, verbose=self.verbose)
 
     def _check_target(self, folder: Path, spool: Spool) -> None:
         if folder.exists() and (foreign := _foreign(folder)) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import pandas as pd
 import pyterrier as pt
 
 from ..common.frames import check_ids, check_single, the_column
-from ..encoding.vectors import describe_source, source_of, stack_vectors
+from ..encoding.vectors import describe_source, quantized_difference, source_of, stack_vectors
+from .devices import check_device
+from .shards import best_of, check_shards
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,10 +42,14 @@ class FaissRetriever(pt.Transformer):
         search_params: FAISS parameter string for approximate indexes, e.g. "nprobe=32" or "efSearch=128".
         drop_query_vec: leave `query_vec` out of the result.
         verbose: show a progress bar.
+        shards: further indexes, of other documents, which are searched together with `faiss_index`; their results are
+            merged by score. With "Flat", the ranking is that of one index of all documents.
+        device: "cuda" to search on a GPU, for factories that are flat ("Flat", "SQ8" ...) or begin with "IVF".
 
     Raises:
-        ValueError: `num_results` below 1; vectors with NaN, or whose size differs from the index's (the message names
-            both encoders). FileNotFoundError: the index is not built. ImportError: FAISS is not installed.
+        ValueError: `num_results` below 1; no such device; shards that differ in encoder, size or metric; vectors with
+            NaN, or whose size differs from the index's (the message names both encoders). FileNotFoundError: the index
+            is not built. ImportError: FAISS is not installed.
 
     Example:
         >>> from pyterrier_expandr import FaissIndex
@@ -58,11 +65,15 @@ class FaissRetriever(pt.Transformer):
         search_params: str | None = None,
         drop_query_vec: bool = False,
         verbose: bool = False,
+        shards: Sequence[FaissIndex] = (),
+        device: str | None = None,
     ) -> None:
+        check_device(device)
         if num_results < 1:
             raise ValueError(f"num_results must be 1 or more, got {num_results}")
         self.faiss_index, self.num_results = faiss_index, num_results
         self.search_params, self.drop_query_vec, self.verbose = search_params, drop_query_vec, verbose
+        self.shards, self.device = tuple(shards), device
         self._warned = False
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
@@ -80,8 +91,9 @@ class FaissRetriever(pt.Transformer):
         matrix = stack_vectors(the_column(inp, "query_vec"), list(map(str, inp["qid"])), name="query_vec")
         self._check_encoder(matrix.shape[1], source_of(inp["query_vec"].iloc[0]))
         scores, numbers = self._search(matrix)
-        _order_ties(scores, numbers, self.faiss_index.docnos)
-        return _result_frame(queries, scores, numbers, self.faiss_index.docnos)
+        docnos = self._docnos()
+        _order_ties(scores, numbers, docnos)
+        return _result_frame(queries, scores, numbers, docnos)
 
     def _check_encoder(self, dim: int, source: dict[str, Any] | None) -> None:
         index = self.faiss_index
@@ -91,8 +103,17 @@ class FaissRetriever(pt.Transformer):
                 f"{str(index.path)!r} has {index.dim} and was made by {describe_source(index.encoder)}: "
                 "use one encoder for both, e.g. index.query_encoder()"
             )
-        if not index.accepts(source) and not self._warned:
-            self._warned = True
+        if index.accepts(source) or self._warned:
+            return
+        self._warned = True
+        if (cosine := quantized_difference(source, index.encoder)) is not None:
+            warnings.warn(
+                f"the query vectors of {describe_source(source)} and the vectors in the index {str(index.path)!r} come "
+                "from one model, but one of the two is in int8: the cosine between the vectors of both is "
+                f"{cosine['mean']:.4f} in the mean and {cosine['min']:.4f} at least ({cosine['texts']} texts)",
+                stacklevel=3,
+            )
+        else:
             warnings.warn(
                 f"the query vectors come from {describe_source(source)}, but the index {str(index.path)!r} from "
                 f"{describe_source(index.encoder)} (different weights, pooling, normalisation, size or document "
@@ -102,30 +123,49 @@ class FaissRetriever(pt.Transformer):
 
     def _search(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scores and document numbers, each (n, k), best first; -1 if there is no document."""
-        index = self.faiss_index
-        opened = index.open(self.search_params)
-        k = min(self.num_results, len(index))
-        block = max(64, BLOCK_BYTES // (RESULT_BYTES * k))
+        check_shards(self._indexes)
+        sizes = [len(index) for index in self._indexes]
+        k = min(self.num_results, sum(sizes))
+        block = max(64, BLOCK_BYTES // (RESULT_BYTES * k * len(sizes)))
         starts: Any = range(0, len(matrix), block)
         if self.verbose:
             starts = pt.tqdm(starts, desc="Searching", unit="block")
-        parts = [opened.search(matrix[start : start + block], k) for start in starts]
+        parts = []
+        for start in starts:
+            queries = matrix[start : start + block]
+            found = [self._search_one(index, queries, min(k, len(index))) for index in self._indexes]
+            parts.append(found[0] if len(found) == 1 else best_of(found, sizes, k))
         scores, numbers = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return scores, numbers
+
+    def _search_one(self, index: FaissIndex, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        scores, numbers = index.open(self.search_params, device=self.device).search(queries, k)
         return (scores if index.metadata["metric"] == "ip" else -scores), numbers
+
+    @property
+    def _indexes(self) -> list[FaissIndex]:
+        return [self.faiss_index, *self.shards]
+
+    def _docnos(self) -> pa.Array | pa.ChunkedArray:
+        """The docnos of all documents, in the order of their numbers; none is copied."""
+        import pyarrow as pa
+
+        return pa.chunked_array([index.docnos for index in self._indexes]) if self.shards else self.faiss_index.docnos
 
     def fuse_rank_cutoff(self, k: int) -> pt.Transformer | None:
         """This retriever with `k` results if search is exact; None for approximate indexes."""
-        if not self.faiss_index.exact or k >= self.num_results:
+        if not all(index.exact for index in self._indexes) or k >= self.num_results:
             return None
         return pt.inspect.transformer_apply_attributes(self, num_results=k)
 
     def describe(self) -> dict[str, Any]:
         """Everything that determines the ranking besides the query vectors, as JSON values."""
         settings = {"num_results": self.num_results, "search_params": self.search_params}
-        return {"retriever": "FaissRetriever", **self.faiss_index.describe(), **settings}
+        shards = {"shards": [index.describe() for index in self.shards]} if self.shards else {}
+        return {"retriever": "FaissRetriever", **self.faiss_index.describe(), **settings, **shards}
 
     def _key(self) -> tuple[Any, ...]:
-        return (self.faiss_index, self.num_results, self.search_params, self.drop_query_vec)
+        return (self.faiss_index, self.num_results, self.search_params, self.drop_query_vec, self.shards, self.device)
 
     def __eq__(self, other: object) -> bool:
         return self._key() == other._key() if isinstance(other, FaissRetriever) else NotImplemented
@@ -145,7 +185,9 @@ class FaissRetriever(pt.Transformer):
         return {"label": "Faiss Retriever", "help_url": HELP_URL}
 
 
-def _result_frame(queries: pd.DataFrame, scores: np.ndarray, numbers: np.ndarray, docnos: pa.Array) -> pd.DataFrame:
+def _result_frame(
+    queries: pd.DataFrame, scores: np.ndarray, numbers: np.ndarray, docnos: pa.Array | pa.ChunkedArray
+) -> pd.DataFrame:
     """The rows of all queries, one query after another, from (n, k) arrays.
 
     Built from whole columns: a row-wise builder is slow, and breaks on a query with exactly one result.
@@ -157,11 +199,12 @@ def _result_frame(queries: pd.DataFrame, scores: np.ndarray, numbers: np.ndarray
     starts = np.cumsum(counts) - counts
     result = queries.iloc[np.repeat(np.arange(len(queries)), counts)].reset_index(drop=True)
     ranks = np.arange(counts.sum()) - np.repeat(starts, counts)
-    names = pd.array(pc.take(docnos, numbers[found]), dtype=str)
+    taken = pc.take(docnos, numbers[found])
+    names = pd.array(taken.combine_chunks() if hasattr(taken, "combine_chunks") else taken, dtype=str)
     return result.assign(docno=names, score=scores[found], rank=ranks)
 
 
-def _order_ties(scores: np.ndarray, numbers: np.ndarray, docnos: pa.Array) -> None:
+def _order_ties(scores: np.ndarray, numbers: np.ndarray, docnos: pa.Array | pa.ChunkedArray) -> None:
     """Order documents with equal scores by docno, in place; only the docnos of tied documents are looked up."""
     import pyarrow as pa
     import pyarrow.compute as pc

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,14 @@ class Spool:
         """The committed vectors (n, d), memory-mapped."""
         state = self.state()
         return np.memmap(self.vectors, np.float32, "r", shape=(state["count"], state["dim"]))
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """The committed vectors in order, up to 1,024 of them (n, d) at a time; read, so that none stays in memory."""
+        state = self.state()
+        with open(self.vectors, "rb") as file:
+            for start in range(0, state["count"], CHUNK):
+                rows = min(CHUNK, state["count"] - start)
+                yield np.frombuffer(file.read(rows * state["dim"] * 4), np.float32).reshape(rows, -1)
 
     def rewind(self) -> None:
         """Cut off anything that a killed process wrote after its last commit."""

@@ -9,7 +9,7 @@ from pyterrier_expandr.collections import pocket
 from tests.command import expandr
 
 
-@pytest.mark.parametrize("command", ["demo", "expand", "index", "search", "models", "tune"])
+@pytest.mark.parametrize("command", ["demo", "expand", "index", "search", "models", "plan", "quantize", "tune"])
 def test_help_shows_an_example(command):
     assert f"Example: expandr {command}" in expandr(command, "--help")
 
@@ -25,7 +25,7 @@ def test_every_command_with_a_backend_says_how_it_is_named():
             yield " ".join([*path, name]), {parameter.name: parameter for parameter in command.params}
 
     found = {path: options["llm"].help for path, options in commands(typer.main.get_command(app)) if "llm" in options}
-    assert sorted(found) == ["demo", "expand", "search", "train pairs", "tune"]
+    assert sorted(found) == ["demo", "expand", "plan", "search", "train pairs", "tune"]
     for said in found.values():
         for part in ("hf:NAME_OR_FOLDER", "vllm:NAME_OR_FOLDER", "openai:MODEL@URL", "?OPTION=VALUE"):
             assert part in said

@@ -103,7 +103,8 @@ def actions(tmp_path, tiny_llama, monkeypatch):
     from pyterrier_expandr.analysis.bleu import bleu_against
     from pyterrier_expandr.analysis.figures import drawing
     from pyterrier_expandr.common.ray_cluster import Cluster
-    from pyterrier_expandr.encoding import demo_encoder_folder
+    from pyterrier_expandr.encoding import demo_encoder_folder, quantize
+    from pyterrier_expandr.encoding.models.openvino import import_openvino
     from pyterrier_expandr.expansion.backends.gguf import check_gguf
     from pyterrier_expandr.expansion.backends.local.adapters import with_adapter
     from pyterrier_expandr.expansion.backends.vllm import VLLMBackend
@@ -134,6 +135,9 @@ def actions(tmp_path, tiny_llama, monkeypatch):
     yield "gguf", "gguf", lambda: check_gguf(tmp_path / "m.gguf")
     yield "accelerate", "gguf", lambda: check_gguf(tmp_path / "m.gguf")
     yield "ray", "ray", lambda: Cluster().connect()
+    yield "openvino", "openvino", lambda: quantize(tiny_llama, tmp_path / "int8")
+    yield "nncf", "openvino", lambda: quantize(tiny_llama, tmp_path / "int8")
+    yield "openvino", "openvino", import_openvino
     yield "vllm", "vllm", lambda: VLLMBackend(tiny_llama).load()
     yield "peft", "train", lambda: with_adapter(None, str(tmp_path))
     yield "peft", "train", lambda: merge_adapter(tmp_path, tmp_path / "merged")

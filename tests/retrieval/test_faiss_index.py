@@ -18,6 +18,7 @@ import pytest
 from pyterrier_expandr import FaissIndex
 from pyterrier_expandr.common.locks import InUseError
 from pyterrier_expandr.encoding.vectors import with_source
+from pyterrier_expandr.retrieval import factories
 from pyterrier_expandr.retrieval import faiss_build as layout
 from pyterrier_expandr.retrieval.spool import CHUNK, SeenDocnos, Spool
 from tests.common.test_locks import held
@@ -104,7 +105,7 @@ def test_flat_falls_back_to_memory_where_the_layout_is_another(tmp_path, monkeyp
     assert np.array_equal(index.open().reconstruct_n(0, 33), vectors(33))
 
 
-@pytest.mark.parametrize("factory", ["HNSW8", "IVF4,Flat", "SQ8", "IVF4,PQ4x4", "OPQ4,IVF4,PQ4x4"])
+@pytest.mark.parametrize("factory", ["HNSW8", "IVF4,Flat", "SQ8", "SQfp16", "IVF4,PQ4x4", "OPQ4,IVF4,PQ4x4"])
 def test_any_factory_is_built_and_mapped(tmp_path, monkeypatch, factory):
     small_chunks(monkeypatch, 64)
     index = FaissIndex(tmp_path / "i", factory=factory)
@@ -116,13 +117,23 @@ def test_any_factory_is_built_and_mapped(tmp_path, monkeypatch, factory):
     assert FaissIndex(tmp_path / "i").metadata["factory"] == factory
 
 
-def test_training_sample_is_bounded_seeded_and_grows_with_the_lists(monkeypatch):
-    monkeypatch.setattr(layout, "TRAIN_SAMPLE", 100)
-    matrix, index = vectors(1000), faiss.index_factory(16, "IVF4,Flat")
-    sample = layout._training_sample(index, matrix)
-    assert sample.shape == (160, 16)
-    assert np.array_equal(sample, layout._training_sample(index, matrix))
-    assert layout._training_sample(faiss.index_factory(16, "PQ4x4"), matrix).shape == (100, 16)
+def test_training_sample_is_bounded_seeded_and_grows_with_the_lists(tmp_path, monkeypatch):
+    monkeypatch.setattr(factories, "TRAIN_SAMPLE", 100)
+    assert factories.sample_size(faiss.index_factory(16, "IVF4,Flat")) == 160
+    assert factories.sample_size(faiss.index_factory(16, "PQ4x4")) == 100
+    assert factories.sample_size(faiss.index_factory(16, "HNSW8")) == 0
+    small_chunks(monkeypatch, 64)
+    spool = Spool(tmp_path / "i")
+    spool.start()
+    matrix = vectors(1000)
+    for start in range(0, 1000, 64):
+        docnos = [f"d{i}" for i in range(start, min(start + 64, 1000))]
+        spool.append(docnos, matrix[start : start + 64], None)
+    sample = layout._training_sample(160, spool)
+    assert sample.shape == (160, 16) and np.array_equal(sample, layout._training_sample(160, spool))
+    places = [int(np.flatnonzero((matrix == row).all(axis=1))[0]) for row in sample]
+    assert places == sorted(set(places)) and places[0] < 100 < 900 < places[-1]
+    assert np.array_equal(layout._training_sample(1000, spool), matrix)
 
 
 @pytest.mark.skipif(not hasattr(faiss, "IO_FLAG_MMAP_IFC"), reason="older FAISS maps inverted lists only")
@@ -429,7 +440,10 @@ def test_empty_corpus_is_refused_and_leaves_nothing(tmp_path):
 
 
 def test_too_few_vectors_to_train_keep_the_spool(tmp_path):
-    with pytest.raises(ValueError, match=r"20 vectors are too few to train 'IVF32,Flat'.*resume"):
+    with pytest.raises(
+        ValueError,
+        match=r"20 vectors are too few to train 'IVF32,Flat', which needs at least 32; they are kept.*resume",
+    ):
         FaissIndex(tmp_path / "i", factory="IVF32,Flat").index(corpus(20))
     index = FaissIndex(tmp_path / "i", factory="IVF2,Flat")
     index.indexer("resume").index([])

@@ -22,7 +22,7 @@ SEALED = "sha256 of the rest: "
 CHANGEABLE = ("README.md", ".sqlite", ".sqlite-wal", ".sqlite-shm")
 
 #: the records of trained models, whose folders are opened like any other model
-MODEL_RECORDS = ("retriever.json", "smalllm.json", "merge.json", "expander.json", "student.json")
+MODEL_RECORDS = ("retriever.json", "smalllm.json", "merge.json", "expander.json", "student.json", "openvino.json")
 MODEL_MEND = "copy or train it again, or remove that record if the change was meant"
 
 #: a larger JSON file is not a record

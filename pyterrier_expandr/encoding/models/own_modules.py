@@ -11,11 +11,12 @@ from .anchordr_checkpoint import find_file
 OURS = (
     "pyterrier_expandr.encoding.models.anchordr.AnchorDR",
     "pyterrier_expandr.encoding.models.dpr.DPRTower",
+    "pyterrier_expandr.encoding.models.openvino.OpenVINOTransformer",
     "pyterrier_expandr.models.anchordr.AnchorDR",  # saved before the modules moved
     "pyterrier_expandr.models.dpr.DPRTower",
 )
 #: modules that may occur along with them: those of sentence-transformers that bring no code of their own
-PLAIN = ("Normalize", "Dense", "Dropout", "LayerNorm", "Router")
+PLAIN = ("Normalize", "Pooling", "Dense", "Dropout", "LayerNorm", "Router")
 
 
 def has_own_modules(name: str, revision: str | None = None) -> bool:

@@ -30,14 +30,17 @@ def opening(name: object) -> Iterator[None]:
         ) from error
 
 
-def copy_of(model: SentenceTransformer, device: str) -> SentenceTransformer:
-    """A copy of `model` on `device` that can be changed without affecting it; on the same device, weights are shared.
+def copy_of(model: SentenceTransformer, device: str, *, share: bool = True) -> SentenceTransformer:
+    """A copy of `model` on `device` that can be changed without affecting it; with `share`, weights are shared if they
+    are on that device already.
 
     Raises:
         ValueError: the model cannot be copied (its weights are stored outside PyTorch).
     """
     shared: dict[int, Any] = {}
-    if torch.device(device).type == model.device.type:  # moving shared weights would also move those of `model`
+    if (
+        share and torch.device(device).type == model.device.type
+    ):  # moving shared weights would also move those of `model`
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     try:
         return copy.deepcopy(model, shared).to(device)

@@ -1,0 +1,50 @@
+"""What the benchmarks of encoding and of scale conclude from their numbers."""
+
+import numpy as np
+import pytest
+
+from benchmarks import encoding, scale
+
+
+def built(kind, size, cpu, peak, ratio):
+    own = {"cpu_seconds": cpu, "wall_seconds": cpu, "peak_MB": peak, "disk_MB": 1000.0}
+    row = {"system": "ours", "batch": 10, "queries/s": 5.0, "ratio": ratio, "ms_more_per_call": 1.0}
+    found = {"kind": kind, "factory": kind, "size": size, "build": {"ours": own}, "search": [row]}
+    return found | {"recall": {"ours": 1.0}}
+
+
+def test_targets_of_scale():
+    cells = [built("Flat", 10_000, 1.0, 1600, 1.0), built("Flat", 1_000_000, 90.0, 1700, 1.05)]
+    assert scale.growth(cells, "Flat") == pytest.approx(np.log10(90) / 2)
+    assert scale.missed(cells) == []
+    assert scale.growth(cells[:1], "Flat") is None
+    cells[1] = built("Flat", 1_000_000, 200.0, 1701, 1.2)
+    memory, speed, growth = scale.missed(cells)
+    assert "takes 1701 MB, more than 1700" in memory and "1.20 times bare FAISS" in speed
+    assert "exponent 1.15" in growth
+    assert "| 1,000,000 | Flat | ours | 200 | 1,701 | 1,000 | 5 | 1.000 |" in scale.markdown(cells)
+
+
+def test_recall_and_truth(tmp_path):
+    np.savez(tmp_path / "spectrum.npz", mean=np.zeros(scale.DIM), root=np.diag(np.linspace(1, 0.1, scale.DIM)))
+    scale.make_vectors(tmp_path, 9000)
+    matrix = np.concatenate(list(scale.blocks(tmp_path, 9000)))
+    assert matrix.shape == (9000, 384) and np.allclose(np.linalg.norm(matrix, axis=1), 1, atol=1e-5)
+    assert len(np.unique(matrix[:, 0])) > 8990  # no block repeats another
+    scale.make_truth(tmp_path, 9000)
+    truth = np.load(tmp_path / "9000.truth.npy")
+    scores = scale.drawn(tmp_path, scale.QUERIES, 7)[:5] @ matrix.T
+    assert [set(row) for row in truth[:5]] == [set(row) for row in np.argsort(-scores, axis=1)[:, : scale.K]]
+    assert scale.recall_at(truth[:, ::-1], truth) == 1 and scale.recall_at(truth + 9000, truth) == 0
+
+
+def test_targets_of_int8():
+    def found(ratio, ndcg):
+        base = {"way": encoding.BASE, "ratio": 1.0, "docs/s": 10.0, "nDCG@10": 0.6451, "cosine to float32": 1.0}
+        fast = {"way": encoding.FAST, "ratio": ratio, "docs/s": 25.0, "nDCG@10": ndcg, "cosine to float32": 0.99}
+        return {"SciFact": {"documents": 1, "queries": 1, "rows": [base, fast]}}
+
+    assert encoding.missed(found(2.6, 0.6440)) == []
+    slow, worse = encoding.missed(found(2.3, 0.6400))
+    assert "2.30 times as fast" in slow and "loses 0.51 points" in worse
+    assert "| SciFact | int8 | 25.0 | 2.60 | 0.6440 | 0.9900 |" in encoding.markdown(found(2.6, 0.6440))
