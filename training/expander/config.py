@@ -22,6 +22,8 @@ LOSSES = ("sigmoid", "sft")
 #: how the LLM learns: from given pairs (the first two), or from texts that it writes while it is trained
 Method = Literal["dpo", "sft-best", "online-dpo", "grpo"]
 ONLINE = ("online-dpo", "grpo")
+#: settings without effect there
+NOT_ONLINE = {"losses", "overlong", "lora_dropout", "precompute_reference"}
 #: what sft-best is
 IMITATION = {"sft": 1.0}
 
@@ -58,6 +60,7 @@ class ExpanderTrainingConfig:
         load_in_4bit: hold the base model in 4 bits (needs a CUDA device and bitsandbytes).
         dtype: "float32", "bfloat16", "float16"; None means bfloat16 on a GPU and float32 on a CPU.
         report_prompts: number of held-out prompts whose generation lengths are compared before and after; 0 for none.
+            The online methods measure lengths at each evaluation instead.
         report_tokens: maximum tokens per generation in that comparison.
         seed: for the split, adapter initialisation, data order and report.
         revision: the base model's revision on the hub.
@@ -161,10 +164,12 @@ class ExpanderTrainingConfig:
         """Refuse groups that a batch cannot hold, and texts that leave no room for a prompt."""
         if self.online is None:
             return
+        if self.precompute_reference:
+            raise ValueError("precompute_reference belongs to given pairs: leave it out where the LLM writes them")
         if self.method == "grpo" and self.batch_size % self.group_size:
             raise ValueError(
-                f"batch_size {self.batch_size} must be a multiple of group_size {self.group_size}: it counts texts, and "
-                "a step takes whole groups"
+                f"batch_size {self.batch_size} must be a multiple of group_size {self.group_size}: it counts texts, "
+                "and a step takes whole groups"
             )
         if self.method == "online-dpo" and self.online.group_size not in (None, 2):
             raise ValueError(f"online-dpo compares 2 texts of a query, got group_size {self.online.group_size}")
@@ -198,11 +203,15 @@ class ExpanderTrainingConfig:
             >>> "losses" in ExpanderTrainingConfig("base", "pairs.jsonl", "adapter").recorded()
             False
         """
-        left_out = {*OTHER_SETTINGS, "online", *({"losses", "overlong", "lora_dropout"} if self.online else {"method"})}
+        left_out = {*OTHER_SETTINGS, "online", *(NOT_ONLINE if self.online else {"method"})}
         if self.losses == PAPER_LOSSES:
             left_out.add("losses")
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in left_out}
-        return values if self.online is None else values | {"online": self.online.recorded()}
+        return (
+            values
+            if self.online is None
+            else values | {"online": self.online.recorded() | {"group_size": self.group_size}}
+        )
 
     def compute_dtype(self) -> str:
         """The dtype of the base model's weights on this machine."""

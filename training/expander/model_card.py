@@ -11,6 +11,7 @@ from .online.signs import gained
 def adapter_card(record: dict[str, Any]) -> str:
     """The README.md of an adapter, from its record (`expander.json`)."""
     settings, pairs = record["settings"], record["pairs"]
+    rows_are = "Queries" if "online" in settings else "Pairs"
     rows = [f"| {name} | {settings[name]} |" for name in sorted(settings) if name != "base_fingerprint"]
     return "\n".join(
         [
@@ -19,7 +20,7 @@ def adapter_card(record: dict[str, Any]) -> str:
             "",
             *_method(settings),
             "",
-            f"Base model: `{_shown(record['base'])}`. {'Queries' if 'online' in settings else 'Pairs'}: {pairs['training']} for training,",
+            f"Base model: `{_shown(record['base'])}`. {rows_are}: {pairs['training']} for training,",
             f"{pairs['held out']} held out, {sum(pairs['dropped'].values())} dropped of {pairs['read']}.",
             f"Step {record['kept_step']} of {record['steps']} was kept.",
             "",

@@ -24,8 +24,9 @@ _MARK = "expansion-goes-here"
 class TokenizedPairs:
     """Pairs as token ids, the messages of their prompts in the same order, and counts of pairs dropped or cut.
 
-    `rows` have `prompt_ids`, `chosen_ids` and `rejected_ids`; of queries without texts, `query_id` and `prompt`. `dropped` counts pairs by reason, `cut` those with
-    a completion that was cut, and `end` is the token that ends a turn.
+    `rows` have `prompt_ids`, `chosen_ids` and `rejected_ids`; those of queries without texts have `query_id` and
+    `prompt`. `dropped` counts pairs by reason, `cut` those with a completion that was cut, and `end` is the token that
+    ends a turn.
     """
 
     end: int

@@ -101,8 +101,10 @@ def _make(
         raise
     if is_first_process():
         _warn_of_no_gain(metrics)
-        prompts, of = (evaluation.prompts, "held-out") if evaluation.rows else (train.prompts, "training")
-        words = generation_lengths(config, prompts, of, work, verbose=verbose)
+        words = None
+        if config.online is None:  # its evaluations tell the lengths
+            prompts, of = (evaluation.prompts, "held-out") if evaluation.rows else (train.prompts, "training")
+            words = generation_lengths(config, prompts, of, work, verbose=verbose)
         _finish(settings, {"base": config.base, "pairs": counts} | metrics | {"generation_words": words}, work, out)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def distinct_2(texts: Sequence[str]) -> float:
         >>> distinct_2(["a b a b", "a b"])
         0.5
     """
-    pairs = [pair for words in map(str.split, texts) for pair in zip(words, words[1:], strict=False)]
+    pairs = [pair for words in map(str.split, texts) for pair in pairwise(words)]
     return len(set(pairs)) / len(pairs) if pairs else 0.0
 
 

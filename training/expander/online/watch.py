@@ -56,7 +56,7 @@ class Watch:
         self._said: set[str] = set()
 
     def measure(self, model: Any) -> dict[str, float]:
-        """`reward`, each of its parts as `reward/NAME`, `measure` if there is an index, and what tells of a collapse."""
+        """`reward`, its parts as `reward/NAME`, `measure` if there is an index, and what tells of a collapse."""
         with model.disable_adapter(), lent(model, self.backend), closing(self._cache()) as cache:
             base = _texts(self.backend, self.prompts, self.sampling, self.others, cache)
         with lent(model, self.backend):
