@@ -13,7 +13,7 @@ from .retriever import fusion_of
 
 
 @train.command(
-    epilog="Example: expandr train online --method grpo --base Qwen/Qwen2.5-7B-Instruct --queries pairs/candidates.jsonl "
+    epilog="Example: expandr train online --base Qwen/Qwen2.5-7B-Instruct --queries pairs/candidates.jsonl "
     "--encoder contriever --out adapter"
 )
 def online(

@@ -27,8 +27,7 @@ class FromReward:
 
     def __init__(self, config: ExpanderTrainingConfig) -> None:
         self.config, self.settings = config, config.online_settings
-        answers = any(isinstance(name, str) and name.startswith("self") for name in self.settings.rewards)
-        self.queries = read_queries(config.pairs, answers=answers)
+        self.queries = read_queries(config.pairs, answers=self.settings.needs_answers)
         self.reward = GroupReward(self.settings, self.queries)
         self.name = {"grpo": "GRPO", "online-dpo": "online DPO"}[config.method]
         self.read = len(self.queries)

@@ -115,6 +115,16 @@ class OnlineSettings:
         """The names of the rewards, also of callables."""
         return [r if isinstance(r, str) else str(getattr(r, "__name__", None) or repr(r)) for r in self.rewards]
 
+    @property
+    def needs_answers(self) -> bool:
+        """Whether one of the rewards compares texts with the LLM's own answer.
+
+        Example:
+            >>> OnlineSettings("contriever", rewards=("retriever", "measure"), index="i", qrels="q").needs_answers
+            False
+        """
+        return any(isinstance(name, str) and name.startswith("self") for name in self.rewards)
+
     def sampling(self, seed: int) -> Sampling:
         """How a text is drawn."""
         return Sampling(self.temperature, self.top_p, self.max_new_tokens, seed)

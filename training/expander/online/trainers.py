@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import random
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,12 +86,13 @@ def online_trainer(
     check_end(model, backend.tokenizer, train.end, config.base)
     prompts = {row["query_id"]: prompt for row, prompt in zip(train.rows, train.prompts, strict=True)}
     scorer = Scorer(reward, backend, prompts, stop_tokens(model, backend.tokenizer))
-    build, arguments = (_grpo if config.method == "grpo" else _online_dpo)(config, train, evaluation, folder)
+    shared = _shared(config, len(train.rows), len(evaluation.rows), folder)
+    build, arguments = (_grpo if config.method == "grpo" else _online_dpo)(config, shared)
     trainer = build(
         model=model,
         reward_funcs=scorer,
         args=on_one_gpu(arguments),
-        train_dataset=Dataset.from_list(train.rows),
+        train_dataset=Dataset.from_list(in_order(train.rows, queries, config.epochs, config.seed)),
         eval_dataset=Dataset.from_list(evaluation.rows) if evaluation.rows else None,
         processing_class=backend.tokenizer,
         peft_config=new_adapter(config),
@@ -115,11 +119,30 @@ def queries_per_step(config: ExpanderTrainingConfig, processes: int) -> int:
     return config.batch_size // config.group_size
 
 
-def _shared(config: ExpanderTrainingConfig, rows: int, held_out: int, folder: Path) -> dict[str, Any]:
+def in_order(rows: Sequence[Any], per_step: int, epochs: float, seed: int) -> list[Any]:
+    """The rows of all steps, one after the other: each epoch in a seeded order of its own, without what fills no step.
+
+    A Trainer is given all epochs as one. TRL shuffles anew in a process that resumes at a later epoch, and the texts
+    drawn at the beginning of an epoch would be others; within an epoch a resumed run goes on exactly.
+
+    Example:
+        >>> sorted(in_order("abc", 2, 1.0, seed=0)), len(in_order("abc", 2, 2.5, seed=0))
+        (['a', 'c'], 6)
+    """
+    found: list[Any] = []
+    whole = len(rows) // per_step * per_step
+    for epoch in range(math.ceil(epochs)):
+        found += random.Random(f"{seed} {epoch}").sample(list(rows), whole)
+    return found[: math.ceil(whole // per_step * epochs) * per_step]
+
+
+def _shared(config: ExpanderTrainingConfig, queries: int, held_out: int, folder: Path) -> dict[str, Any]:
     """The arguments that both methods have in common."""
-    arguments = common_arguments(config, rows, held_out, folder, measured="eval_reward")
+    steps = queries // queries_per_step(config, process_count())
+    arguments = common_arguments(config, steps * config.batch_size, held_out, folder, measured="eval_reward")
     settings = config.online_settings
     return arguments | {
+        "num_train_epochs": 1,  # see `in_order`
         "per_device_eval_batch_size": 1,  # not used: `Watch` evaluates
         "beta": config.beta,
         "temperature": settings.temperature,
@@ -139,20 +162,13 @@ def _engine(vllm: str | None) -> dict[str, Any]:
     return {"use_vllm": True} | ({"vllm_mode": "colocate"} if vllm == "colocate" else server)
 
 
-def _grpo(
-    config: ExpanderTrainingConfig, train: TokenizedPairs, evaluation: TokenizedPairs, folder: Path
-) -> tuple[type[Any], Any]:
-    queries = queries_per_step(config, process_count())
-    rows = len(train.rows) // queries * config.batch_size  # TRL leaves out an epoch's last, incomplete batch
-    shared = _shared(config, rows, len(evaluation.rows), folder)
+def _grpo(config: ExpanderTrainingConfig, shared: dict[str, Any]) -> tuple[type[Any], Any]:
     del shared["max_length"]
     sizes = {"num_generations": config.group_size, "num_generations_eval": 1}
     new = config.online_settings.max_new_tokens
-    return WatchedGRPOTrainer, GRPOConfig(**shared, **sizes, max_completion_length=new)
+    return WatchedGRPOTrainer, GRPOConfig(**shared, **sizes, max_completion_length=new, shuffle_dataset=False)
 
 
-def _online_dpo(
-    config: ExpanderTrainingConfig, train: TokenizedPairs, evaluation: TokenizedPairs, folder: Path
-) -> tuple[type[Any], Any]:
-    shared = _shared(config, len(train.rows), len(evaluation.rows), folder)
-    return WatchedOnlineDPOTrainer, OnlineDPOConfig(**shared, max_new_tokens=config.online_settings.max_new_tokens)
+def _online_dpo(config: ExpanderTrainingConfig, shared: dict[str, Any]) -> tuple[type[Any], Any]:
+    new = config.online_settings.max_new_tokens
+    return WatchedOnlineDPOTrainer, OnlineDPOConfig(**shared, max_new_tokens=new, train_sampling_strategy="sequential")
