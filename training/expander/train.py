@@ -186,6 +186,8 @@ def _finish(settings: dict[str, Any], results: dict[str, Any], work: Path, out: 
 def check_requirements(config: ExpanderTrainingConfig) -> None:
     """Raise ImportError if a package needed for training is missing, ValueError for 4 bits without a CUDA device."""
     check_installed("training the LLM", "train", "trl", "peft", "accelerate", "datasets")
+    if config.online is not None and config.online.vllm is not None:
+        check_installed("generating with vLLM in training", "vllm", "vllm")
     if not config.load_in_4bit:
         return
     import torch

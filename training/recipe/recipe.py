@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ..preferences.choice import PreferenceSettings
 from ..setting_checks import check_flag, check_number, check_whole
 from ..smalllm.train import SmallLMConfig
 from .checks import check_collections, check_data, check_room, check_texts, check_training, load_yaml, with_variables
-from .online import online_values
+from .online import PAPER_REWARDS, online_values
 from .systems import DEMO as DEMO
 from .systems import ROWS as ROWS
 from .systems import SMALL as SMALL
@@ -220,7 +220,7 @@ class Recipe:
         base: str | Path,
         pairs: str | Path,
         out: str | Path,
-        rewards: tuple[str, ...] = PreferenceSettings.rewards,
+        rewards: Sequence[str] = PAPER_REWARDS,
     ) -> ExpanderTrainingConfig:
         """The LLM's training configuration, with paths filled in; an online method takes only these of its rewards."""
         places, origin = {"base": str(base), "pairs": str(pairs), "out": str(out)}, self.origin()

@@ -25,6 +25,7 @@ from pyterrier_expandr.expansion.prompts import PROMPTS, render
 from pyterrier_expandr.training.expander.config import NOT_ONLINE, ExpanderTrainingConfig
 from pyterrier_expandr.training.expander.methods import method_of
 from pyterrier_expandr.training.expander.online.queries import read_queries
+from pyterrier_expandr.training.expander.online.report import training_report
 from pyterrier_expandr.training.expander.online.reward import GroupReward, Scorer, passage
 from pyterrier_expandr.training.expander.online.settings import OnlineSettings
 from pyterrier_expandr.training.expander.online.signs import Written, collapse, distinct_2, text_figures
@@ -144,6 +145,21 @@ def test_an_evaluation_reads_what_the_adapter_writes_at_inference(trained):
 
 def test_a_killed_run_ends_in_the_same_adapter(trained, tmp_path):
     config, folder, record, rows = trained
+    if config.method != "grpo":
+        pytest.skip("the slow test below")
+    killed_and_resumed(config, folder, record, rows, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_online_dpo_ends_in_the_same_adapter(trained, tmp_path):
+    config, folder, record, rows = trained
+    if config.method != "online-dpo":
+        pytest.skip("the test above")
+    killed_and_resumed(config, folder, record, rows, tmp_path)
+
+
+def killed_and_resumed(config, folder, record, rows, tmp_path):
+    """Kill a run of its own behind its first checkpoint, let it go on, and compare."""
     out = tmp_path / "adapter"
     code = (
         "import sys\nfrom dataclasses import replace\n"
@@ -169,6 +185,29 @@ def test_a_killed_run_ends_in_the_same_adapter(trained, tmp_path):
     assert said == rows and again["after"] == record["after"]
 
 
+def test_a_run_is_reported_as_a_table_and_as_curves(trained, tmp_path):
+    _, folder, _, rows = trained
+    said = CliRunner().invoke(app, ["report", str(folder)])
+    lines = said.output.splitlines()
+    assert said.exit_code == 0 and lines[0].startswith("| step | reward | reward/brevity | measure | distinct_2 |")
+    assert [line.split(" | ")[0] for line in lines[2:7]] == [f"| {row['step']}" for row in rows]
+    drawn = tmp_path / "run.svg"
+    assert CliRunner().invoke(app, ["report", str(folder), "--out", str(drawn)]).exit_code == 0
+    picture = drawn.read_text()
+    assert (
+        picture.startswith("<?xml") and "<!-- On held-out queries -->" in picture and "<!-- distinct_2 -->" in picture
+    )
+    refused = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "run.html")])
+    assert isinstance(refused.exception, ValueError) or "a table (.md) or a picture" in refused.output
+
+
+def test_the_report_names_the_steps_of_a_collapse():
+    rows = [{"step": 0} | HEALTHY, {"step": 4} | HEALTHY, {"step": 8} | HEALTHY | {"empty": 0.7}]
+    said = training_report(rows)
+    assert said.endswith("- step 8: 70 % of the texts for held-out queries are empty or repeat the query\n")
+    assert said.count("- step") == 1
+
+
 # --- prompts
 
 
@@ -180,8 +219,9 @@ def test_the_prompts_tokens_are_those_of_inference(method, template, config, tmp
     backend, asked = HuggingFaceBackend(own.base, device="cpu"), method_of(own)
     tokens = asked.tokens(backend)
     trainer = asked.trainer(backend, tokens, tokens.select([0, 1]), tmp_path / "checkpoints")
-    prompts = [trainer.train_dataset[i]["prompt"] for i in range(3)]
-    expected = [backend.prompt_ids(render(PROMPTS["q2d"], query=row["query"])) for row in QUERIES[:3]]
+    prompts, asked_for = trainer.train_dataset[:3]["prompt"], trainer.train_dataset[:3]["query_id"]
+    query = {row["query_id"]: row["query"] for row in QUERIES}
+    expected = [backend.prompt_ids(render(PROMPTS["q2d"], query=query[name])) for name in asked_for]
     assert all(ids.count(backend.tokenizer.bos_token_id) == 1 for ids in expected)
     if method == "grpo":
         assert trainer._tokenize_prompts(prompts)[0] == expected
@@ -191,9 +231,9 @@ def test_the_prompts_tokens_are_those_of_inference(method, template, config, tmp
 
 
 def test_queries_too_long_are_left_out_and_counted(config):
-    long = replace(config, max_length=60)
+    long = replace(config, max_length=30)
     backend = HuggingFaceBackend(config.base, device="cpu")
-    with pytest.warns(UserWarning, match="of 16 queries 16 exceed max_length=60 with max_new_tokens=10 and were dr"):
+    with pytest.warns(UserWarning, match="of 16 queries 16 exceed max_length=30 with max_new_tokens=10 and were dr"):
         assert method_of(long).tokens(backend).dropped == {"too long": 16}
 
 

@@ -51,7 +51,7 @@ class _Watched:
 class WatchedGRPOTrainer(_Watched, GRPOTrainer):
     """A `GRPOTrainer` whose prompts are texts that are complete already: no token is added to them."""
 
-    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+    def _tokenize_prompts(self: Any, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return self.processing_class(text=prompts, add_special_tokens=False)["input_ids"], None, {}
 
 
@@ -164,7 +164,7 @@ def _engine(vllm: str | None) -> dict[str, Any]:
 
 def _grpo(config: ExpanderTrainingConfig, shared: dict[str, Any]) -> tuple[type[Any], Any]:
     del shared["max_length"]
-    sizes = {"num_generations": config.group_size, "num_generations_eval": 1}
+    sizes: dict[str, Any] = {"num_generations": config.group_size, "num_generations_eval": 1}
     new = config.online_settings.max_new_tokens
     return WatchedGRPOTrainer, GRPOConfig(**shared, **sizes, max_completion_length=new, shuffle_dataset=False)
 
