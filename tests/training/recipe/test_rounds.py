@@ -126,8 +126,8 @@ def test_the_online_stages_run_and_end_in_a_model(tmp_path, minilm):
 
 
 def test_the_recipe_for_grpo_is_planned():
-    said = expandr("train", "run", RECIPES / "paper-qwen-grpo.yaml", "--dry-run")
-    line = next(line.split() for line in said.splitlines() if line.startswith("grpo "))
-    texts, written = (int(cell.replace(",", "")) for cell in (line[-4], line[-2]))
-    drawn = (100_000 - 200) * 8 // 10
-    assert texts == drawn + 200 * (10 + 8) and written == texts * 512
+    table = plan(read_recipe(RECIPES / "paper-qwen-grpo.yaml")).set_index("stage")
+    texts = (100_000 - 200) * 8 // 10 + 200 * (10 + 8)
+    assert table.loc["grpo", "texts"] == texts and table.loc["grpo", "tokens_written"] == texts * 512
+    assert table.loc["grpo", "memory_gib"] == pytest.approx(2 * 7 * 2e9 / 2**30), "vLLM holds the weights again"
+    assert "answers" not in table.index and "candidates" not in table.index
