@@ -6,6 +6,7 @@ import math
 import random
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,10 @@ def online_trainer(
 
     Raises:
         ValueError: fewer queries than a step takes, or a step that cannot be divided among the processes.
+        ImportError: a version of TRL with other methods.
     """
+    if not hasattr(GRPOTrainer, "_tokenize_prompts"):  # without it, TRL would add tokens to the prompts
+        raise ImportError(f"training online needs another version of trl, such as 1.16: this is {version('trl')}")
     queries = queries_per_step(config, process_count())
     if len(train.rows) < queries:
         raise ValueError(f"a step takes {queries} queries, but only {len(train.rows)} are left to train on")

@@ -16,6 +16,7 @@ from ....expansion.backends.huggingface import HuggingFaceBackend
 from ....expansion.backends.local.lending import lent
 from ....expansion.cache import GenerationCache
 from ....expansion.generation import generate_cached
+from ...run_folder import is_first_process
 from ..pair_tokens import TokenizedPairs
 from .reward import GroupReward, passage
 from .signs import EVALUATIONS, Written, collapse, evaluation_rows, text_figures
@@ -74,6 +75,8 @@ class Watch:
     def record(self, history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
         """Write the rows of a Trainer's history to the folder, warn of a collapse once, and return them."""
         rows = evaluation_rows(history)
+        if not is_first_process():
+            return rows
         write_json(self.folder / EVALUATIONS, rows)
         if (reason := collapse(rows)) is not None and reason not in self._said:
             self._said.add(reason)
@@ -81,10 +84,11 @@ class Watch:
         return rows
 
     def _cache(self) -> GenerationCache:
-        return GenerationCache(self.folder / "untrained.sqlite")
+        """What the untrained model wrote; one process keeps it in a file."""
+        return GenerationCache(self.folder / "untrained.sqlite") if is_first_process() else GenerationCache()
 
     def _divergence(self, model: Any, texts: Sequence[Written]) -> float:
-        """The mean over tokens of KL(model || untrained model), given what the model wrote before."""
+        """The mean over the tokens of the passages of KL(model || untrained model), over the whole vocabulary."""
         found = []
         training = model.training
         model.eval()
