@@ -207,11 +207,9 @@ class ExpanderTrainingConfig:
         if self.losses == PAPER_LOSSES:
             left_out.add("losses")
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in left_out}
-        return (
-            values
-            if self.online is None
-            else values | {"online": self.online.recorded() | {"group_size": self.group_size}}
-        )
+        if self.online is not None:
+            values["online"] = self.online.recorded() | {"group_size": self.group_size}
+        return values
 
     def compute_dtype(self) -> str:
         """The dtype of the base model's weights on this machine."""

@@ -48,6 +48,8 @@ def online_values(recipe: Recipe, rewards: Sequence[str]) -> dict[str, Any]:
             f"dpo: online: a system is to be trained without the reward {lacking[0]!r}, but the rewards are {names}: "
             "leave that system out of systems"
         )
+    if len(weights) != len(names):
+        raise ValueError(f"dpo: online: give one weight for each of the {len(names)} rewards, got {len(weights)}")
     kept = [(name, weight) for name, weight in zip(names, weights, strict=True) if name not in without]
     values |= {"rewards": [name for name, _ in kept], "weights": [float(weight) for _, weight in kept]}
     return {"online": {name: value for name, value in values.items() if name in known}}

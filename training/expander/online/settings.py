@@ -136,11 +136,12 @@ class OnlineSettings:
             >>> OnlineSettings("contriever").recorded()["rewards"]
             ['self', 'retriever']
         """
-        left_out = ("encoder", "index", "qrels", "rewards", "fusion", "vllm")
+        left_out = ("encoder", "index", "qrels", "rewards", "weights", "fusion", "vllm")
         values = {name: value for name, value in vars(self).items() if name not in left_out}
         fusion = repr(self.fusion) if callable(self.fusion) else self.fusion
         engine = {} if self.vllm is None else {"engine": "vllm"}
-        return {"rewards": self.names, "fusion": fusion, **values, **engine}
+        weights = [float(weight) for weight in self.weights or (1.0,) * len(self.rewards)]
+        return {"rewards": self.names, "weights": weights, "fusion": fusion, **values, **engine}
 
 
 def named_reward(reward: str | Reward) -> Reward | None:
