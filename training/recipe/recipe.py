@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..setting_checks import check_flag, check_number, check_whole
 from ..smalllm.train import SmallLMConfig
 from .checks import check_collections, check_data, check_room, check_texts, check_training, load_yaml, with_variables
 from .online import PAPER_REWARDS, online_values
+from .sections import section
 from .systems import DEMO as DEMO
 from .systems import ROWS as ROWS
 from .systems import SMALL as SMALL
@@ -262,27 +263,6 @@ class Recipe:
         except (TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"expansion: {error}") from error
         return values
-
-
-def section(
-    kind: Any, name: str, values: Any, places: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
-) -> Any:
-    """A dataclass filled from `values`; `places` always override them, and `defaults` fill the gaps.
-
-    Raises:
-        ValueError: unknown fields (the known ones are listed), values that the recipe sets itself, or invalid ones; the
-            section is named.
-    """
-    known = {item.name for item in fields(kind)} - places.keys()
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{name} must be a mapping of names to values, got {values!r}")
-    if unknown := sorted(values.keys() - known):
-        raise ValueError(f"{name}: unknown fields {unknown}, the fields are {sorted(known)}")
-    try:
-        given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        return kind(**{**(defaults or {}), **given, **places})
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{name}: {error}") from error
 
 
 def read_recipe(path: str | Path, *, seed: int | None = None) -> Recipe:
