@@ -92,6 +92,17 @@ class Attempt:
 
 IMITATION = {"losses": {"sft": 1}, "learning_rate": 2e-4, "epochs": 3, "target_modules": ATTENTION}
 
+#: an LLM that writes while it is trained; small sizes, since each step writes: 4 queries x 4 texts, or 16 pairs
+ONLINE = {
+    "learning_rate": 5e-5,
+    "epochs": 0.5,
+    "beta": 0.04,
+    "eval_fraction": 0.05,
+    "evaluations": 2,
+    "target_modules": ATTENTION,
+}
+JUDGED: dict[str, Any] = {"rewards": ("retriever",), "max_new_tokens": 96}
+
 ATTEMPTS = {
     "paper": Attempt("DPO as in the paper"),
     "rate": Attempt("DPO, learning rate 2e-4, 3 epochs", {"learning_rate": 2e-4, "epochs": 3}),
@@ -126,6 +137,22 @@ ATTEMPTS = {
         after="best-gold",
         on_policy=True,
     ),
+    "grpo": Attempt(
+        "GRPO on its own texts (retriever reward, groups of 4)",
+        {**ONLINE, "method": "grpo", "online": {**JUDGED, "group_size": 4}},
+        ("retriever",),
+    ),
+    "online-dpo": Attempt(
+        "online DPO on its own texts (retriever reward)",
+        {**ONLINE, "method": "online-dpo", "beta": 0.1, "online": JUDGED},
+        ("retriever",),
+    ),
+    "grpo-after": Attempt(
+        "imitation of the best candidate, and then GRPO",
+        {**ONLINE, "method": "grpo", "online": {**JUDGED, "group_size": 4}},
+        ("retriever",),
+        after="best-gold",
+    ),
 }
 
 
@@ -157,11 +184,16 @@ class Laboratory:
         attempt, start = ATTEMPTS[name], time.monotonic()
         before, _ = self.model(attempt.after, seed)
         base = before.base if before.adapter is None else str(self.merged(before, f"{attempt.after}-{seed}"))
+        training = dict(attempt.training)
+        if "online" in training:
+            training["online"] = {"encoder": demo_encoder_folder(), **training["online"]}
         config = ExpanderTrainingConfig(
             base,
-            str(self.pairs(attempt, base)),
+            str(
+                self.queries_to_write_for(attempt, base) if "online" in attempt.training else self.pairs(attempt, base)
+            ),
             str(self.folder / "adapters" / f"{name}-{seed}"),
-            **{**COMMON, **attempt.training, "seed": seed},
+            **{**COMMON, **training, "seed": seed},
         )
         adapter = train_expander(config, verbose=True)
         record = json.loads((adapter / RECORD).read_text())
@@ -182,6 +214,12 @@ class Laboratory:
         stage = stages.pairs(attempt.rewards)
         build([stage], self.folder / "recipe", say=print)
         return stage.folder(self.folder / "recipe") / "pairs.jsonl"
+
+    def queries_to_write_for(self, attempt: Attempt, base: str) -> Path:
+        """What an online method trains on: the queries of the candidates, with the answers to them."""
+        stage = self.stages(base if attempt.on_policy else None).candidates()
+        build([stage], self.folder / "recipe", say=print)
+        return stage.folder(self.folder / "recipe") / "candidates.jsonl"
 
     def stages(self, base: str | None = None) -> RecipeStages:
         """The recipe's stages, of its own LLM or of another."""

@@ -9,12 +9,12 @@ import typer
 
 from ..common.files import replacing
 from ..common.locks import one_writer
-from .common import Results, app, collections_of, pairs_of, say
+from .common import app, collections_of, pairs_of, say
 
 
 @app.command(epilog="Example: expandr report OUT --baseline dense --paper ExpandR=Contriever/ExpandR --format html")
 def report(
-    results: Results,
+    results: Annotated[Path, typer.Argument(help="Folder of an experiment, or of an adapter trained online.")],
     format: Annotated[str, typer.Option(help="md, latex or html.")] = "md",
     baseline: Annotated[str | None, typer.Option(help="The system that others are tested against.")] = None,
     paper: Annotated[
@@ -30,7 +30,12 @@ def report(
     title: str = "Results",
     out: Annotated[Path | None, typer.Option(help="Write the report to this file instead of printing it.")] = None,
 ) -> None:
-    """Tables of an experiment in Markdown, LaTeX or HTML, with significance and the paper's values."""
+    """Tables of an experiment with significance and the paper's values, or the curves of an online training run."""
+    from ..training.expander.online.report import is_training_run
+
+    if is_training_run(results):
+        _of_training(results, out)
+        return
     from ..evaluation.results import Results as ResultSet
     from ..reports.page import report as written
 
@@ -49,4 +54,25 @@ def report(
     out.parent.mkdir(parents=True, exist_ok=True)
     with one_writer(out), replacing(out) as part:
         part.write_text(text, encoding="utf-8")
+    typer.echo(f"report in {out}")
+
+
+def _of_training(run: Path, out: Path | None) -> None:
+    """Print the table of a run's evaluations, or write it (.md) or their curves (.png, .svg, .pdf) to a file."""
+    from ..training.expander.online.report import training_picture, training_report, training_rows
+
+    rows = training_rows(run)
+    if out is None:
+        say(training_report(rows), nl=False)
+        return
+    if out.suffix not in (".md", ".png", ".svg", ".pdf"):
+        raise ValueError(
+            f"the report of a training run is a table (.md) or a picture (.png, .svg, .pdf), got {out.name!r}"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with one_writer(out), replacing(out) as part:
+        if out.suffix == ".md":
+            part.write_text(training_report(rows), encoding="utf-8")
+        else:
+            training_picture(rows).savefig(part, dpi=150, format=out.suffix[1:])
     typer.echo(f"report in {out}")

@@ -117,3 +117,15 @@ def test_the_whole_loop_as_recorded_and_as_the_documentation_tells_it():
         assert before["reward_accuracy"] is None and right == pytest.approx(round(right), abs=1e-4), "a share of pairs"
     text = (RESULTS.parent / "expander_training.md").read_text(encoding="utf-8")
     assert scifact_small.markdown(result) in text, "copy what python -m benchmarks.scifact_small prints"
+
+
+def test_attempts_that_train_online_have_valid_settings():
+    from benchmarks.expander_effect import ATTEMPTS, COMMON
+    from pyterrier_expandr.training.expander.config import ExpanderTrainingConfig
+
+    online = {name: one for name, one in ATTEMPTS.items() if "online" in one.training}
+    assert {one.training["method"] for one in online.values()} == {"grpo", "online-dpo"}
+    for attempt in online.values():
+        training = attempt.training | {"online": {"encoder": "contriever", **attempt.training["online"]}}
+        config = ExpanderTrainingConfig("base", "queries.jsonl", "out", **{**COMMON, **training})
+        assert config.batch_size % config.group_size == 0 and config.group_size in (2, 4)

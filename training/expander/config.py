@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, get_args
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
 
 from ...common.files import with_home
 from ..setting_checks import check_flag, check_number, check_whole
+from .online.settings import OnlineSettings
 from .pair_tokens import Overlong
 
 #: settings that do not affect the weights: names, paths, and what only the report depends on
@@ -18,6 +19,14 @@ PAPER_LOSSES = {"sigmoid": 1.0}
 #: the losses that can be combined, by their names in TRL
 LOSSES = ("sigmoid", "sft")
 
+#: how the LLM learns: from given pairs (the first two), or from texts that it writes while it is trained
+Method = Literal["dpo", "sft-best", "online-dpo", "grpo"]
+ONLINE = ("online-dpo", "grpo")
+#: settings without effect there
+NOT_ONLINE = {"losses", "overlong", "lora_dropout", "precompute_reference"}
+#: what sft-best is
+IMITATION = {"sft": 1.0}
+
 
 @dataclass(frozen=True)
 class ExpanderTrainingConfig:
@@ -25,27 +34,33 @@ class ExpanderTrainingConfig:
 
     Args:
         base: hub name or folder of the instruction-tuned model.
-        pairs: JSONL or Parquet file of preference pairs, as `pair_files.read_pairs` reads it.
+        pairs: JSONL or Parquet file of preference pairs, as `pair_files.read_pairs` reads it; for "online-dpo" and
+            "grpo" a JSONL file of queries, as `online.queries.read_queries` reads it.
         out: folder to create for the adapter.
-        losses: the weight of each loss: "sigmoid" is DPO's, "sft" the mean negative log-likelihood of the chosen
-            text's tokens. {"sft": 1} alone is supervised fine-tuning on the best candidates (rejection sampling), by
-            TRL's `SFTTrainer`; both together keep DPO from making the chosen text less likely as well (RPO).
+        method: "dpo" (the paper's), "sft-best" (supervised on the chosen texts: rejection sampling), or one in which
+            the LLM writes while it is trained and a reward judges at once: "online-dpo" or "grpo".
+        online: rewards and sampling of those two (`OnlineSettings`, or a mapping of its fields).
+        losses: of "dpo", the weight of each loss: "sigmoid" is DPO's, "sft" the mean negative log-likelihood of the
+            chosen text's tokens; both together keep DPO from making the chosen text less likely as well (RPO). "sft"
+            alone, with the weight 1, is "sft-best" and gets its name.
         beta: strength of the penalty for diverging from the reference model.
-        lora_r, lora_alpha, lora_dropout, target_modules: settings of the LoRA adapter.
+        lora_r, lora_alpha, lora_dropout, target_modules: settings of the LoRA adapter. The online methods train without
+            dropout, so that texts come from the model that is trained.
         learning_rate: for AdamW, decaying linearly to 0.
-        epochs: passes over the pairs.
-        batch_size: pairs per step, over all devices.
-        device_batch_size: pairs that a device processes at once; must divide `batch_size`.
+        epochs: passes over the pairs or queries.
+        batch_size: pairs per step, over all devices; for "grpo" texts per step, a multiple of the group's size.
+        device_batch_size: pairs or texts that a device processes at once; must divide `batch_size`.
         max_grad_norm: gradients are clipped to this norm.
         max_length: most tokens of prompt and completion together. Prompts are never cut.
         overlong: "drop" leaves out a pair that is longer, "cut" shortens its completions.
-        eval_fraction: fraction of the queries whose pairs are held out; 0 holds out none and keeps the last step.
-        evaluations: how many times per run the held-out pairs are evaluated and a checkpoint is written; the one with
-            the lowest loss is kept.
+        eval_fraction: fraction of the queries that are held out; 0 holds out none and keeps the last step.
+        evaluations: how many times per run the held-out queries are evaluated and a checkpoint is written; the one with
+            the lowest loss, or for the online methods the highest reward, is kept.
         precompute_reference: compute the reference's log-probabilities once before training instead of at each step.
         load_in_4bit: hold the base model in 4 bits (needs a CUDA device and bitsandbytes).
         dtype: "float32", "bfloat16", "float16"; None means bfloat16 on a GPU and float32 on a CPU.
         report_prompts: number of held-out prompts whose generation lengths are compared before and after; 0 for none.
+            The online methods measure lengths at each evaluation instead.
         report_tokens: maximum tokens per generation in that comparison.
         seed: for the split, adapter initialisation, data order and report.
         revision: the base model's revision on the hub.
@@ -62,6 +77,8 @@ class ExpanderTrainingConfig:
     base: str
     pairs: str
     out: str
+    method: Method = "dpo"
+    online: OnlineSettings | None = None
     losses: Mapping[str, float] = field(default_factory=lambda: dict(PAPER_LOSSES))
     beta: float = 0.1
     lora_r: int = 8
@@ -93,6 +110,7 @@ class ExpanderTrainingConfig:
             raise ValueError(f"target_modules must be a list of module names, got {self.target_modules!r}")
         object.__setattr__(self, "target_modules", tuple(self.target_modules))
         self._check_losses()
+        self._check_method()
         for name in ("beta", "learning_rate", "epochs", "max_grad_norm", "lora_alpha"):
             check_number(name, getattr(self, name), above=0)
         for name in ("lora_dropout", "eval_fraction"):
@@ -110,6 +128,7 @@ class ExpanderTrainingConfig:
             raise ValueError(
                 f"batch_size {self.batch_size} must be a multiple of device_batch_size {self.device_batch_size}"
             )
+        self._check_groups()
         if self.overlong not in get_args(Overlong):
             raise ValueError(f'overlong must be "drop" or "cut", got {self.overlong!r}')
         if self.dtype not in (None, "float32", "bfloat16", "float16"):
@@ -124,17 +143,73 @@ class ExpanderTrainingConfig:
             raise ValueError(f"a single loss has the weight 1, since another would only scale it, got {self.losses!r}")
         object.__setattr__(self, "losses", {name: float(self.losses[name]) for name in LOSSES if name in self.losses})
 
-    def recorded(self) -> dict[str, Any]:
-        """The settings that determine the weights, as stored in records: `losses` only if they differ from the paper's.
+    def _check_method(self) -> None:
+        if self.method not in get_args(Method):
+            raise ValueError(f"method must be one of {list(get_args(Method))}, got {self.method!r}")
+        if self.method == "sft-best" and self.losses == PAPER_LOSSES:
+            object.__setattr__(self, "losses", dict(IMITATION))
+        if self.method == "dpo" and self.losses == IMITATION:
+            object.__setattr__(self, "method", "sft-best")
+        if self.losses != (IMITATION if self.method == "sft-best" else PAPER_LOSSES) and self.method != "dpo":
+            raise ValueError(f'losses belong to method "dpo": leave them out for {self.method!r}, got {self.losses!r}')
+        if self.online is not None and not isinstance(self.online, OnlineSettings):
+            object.__setattr__(self, "online", OnlineSettings(**self.online))
+        if (self.online is None) == (self.method in ONLINE):
+            raise ValueError(
+                f"method {self.method!r} {'needs' if self.method in ONLINE else 'takes no'} online settings, which say "
+                "how the texts that it writes are rewarded"
+            )
 
-        Records written before this setting existed do not mention it.
+    def _check_groups(self) -> None:
+        """Refuse groups that a batch cannot hold, and texts that leave no room for a prompt."""
+        if self.online is None:
+            return
+        if self.precompute_reference:
+            raise ValueError("precompute_reference belongs to given pairs: leave it out where the LLM writes them")
+        if self.method == "grpo" and self.batch_size % self.group_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be a multiple of group_size {self.group_size}: it counts texts, "
+                "and a step takes whole groups"
+            )
+        if self.method == "online-dpo" and self.online.group_size not in (None, 2):
+            raise ValueError(f"online-dpo compares 2 texts of a query, got group_size {self.online.group_size}")
+        if self.method == "online-dpo" and self.online.vllm is not None:
+            raise ValueError("online-dpo generates with transformers: leave out vllm, or take grpo")
+        if self.online.max_new_tokens >= self.max_length:
+            raise ValueError(
+                f"max_new_tokens {self.online.max_new_tokens} leave no room for a prompt in max_length "
+                f"{self.max_length}: raise max_length, or lower max_new_tokens"
+            )
+
+    @property
+    def online_settings(self) -> OnlineSettings:
+        """The settings of an online method. Raises ValueError for another method."""
+        if self.online is None:
+            raise ValueError(f"method {self.method!r} has no online settings")
+        return self.online
+
+    @property
+    def group_size(self) -> int:
+        """The texts that an online method draws for a query at each step."""
+        return 2 if self.method == "online-dpo" else self.online_settings.group_size or 8
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings that determine the weights, as stored in records.
+
+        The method of given pairs is told by `losses`, which are left out if they are the paper's: records written
+        before these settings existed do not mention them.
 
         Example:
             >>> "losses" in ExpanderTrainingConfig("base", "pairs.jsonl", "adapter").recorded()
             False
         """
-        values = {name: value for name, value in asdict(self).items() if name not in OTHER_SETTINGS}
-        return {name: value for name, value in values.items() if (name, value) != ("losses", PAPER_LOSSES)}
+        left_out = {*OTHER_SETTINGS, "online", *(NOT_ONLINE if self.online else {"method"})}
+        if self.losses == PAPER_LOSSES:
+            left_out.add("losses")
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in left_out}
+        if self.online is not None:
+            values["online"] = self.online.recorded() | {"group_size": self.group_size}
+        return values
 
     def compute_dtype(self) -> str:
         """The dtype of the base model's weights on this machine."""

@@ -5,19 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .online.signs import gained
+
 
 def adapter_card(record: dict[str, Any]) -> str:
     """The README.md of an adapter, from its record (`expander.json`)."""
     settings, pairs = record["settings"], record["pairs"]
+    rows_are = "Queries" if "online" in settings else "Pairs"
     rows = [f"| {name} | {settings[name]} |" for name in sorted(settings) if name != "base_fingerprint"]
     return "\n".join(
         [
             _front_matter(record["base"], "peft"),
             "# Query expander, a LoRA adapter",
             "",
-            *_method(settings.get("losses")),
+            *_method(settings),
             "",
-            f"Base model: `{_shown(record['base'])}`. Pairs: {pairs['training']} for training,",
+            f"Base model: `{_shown(record['base'])}`. {rows_are}: {pairs['training']} for training,",
             f"{pairs['held out']} held out, {sum(pairs['dropped'].values())} dropped of {pairs['read']}.",
             f"Step {record['kept_step']} of {record['steps']} was kept.",
             "",
@@ -32,9 +35,14 @@ def adapter_card(record: dict[str, Any]) -> str:
     )
 
 
-def _method(losses: dict[str, float] | None) -> list[str]:
-    """The training objective of the adapter; `losses` is None for the paper's."""
-    if losses is None:
+def _method(settings: dict[str, Any]) -> list[str]:
+    """The training objective of the adapter; `losses` are not recorded if they are the paper's."""
+    losses = settings.get("losses")
+    if "online" in settings:
+        name = {"grpo": "GRPO", "online-dpo": "online DPO"}[settings["method"]]
+        rewards = ", ".join(settings["online"]["rewards"])
+        method = f"Trained by {name} on texts that it wrote itself (rewards: {rewards})"
+    elif losses is None:
         method = "Trained by direct preference optimisation (DPO)"
     elif "sigmoid" in losses:
         method = "Trained by direct preference optimisation (DPO) with a supervised loss on the chosen passages"
@@ -50,21 +58,27 @@ def _method(losses: dict[str, float] | None) -> list[str]:
 def _held_out(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[str]:
     if not (before and after):
         return []
-    rewards = [""]
+    if "reward" in after:
+        measured = [f"| {name} | {before[name]:.4f} | {after[name]:.4f} |" for name in after if name != "tokens"]
+        chosen, failed = "queries", "**The reward did not rise: training brought nothing.**"
+    else:
+        measured = [f"| loss | {before['loss']:.4f} | {after['loss']:.4f} |"]
+        chosen, failed = "pairs", "**The loss did not fall: training brought nothing.**"
     if "reward_margin" in after:
-        rewards = [
+        measured += [
             f"| reward accuracy | - | {after['reward_accuracy']:.4f} |",
             f"| reward margin | {before['reward_margin']:.4f} | {after['reward_margin']:.4f} |",
             "",
             "Before training the model is its own reference: all rewards are 0, without accuracy (chance is 0.5).",
         ]
+    else:
+        measured.append("")
     return [
-        "| on held-out pairs | before | after |",
+        f"| on held-out {chosen} | before | after |",
         "|---|---|---|",
-        f"| loss | {before['loss']:.4f} | {after['loss']:.4f} |",
-        *rewards,
-        "The same pairs choose the step that is kept, which flatters the figures after training a little.",
-        *([] if after["loss"] < before["loss"] else ["**The loss did not fall: training brought nothing.**"]),
+        *measured,
+        f"The same {chosen} choose the step that is kept, which flatters the figures after training a little.",
+        *([] if gained(before, after) else [failed]),
         "",
     ]
 

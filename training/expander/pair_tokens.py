@@ -24,12 +24,13 @@ _MARK = "expansion-goes-here"
 class TokenizedPairs:
     """Pairs as token ids, the messages of their prompts in the same order, and counts of pairs dropped or cut.
 
-    `rows` have `prompt_ids`, `chosen_ids` and `rejected_ids`. `dropped` counts pairs by reason, `cut` those with
-    a completion that was cut, and `end` is the token that ends a turn.
+    `rows` have `prompt_ids`, `chosen_ids` and `rejected_ids`; those of queries without texts have `query_id` and
+    `prompt`. `dropped` counts pairs by reason, `cut` those with a completion that was cut, and `end` is the token that
+    ends a turn.
     """
 
     end: int
-    rows: list[dict[str, list[int]]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
     prompts: list[tuple[Message, ...]] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=lambda: {"equal texts": 0, "too long": 0})
     cut: int = 0

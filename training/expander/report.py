@@ -12,6 +12,7 @@ from ...expansion.backends.base import Message, Request, Sampling
 from ...expansion.backends.huggingface import HuggingFaceBackend
 from ...expansion.cache import GenerationCache
 from ...expansion.generation import generate_cached
+from .online.signs import evaluation_rows
 
 if TYPE_CHECKING:
     from transformers import TrainerState
@@ -21,11 +22,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: TRL's names -> ours
-METRICS = {"loss": "loss", "rewards/accuracies": "reward_accuracy", "rewards/margins": "reward_margin"}
+METRICS = {
+    "loss": "loss",
+    "rewards/accuracies": "reward_accuracy",
+    "rewards/margins": "reward_margin",
+    "reward": "reward",
+    "objective/scores": "reward",
+    "kl": "kl",
+    "objective/kl": "kl",
+}
 
 
 def step_metrics(state: TrainerState) -> list[dict[str, float]]:
-    """`step`, `loss`, `reward_accuracy` and `reward_margin` of each training step; `step` and `loss` without DPO."""
+    """`step` and `loss` of each training step, with what the method has of reward accuracy, margin, reward and KL."""
     return [{"step": entry["step"]} | _metrics(entry) for entry in state.log_history if "loss" in entry]
 
 
@@ -38,6 +47,8 @@ def held_out_metrics(state: TrainerState) -> dict[str, Any]:
     best = state.best_model_checkpoint
     kept = int(Path(best).name.split("-")[-1]) if best else state.global_step
     measured: dict[int, dict[str, float]] = {}
+    for row in evaluation_rows(state.log_history):
+        measured[int(row["step"])] = {name: value for name, value in row.items() if name != "step"}
     for entry in state.log_history:
         if "eval_loss" in entry:  # a resumed run evaluates its first state once more
             measured.setdefault(int(entry["step"]), _metrics(entry, "eval_"))

@@ -21,24 +21,29 @@ def dpo_stage(
     llm: dict[str, Any],
     inputs: tuple[Stage, ...],
     *,
+    data: str = "pairs.jsonl",
     verbose: bool = False,
 ) -> Stage:
-    """adapter/: the LoRA adapter trained by DPO on the pairs.
+    """adapter/: the LoRA adapter trained on the pairs, or by an online method on queries.
 
     Args:
-        configure: returns the configuration for a base, pairs and an output folder.
+        configure: returns the configuration for a base, data and an output folder.
         model: returns the base's name, given the folders of `inputs` after the first.
         llm: what determines the base if no stage makes it.
-        inputs: the pairs, and the stage that makes the base, if any.
+        inputs: the pairs or queries, and the stage that makes the base, if any.
+        data: the file of the first input that is trained on.
         verbose: show progress bars.
     """
 
-    def run(folder: Path, pairs: Path, *base: Path) -> dict[str, Any]:
-        config = configure(model(base), pairs / "pairs.jsonl", folder / "adapter")
+    def run(folder: Path, source: Path, *base: Path) -> dict[str, Any]:
+        config = configure(model(base), source / data, folder / "adapter")
         record = json.loads((train_expander(config, verbose=verbose) / ADAPTER_RECORD).read_text("utf-8"))
-        return {"pairs": record["pairs"]["training"], "steps": record["steps"], **_rounded(record["after"] or {})}
+        counted = "pairs" if config.online is None else "queries"
+        return {counted: record["pairs"]["training"], "steps": record["steps"], **_rounded(record["after"] or {})}
 
-    return Stage("dpo", configure("base", "pairs", "out").recorded() | llm, inputs, run)
+    config = configure("base", "pairs", "out")
+    name = "dpo" if config.online is None else config.method
+    return Stage(name, config.recorded() | llm, inputs, run)
 
 
 def merge_stage(

@@ -1,14 +1,12 @@
-"""LLM training: the expander learns, through DPO, to write what its retriever prefers (Eq. 17)."""
+"""LLM training: the expander learns to write what its retriever prefers, through DPO (Eq. 17) or another method."""
 
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
 import logging
 import shutil
 import warnings
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,12 @@ from ...common.files import write_json
 from ...common.records.manifest import write_record
 from ...expansion.backends.huggingface import HuggingFaceBackend
 from ..checkpoints import last_checkpoint, train_from
-from ..preferences.pair_files import read_pairs
 from ..progress import ProgressBar
 from ..run_folder import claim, is_finished, is_first_process, one_run, publish
 from .config import ExpanderTrainingConfig as ExpanderTrainingConfig
-from .pair_tokens import TokenizedPairs, held_out, tokenize_pairs
+from .methods import TrainingMethod, method_of
+from .online.signs import EVALUATIONS, gained
+from .pair_tokens import TokenizedPairs, held_out
 from .report import generation_lengths, held_out_metrics, step_metrics
 
 logger = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ RECORD = "expander.json"
 
 
 def train_expander(config: ExpanderTrainingConfig, *, verbose: bool = False) -> Path:
-    """The folder of a LoRA adapter trained with DPO on preference pairs, with tokenizer, record and model card.
+    """The folder of a LoRA adapter trained on preference pairs or by rewards, with tokenizer, record and model card.
 
     The reference is the base model with the adapter off. A run that was killed resumes from its last checkpoint when
     called again and ends with the same weights; a finished one is returned immediately. On several GPUs, start it with
@@ -46,12 +45,14 @@ def train_expander(config: ExpanderTrainingConfig, *, verbose: bool = False) -> 
     Returns:
         `config.out`. Its `expander.json` has the settings, counts of pairs, and, before and after training, loss,
         reward accuracy and reward margin on the held-out pairs, and lengths of generations for their prompts, in
-        words. `steps.json` has the metrics of each step. A warning is logged if the held-out loss did not fall.
+        words. `steps.json` has the metrics of each step. A warning is logged if the held-out loss did not fall. The
+        online methods have rewards in place of losses, and `evaluations.json` with a row for each evaluation.
 
     Raises:
         InUseError: another process is writing the output folder.
         ValueError: malformed pairs or none that fits, no such model or module, a chat template that does not show
-            where an answer begins, an output folder of another run, 4 bits without a CUDA device.
+            where an answer begins, an output folder of another run, 4 bits without a CUDA device; an index of another
+            encoder, judgments without the training queries, or a reward that fails (its queries are named).
         ImportError: trl, peft or bitsandbytes is missing.
 
     Example:
@@ -62,60 +63,67 @@ def train_expander(config: ExpanderTrainingConfig, *, verbose: bool = False) -> 
     backend = HuggingFaceBackend(
         config.base, dtype=config.dtype, revision=config.revision, trust_remote_code=config.trust_remote_code
     )
-    pairs = list(read_pairs(config.pairs))
-    settings = _settings(config, backend, pairs)
+    method = method_of(config)
+    _ = backend.context_length  # fetches the configuration of a hub model, which contains its commit
+    settings = config.recorded() | {"base_fingerprint": backend.fingerprint()} | method.identity()
     with one_run(out):
         if not is_finished(out, RECORD, settings):
-            _make(config, backend, pairs, settings, verbose)
+            _make(config, backend, method, settings, verbose)
     return out
 
 
 def _make(
     config: ExpanderTrainingConfig,
     backend: HuggingFaceBackend,
-    pairs: list[dict[str, Any]],
+    method: TrainingMethod,
     settings: dict[str, Any],
     verbose: bool,
 ) -> None:
     """Train the adapter, or continue an interrupted run, and put the result in place."""
     out = Path(config.out)
-    tokens = _fitting(config, backend, pairs)
+    tokens = _fitting(config, backend, method)
     train, evaluation = held_out(tokens, config.eval_fraction, config.seed)
-    counts = {"read": len(pairs), "dropped": tokens.dropped, "cut": tokens.cut}
+    counts = {"read": method.read, "dropped": tokens.dropped, "cut": tokens.cut}
     counts |= {"training": len(train.rows), "held out": len(evaluation.rows)}
     if not train.rows:
+        what = "pairs" if config.online is None else "queries"
         dropped = ", ".join(f"{count} {reason}" for reason, count in tokens.dropped.items())
         raise ValueError(
-            f"no pairs of {config.pairs} are left to train on: {len(pairs)} read, {dropped} dropped, "
+            f"no {what} of {config.pairs} are left to train on: {method.read} read, {dropped} dropped, "
             f"{len(evaluation.rows)} held out by eval_fraction={config.eval_fraction}"
         )
     work = claim(out, settings)
     try:
-        metrics = _run(config, backend, train, evaluation, work, verbose)
+        metrics = _run(config, backend, method, train, evaluation, work, verbose)
     except Exception:
         if is_first_process() and last_checkpoint(work / "checkpoints") is None:
             shutil.rmtree(work)  # nothing is lost, and a start with corrected settings is not rejected
         raise
     if is_first_process():
         _warn_of_no_gain(metrics)
-        prompts, of = (evaluation.prompts, "held-out") if evaluation.rows else (train.prompts, "training")
-        words = generation_lengths(config, prompts, of, work, verbose=verbose)
+        words = None
+        if config.online is None:  # its evaluations tell the lengths
+            prompts, of = (evaluation.prompts, "held-out") if evaluation.rows else (train.prompts, "training")
+            words = generation_lengths(config, prompts, of, work, verbose=verbose)
         _finish(settings, {"base": config.base, "pairs": counts} | metrics | {"generation_words": words}, work, out)
 
 
 def _warn_of_no_gain(metrics: dict[str, Any]) -> None:
     before, after = metrics["before"], metrics["after"]
-    if before and after and not after["loss"] < before["loss"]:
+    if before and after and not gained(before, after):
+        name = "reward" if "reward" in after else "loss"
         logger.warning(
-            "the adapter is no better than the untrained model: at its best checkpoint, step %d of %d, the loss on "
-            "held-out pairs is %.4f; before training it was %.4f",
-            *(metrics["kept_step"], metrics["steps"], after["loss"], before["loss"]),
+            "the adapter is no better than the untrained model: at its best checkpoint, step %d of %d, the %s on "
+            "held-out %s is %.4f; before training it was %.4f",
+            *(metrics["kept_step"], metrics["steps"], name, "queries" if name == "reward" else "pairs"),
+            *(after[name], before[name]),
         )
 
 
 def _run(
     config: ExpanderTrainingConfig,
     backend: HuggingFaceBackend,
+    method: TrainingMethod,
     train: TokenizedPairs,
     evaluation: TokenizedPairs,
     work: Path,
@@ -127,11 +135,10 @@ def _run(
     with warnings.catch_warnings():
         # TRL and PEFT read and set it under the name that works in every transformers 5 release.
         warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
-        build, name = _method(config)
-        trainer = build(config, backend.tokenizer, train, evaluation, work / "checkpoints")
+        trainer = method.trainer(backend, train, evaluation, work / "checkpoints")
         trainer.remove_callback(PrinterCallback)
         if verbose:
-            trainer.add_callback(ProgressBar(f"Training by {name}"))
+            trainer.add_callback(ProgressBar(f"Training by {method.name}"))
         checkpoint = last_checkpoint(work / "checkpoints")
         set_seed(config.seed)  # makes dropout independent of what was computed before training
         train_from(trainer, checkpoint)
@@ -141,26 +148,15 @@ def _run(
     if is_first_process():
         (finished / "training_args.bin").unlink(missing_ok=True)
         write_json(finished / "steps.json", step_metrics(state))
+        if (work / EVALUATIONS).is_file():
+            shutil.copyfile(work / EVALUATIONS, finished / EVALUATIONS)
     del trainer
     gc.collect()  # frees the model's memory for the generations
     return held_out_metrics(state)
 
 
-def _method(config: ExpanderTrainingConfig) -> tuple[Callable[..., Any], str]:
-    """The function that sets up the trainer, and what the method is called."""
-    if set(config.losses) == {"sft"}:
-        from .sft import sft_trainer
-
-        return sft_trainer, "imitation"
-    from .dpo import dpo_trainer
-
-    return dpo_trainer, "DPO"
-
-
-def _fitting(
-    config: ExpanderTrainingConfig, backend: HuggingFaceBackend, pairs: list[dict[str, Any]]
-) -> TokenizedPairs:
-    """The pairs as tokens, with a warning that counts those dropped and those cut."""
+def _fitting(config: ExpanderTrainingConfig, backend: HuggingFaceBackend, method: TrainingMethod) -> TokenizedPairs:
+    """The data as tokens, after checks of the model's context and padding."""
     if backend.context_length is not None and config.max_length > backend.context_length:
         raise ValueError(
             f"max_length {config.max_length} exceeds the context of {config.base!r}, {backend.context_length} tokens"
@@ -169,15 +165,7 @@ def _fitting(
         logger.warning(
             "%s has no padding token: padding with its end-of-sequence token, which the loss ignores", config.base
         )
-    tokens = tokenize_pairs(pairs, backend, max_length=config.max_length, overlong=config.overlong, source=config.pairs)
-    counts = [
-        (tokens.dropped["too long"], f"exceed max_length={config.max_length} and were dropped"),
-        (tokens.cut, f"were cut to max_length={config.max_length}"),
-        (tokens.dropped["equal texts"], "have equal texts and were dropped"),
-    ]
-    if said := [f"{count} {what}" for count, what in counts if count]:
-        warnings.warn(f"of {len(pairs)} preference pairs {'; '.join(said)}", stacklevel=3)
-    return tokens
+    return method.tokens(backend)
 
 
 def _finish(settings: dict[str, Any], results: dict[str, Any], work: Path, out: Path) -> None:
@@ -195,19 +183,11 @@ def _finish(settings: dict[str, Any], results: dict[str, Any], work: Path, out: 
     publish(finished, out)
 
 
-def _settings(
-    config: ExpanderTrainingConfig, backend: HuggingFaceBackend, pairs: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """What determines the adapter: `config.recorded()` and hashes of base model and pairs."""
-    _ = backend.context_length  # fetches the configuration of a hub model, which contains its commit
-    content = [[row["prompt"], row["chosen"], row["rejected"]] for row in pairs]
-    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return config.recorded() | {"base_fingerprint": backend.fingerprint(), "pairs_sha256": digest}
-
-
 def check_requirements(config: ExpanderTrainingConfig) -> None:
     """Raise ImportError if a package needed for training is missing, ValueError for 4 bits without a CUDA device."""
     check_installed("training the LLM", "train", "trl", "peft", "accelerate", "datasets")
+    if config.online is not None and config.online.vllm is not None:
+        check_installed("generating with vLLM in training", "vllm", "vllm")
     if not config.load_in_4bit:
         return
     import torch

@@ -30,16 +30,31 @@ def new_adapter(config: ExpanderTrainingConfig) -> LoraConfig:
     )
 
 
-def common_arguments(config: ExpanderTrainingConfig, pairs: int, held_out: int, folder: Path) -> dict[str, Any]:
-    """The arguments that TRL's configurations have in common, for `pairs` training rows and `held_out` others."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+def process_count() -> int:
+    """The number of processes of a distributed run."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def common_arguments(
+    config: ExpanderTrainingConfig, rows: int, held_out: int, folder: Path, *, measured: str = "eval_loss"
+) -> dict[str, Any]:
+    """The arguments that TRL's configurations have in common.
+
+    Args:
+        config: what to train and how.
+        rows: training rows in an epoch, in the unit of `batch_size`.
+        held_out: rows that are held out.
+        folder: for checkpoints.
+        measured: what decides which checkpoint is kept: the lowest "eval_loss", or the largest of anything else.
+    """
+    processes = process_count()
     accumulation, rest = divmod(config.batch_size, config.device_batch_size * processes)
     if rest or not accumulation:
         raise ValueError(
             f"batch_size {config.batch_size} must be a multiple of device_batch_size {config.device_batch_size} "
             f"times {processes} processes"
         )
-    steps = math.ceil(math.ceil(pairs / config.batch_size) * config.epochs)
+    steps = math.ceil(math.ceil(rows / config.batch_size) * config.epochs)
     interval = max(1, math.ceil(steps / config.evaluations))
     on_gpu, evaluated = torch.cuda.is_available(), held_out > 0
     return {
@@ -59,8 +74,8 @@ def common_arguments(config: ExpanderTrainingConfig, pairs: int, held_out: int, 
         "save_steps": interval,
         "save_total_limit": 2,
         "load_best_model_at_end": evaluated,
-        "metric_for_best_model": "eval_loss" if evaluated else None,
-        "greater_is_better": False if evaluated else None,
+        "metric_for_best_model": measured if evaluated else None,
+        "greater_is_better": measured != "eval_loss" if evaluated else None,
         "logging_steps": 1,
         "seed": config.seed,
         "use_cpu": not on_gpu,

@@ -182,6 +182,29 @@ def _of_chunk(
         )
 
 
+def generate_answers(
+    examples: Iterable[TrainingExample],
+    backend: Backend,
+    settings: CandidateSettings,
+    *,
+    cache: GenerationCache,
+    total: int,
+    verbose: bool = False,
+) -> Iterator[CandidateSet]:
+    """A `CandidateSet` with an answer and no candidates for each example: all that an online method's rewards need.
+
+    Answers are those of `generate_candidates`.
+    """
+    run = {"texts": total, "cached": 0, "tokens": total * settings.max_new_tokens, "verbose": verbose}
+    with generation_progress("Answers", backend, **run) as progress:
+        for chunk in in_chunks(examples, LARGE_CHUNK if backend.samples_apart else CHUNK):
+            requests = [_answer_request(example, backend, settings) for example in chunk]
+            drawn = generate_cached(backend, requests, cache, progress=progress)
+            given = [_clean(group[0], request) for group, request in zip(drawn, requests, strict=True)]
+            for one, answer in zip(chunk, _asked_again(given, requests, backend, cache, progress), strict=True):
+                yield CandidateSet(one.query_id, one.query, one.positive_ids[0], one.positives[0], answer, ())
+
+
 def _asked_again(
     answers: list[str],
     requests: list[Request],

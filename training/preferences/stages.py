@@ -15,7 +15,7 @@ from ...expansion.cache import GenerationCache
 from ..data.examples import examples_from_jsonl
 from ..identity import encoder_identity
 from ..stage import Stage
-from .candidates import CandidateSettings, generate_candidates, write_candidates
+from .candidates import CandidateSettings, generate_answers, generate_candidates, write_candidates
 from .choice import PreferenceSettings
 from .pair_files import trl_row, write_pairs
 from .pair_report import PairReport
@@ -50,6 +50,27 @@ def candidates_stage(
     return Stage("candidates", asdict(settings) | llm, inputs, run)
 
 
+def answers_stage(
+    settings: CandidateSettings,
+    open_llm: Callable[[tuple[Path, ...]], Backend],
+    llm: dict[str, Any],
+    inputs: tuple[Stage, ...],
+    *,
+    verbose: bool = False,
+) -> Stage:
+    """candidates.jsonl: an answer for each query of the LLM's part, and no candidates; see `candidates_stage`."""
+
+    def run(folder: Path, examples: Path, *model: Path) -> dict[str, Any]:
+        found = list(examples_from_jsonl(examples / "llm.jsonl"))
+        with open_llm(model) as backend, closing(GenerationCache(folder / "generations.sqlite")) as cache:
+            sets = generate_answers(found, backend, settings, cache=cache, total=len(found), verbose=verbose)
+            return {"queries": write_candidates(folder / "candidates.jsonl", sets)}
+
+    candidates_only = ("temperatures", "samples", "prompt")
+    decide = {name: value for name, value in asdict(settings).items() if name not in candidates_only}
+    return Stage("answers", decide | llm, inputs, run)
+
+
 def with_rewards(settings: PreferenceSettings, rewards: tuple[str, ...]) -> PreferenceSettings:
     """The settings with only these rewards, each keeping its weight.
 
@@ -66,7 +87,7 @@ def pairs_stage(
     preferences: PreferenceSettings,
     encoder: str,
     candidates: Stage,
-    *,
+    *retriever: Stage,
     prompt: str,
     max_pairs: int | None,
     seed: int,
@@ -79,6 +100,7 @@ def pairs_stage(
         preferences: rewards and filters.
         encoder: the reward encoder, as accepted by `load_encoder`.
         candidates: the stage with candidates.jsonl.
+        retriever: the stage with a trained retriever in model/, if that is the reward encoder instead.
         prompt: the prompt used for the candidates.
         max_pairs: size of a seeded sample of the pairs; None keeps all.
         seed: for that sample.
@@ -89,9 +111,9 @@ def pairs_stage(
         ValueError: no pair is left (when the stage runs).
     """
 
-    def run(folder: Path, drawn: Path) -> dict[str, Any]:
+    def run(folder: Path, drawn: Path, *trained: Path) -> dict[str, Any]:
         sets, decisions = drawn / "candidates.jsonl", folder / "decisions.jsonl"
-        reward_encoder = load_encoder(encoder, fuse=True, device=device)
+        reward_encoder = load_encoder(str(trained[0] / "model") if trained else encoder, fuse=True, device=device)
         write_decisions(sets, decisions, reward_encoder, preferences, verbose=verbose)
         report = PairReport.of(read_decisions(decisions, sets))
         write_report(report, folder)
@@ -107,5 +129,7 @@ def pairs_stage(
             rows = [rows[place] for place in chosen]
         return {"queries": report.queries, "pairs": write_pairs(folder / "pairs.jsonl", rows)}
 
-    settings = preferences.recorded() | {"encoder": encoder_identity(encoder), "seed": seed, "max_pairs": max_pairs}
-    return Stage("pairs", settings, (candidates,), run)
+    settings = preferences.recorded() | {"seed": seed, "max_pairs": max_pairs}
+    if not retriever:
+        settings["encoder"] = encoder_identity(encoder)
+    return Stage("pairs", settings, (candidates, *retriever), run)

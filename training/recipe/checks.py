@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...collections.opening import open_collection
 from ...common.extras import needed_for
-from ...common.files import path_of
+from ...common.files import path_of, with_home
 from ...common.weights import refuse_pickles
 from ...evaluation.beir_collections import resolve
 from ..setting_checks import check_number
@@ -55,6 +56,24 @@ def check_collections(given: Evaluation) -> None:
             _ = collection.dataset
         except FileNotFoundError as error:
             raise ValueError(str(error)) from error
+
+
+def check_training(recipe: Recipe) -> None:
+    """Raise ValueError for training settings that are invalid, or do not suit the systems to compare."""
+    configs = [recipe.expander_config("base", "pairs", "out")]
+    configs += [recipe.expander_config("base", "pairs", "out", r) for s in recipe.systems if (r := ROWS[s].rewards)]
+    for config in configs:
+        if config.online is None:
+            continue
+        if recipe.adapt_retriever:
+            raise ValueError(
+                f"adapt_retriever chooses pairs by a trained retriever, but {config.method} takes none: leave it out"
+            )
+        for name, place in (("index", config.online.index), ("qrels", config.online.qrels)):
+            if place is not None and not Path(place).exists():
+                raise ValueError(f"dpo: online: {name}: {place!r} does not exist")
+    if recipe.adapt_retriever and recipe.rounds < 2:
+        raise ValueError("adapt_retriever is about what a later round learns from: set rounds to 2 or more")
 
 
 def check_room(recipe: Recipe) -> None:
@@ -121,3 +140,24 @@ def load_yaml(text: str) -> Any:
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"not valid YAML: {error}") from error
+
+
+def with_variables(value: Any) -> Any:
+    """A value of a recipe with `~` and `$NAME` in its texts filled in.
+
+    Raises:
+        ValueError: an environment variable is not set.
+    """
+    if isinstance(value, dict):
+        return {name: with_variables(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [with_variables(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    value = with_home(value)
+    if "$" not in value:
+        return value
+    expanded = os.path.expandvars(value)
+    if "$" in expanded:
+        raise ValueError(f"{value!r} refers to an environment variable that is not set")
+    return expanded

@@ -62,7 +62,8 @@ class _Estimate:
 
     def of(self, stage: Stage) -> tuple[int, int, int, float]:
         """The estimate for that stage."""
-        name = "retriever" if stage.name.startswith("retriever") else stage.name.replace("-", "_")
+        name = re.sub(r"-\d+$", "", stage.name)  # the number of a round
+        name = "retriever" if name.startswith("retriever") else name.replace("-", "_")
         estimate: Callable[[Stage], tuple[int, int, int, float]] = getattr(self, f"_{name}")
         return estimate(stage)
 
@@ -81,6 +82,24 @@ class _Estimate:
         texts = n * (settings.count + 1)
         read = n * (len(settings.temperatures) * PROMPT + PROMPT + DOCUMENT)
         return texts, read, texts * settings.max_new_tokens, self.llm
+
+    def _answers(self, stage: Stage) -> tuple[int, int, int, float]:
+        texts = self.queries["llm"]
+        return texts, texts * (PROMPT + DOCUMENT), texts * self.recipe.candidates.max_new_tokens, self.llm
+
+    def _grpo(self, stage: Stage) -> tuple[int, int, int, float]:
+        config = self.recipe.expander_config("base", "pairs", "out")
+        held_out = math.ceil(self.queries["llm"] * config.eval_fraction)
+        # before the first step and then `evaluations` times; what the untrained model writes is kept
+        evaluated = held_out * (config.evaluations + config.group_size)
+        drawn = math.ceil((self.queries["llm"] - held_out) * config.epochs * config.group_size)
+        texts, length = drawn + evaluated, config.online_settings.max_new_tokens
+        # each is written, and then read by the model and by its reference
+        copies = 1 + (config.online_settings.vllm == "colocate")
+        memory = copies * self.llm / (4 if config.load_in_4bit else 1)
+        return texts, texts * (PROMPT + 2 * (PROMPT + length)), texts * length, memory
+
+    _online_dpo = _grpo
 
     def _pairs(self, stage: Stage) -> tuple[int, int, int, float]:
         settings, n = self.recipe.candidates, self.queries["llm"]

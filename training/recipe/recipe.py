@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...common.files import path_of, with_home
+from ...common.files import path_of
 from ...common.utf8 import read_utf8
 from ...encoding.registry import check_name
 from ...evaluation.cells import parse_measures
@@ -19,9 +18,11 @@ from ..data.examples import are_counts
 from ..expander.config import ExpanderTrainingConfig
 from ..preferences.candidates import CandidateSettings
 from ..preferences.choice import PreferenceSettings
-from ..setting_checks import check_number, check_whole
+from ..setting_checks import check_flag, check_number, check_whole
 from ..smalllm.train import SmallLMConfig
-from .checks import check_collections, check_data, check_room, check_texts, load_yaml
+from .checks import check_collections, check_data, check_room, check_texts, check_training, load_yaml, with_variables
+from .online import PAPER_REWARDS, online_values
+from .sections import section
 from .systems import DEMO as DEMO
 from .systems import ROWS as ROWS
 from .systems import SMALL as SMALL
@@ -88,7 +89,11 @@ class Recipe:
         candidates: `CandidateSettings`.
         preferences: `PreferenceSettings` minus the rewards, which depend on the system.
         max_pairs: size of the seeded sample of pairs to train on; None takes all.
-        dpo: `ExpanderTrainingConfig` minus `base`, `pairs` and `out`.
+        dpo: `ExpanderTrainingConfig` minus `base`, `pairs` and `out`. `online` has this recipe's `encoder` and the
+            sampling of `expansion` unless it says otherwise.
+        rounds: how often candidates, pairs and training are repeated, each time with the model of the round before;
+            every round is a row of the table.
+        adapt_retriever: choose a later round's pairs by the retriever of the round before, instead of `encoder`.
         expansion: how passages for training and test queries are drawn: temperature, top_p, max_new_tokens, n.
         student: `StudentConfig` minus what the recipe sets itself, for the row "ExpandR student".
         systems: what is compared (`ROWS`); the rows of Table 3 (`SYSTEMS`) by default.
@@ -113,6 +118,8 @@ class Recipe:
     preferences: PreferenceSettings = field(default_factory=PreferenceSettings)
     max_pairs: int | None = None
     dpo: dict[str, Any] = field(default_factory=dict)
+    rounds: int = 1
+    adapt_retriever: bool = False
     expansion: dict[str, Any] = field(default_factory=dict)
     student: dict[str, Any] = field(default_factory=dict)
     systems: tuple[str, ...] = tuple(SYSTEMS)
@@ -129,12 +136,14 @@ class Recipe:
         for name in ("limit", "max_pairs", "min_relevance"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name))
+        check_whole("rounds", self.rounds)
+        check_flag("adapt_retriever", self.adapt_retriever)
         self._derive()
         self._check_systems()
         self._check_parts()
         check_data(self.data, self.split, self.ratios)
         self._check_models()
-        self.expander_config("base", "pairs", "out")
+        check_training(self)
         self.retriever_config("train.jsonl", "out", "expandr", None)
         self.student_config("teacher", "train.jsonl", "passages.jsonl", "out")
         self.expansion_settings()
@@ -217,8 +226,14 @@ class Recipe:
             "trust_remote_code": getattr(backend, "trust_remote_code", False),
         }
 
-    def expander_config(self, base: str | Path, pairs: str | Path, out: str | Path) -> ExpanderTrainingConfig:
-        """The LLM's training configuration, with paths filled in."""
+    def expander_config(
+        self,
+        base: str | Path,
+        pairs: str | Path,
+        out: str | Path,
+        rewards: Sequence[str] = PAPER_REWARDS,
+    ) -> ExpanderTrainingConfig:
+        """The LLM's training configuration, with paths filled in; an online method takes only these of its rewards."""
         places, origin = {"base": str(base), "pairs": str(pairs), "out": str(out)}, self.origin()
         for name, value in origin.items():
             if self.dpo.get(name, value) != value:
@@ -226,7 +241,8 @@ class Recipe:
                     f"dpo: {name} {self.dpo[name]!r} contradicts llm {self.llm!r}, which has {value!r}: set it there, "
                     f"as NAME?{name}=VALUE, so that the model that generates is the one that is trained"
                 )
-        return section(ExpanderTrainingConfig, "dpo", self.dpo, places, {"seed": self.seed} | origin)
+        values = dict(self.dpo) | online_values(self, rewards)
+        return section(ExpanderTrainingConfig, "dpo", values, places, {"seed": self.seed} | origin)
 
     def retriever_config(self, data: str | Path, out: str | Path, stage: str, expansions: str | Path | None) -> Any:
         """The retriever's training configuration (`RetrieverTrainingConfig`), with paths filled in."""
@@ -259,27 +275,6 @@ class Recipe:
         return values | {"n": max(self.evaluation.samples)} if test and self.evaluation.samples else values
 
 
-def section(
-    kind: Any, name: str, values: Any, places: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
-) -> Any:
-    """A dataclass filled from `values`; `places` always override them, and `defaults` fill the gaps.
-
-    Raises:
-        ValueError: unknown fields (the known ones are listed), values that the recipe sets itself, or invalid ones; the
-            section is named.
-    """
-    known = {item.name for item in fields(kind)} - places.keys()
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{name} must be a mapping of names to values, got {values!r}")
-    if unknown := sorted(values.keys() - known):
-        raise ValueError(f"{name}: unknown fields {unknown}, the fields are {sorted(known)}")
-    try:
-        given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        return kind(**{**(defaults or {}), **given, **places})
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{name}: {error}") from error
-
-
 def read_recipe(path: str | Path, *, seed: int | None = None) -> Recipe:
     """The recipe of a YAML file; `$NAME` in a text stands for an environment variable.
 
@@ -305,25 +300,9 @@ def read_recipe(path: str | Path, *, seed: int | None = None) -> Recipe:
 def _recipe(values: Any, seed: int | None) -> Recipe:
     if not isinstance(values, dict):
         raise ValueError("a recipe must be a mapping of names to values")
-    values = {name: _expanded(value) for name, value in values.items() if value is not None}
+    values = {name: with_variables(value) for name, value in values.items() if value is not None}
     if seed is not None:
         values["seed"] = seed
     if missing := sorted({"data", "llm", "retriever"} - values.keys()):
         raise ValueError(f"the recipe lacks the fields {missing}")
     return section(Recipe, "recipe", values, {})
-
-
-def _expanded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _expanded(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_expanded(item) for item in value]
-    if not isinstance(value, str):
-        return value
-    value = with_home(value)
-    if "$" not in value:
-        return value
-    expanded = os.path.expandvars(value)
-    if "$" in expanded:
-        raise ValueError(f"{value!r} refers to an environment variable that is not set")
-    return expanded

@@ -2,13 +2,15 @@
 
     examples -> candidates -> pairs -> dpo -> merge -> expansions -> retriever -> index -> experiment
 
-A stage's folder holds what it made. Systems that need the same thing share the stage that makes it. What a stage does
-is defined in the module `stages` of the package whose code it runs.
+An online method has answers or examples in place of candidates and pairs. Another round goes back from merge to
+candidates. A stage's folder holds what it made. Systems that need the same thing share the stage that makes it. What a
+stage does is defined in the module `stages` of the package whose code it runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -22,11 +24,12 @@ from ..data.examples import TrainingExample, open_examples
 from ..data.stages import examples_stage
 from ..expander.stages import dpo_stage, merge_stage
 from ..identity import corpus_identity, data_identity, model_identity
-from ..preferences.stages import candidates_stage, pairs_stage, with_rewards
+from ..preferences.stages import answers_stage, candidates_stage, pairs_stage, with_rewards
 from ..retriever.stages import retriever_stage, untrained_retriever_stage
 from ..smalllm.stages import small_lm_stage
 from ..stage import Stage, in_order
 from ..student.stages import student_stage
+from .online import reward_identity
 from .recipe import ROWS, SMALL, Recipe, encoder_name
 from .search_stages import expansions_stage, experiment_stage, index_stage, test_expansions_stage
 
@@ -87,58 +90,86 @@ class RecipeStages:
         corpora = list(map(corpus_identity, self.test))
         return (small_lm_stage(self.recipe.small_lm, texts, corpora, self.examples(), verbose=self.verbose),)
 
-    def candidates(self) -> Stage:
-        """candidates.jsonl: candidates and an answer for each query of the LLM's part."""
-        inputs = (self.examples(), *self.base())
-        settings = self._backend_settings()
-        return candidates_stage(self.recipe.candidates, self._backend, settings, inputs, verbose=self.verbose)
+    def writer(self, rewards: tuple[str, ...], round: int) -> tuple[Stage, ...]:
+        """The stage of the LLM that writes in a round: the base's in the first, later that of the round before."""
+        return self.base() if round == 1 else self.trained(rewards, round - 1)
 
-    def pairs(self, rewards: tuple[str, ...]) -> Stage:
+    def candidates(self, rewards: tuple[str, ...] = (), round: int = 1) -> Stage:
+        """candidates.jsonl: candidates and an answer for each query of the LLM's part."""
+        inputs, settings = (self.examples(), *self.writer(rewards, round)), self._backend_settings()
+        stage = candidates_stage(self.recipe.candidates, self._backend, settings, inputs, verbose=self.verbose)
+        return _of_round(stage, round)
+
+    def pairs(self, rewards: tuple[str, ...], round: int = 1) -> Stage:
         """pairs.jsonl: pairs chosen and rejected by these rewards."""
         recipe = self.recipe
-        return pairs_stage(
+        adapted = recipe.adapt_retriever and round > 1
+        stage = pairs_stage(
             with_rewards(recipe.preferences, rewards),
             encoder_name(recipe.encoder),
-            self.candidates(),
+            self.candidates(rewards, round),
+            *((self.retriever("expandr", rewards, round - 1),) if adapted else ()),
             prompt=recipe.candidates.prompt,
             max_pairs=recipe.max_pairs,
             seed=recipe.seed,
             device=self.device,
             verbose=self.verbose,
         )
+        return _of_round(stage, round)
 
-    def trained(self, rewards: tuple[str, ...]) -> tuple[Stage, ...]:
-        """The stage whose folder holds the LLM trained with these rewards; without rewards, the base's stage."""
+    def queries(self, rewards: tuple[str, ...], round: int = 1) -> Stage:
+        """What an online method trains on: the LLM's queries, with its answers if a reward compares with them."""
+        if not self._training(rewards)("base", "data", "out").online_settings.needs_answers:
+            return self.examples()
+        inputs, settings = (self.examples(), *self.writer(rewards, round)), self._backend_settings()
+        answers = answers_stage(self.recipe.candidates, self._backend, settings, inputs, verbose=self.verbose)
+        return _of_round(answers, round)
+
+    def trained(self, rewards: tuple[str, ...], round: int | None = None) -> tuple[Stage, ...]:
+        """The stage whose folder holds the LLM trained with these rewards; without rewards, the base's stage.
+
+        Args:
+            rewards: what it is trained by.
+            round: after that round; None means the last.
+        """
         if not rewards:
             return self.base()
-        recipe, llm, base = self.recipe, self._llm_settings(), self.base()
-        inputs = (self.pairs(rewards), *base)
-        dpo = dpo_stage(recipe.expander_config, self._llm, llm, inputs, verbose=self.verbose)
-        return (merge_stage(self._llm, llm, recipe.origin, (dpo, *base), device=self.device),)
+        round = round or self.recipe.rounds
+        recipe, llm, base = self.recipe, self._llm_settings(), self.writer(rewards, round)
+        configure = self._training(rewards)
+        online = configure("base", "data", "out").online
+        if online is None:
+            source, data, settings = self.pairs(rewards, round), "pairs.jsonl", llm
+        else:
+            source, settings = self.queries(rewards, round), llm | reward_identity(online)
+            data = "candidates.jsonl" if online.needs_answers else "llm.jsonl"
+        learnt = dpo_stage(configure, self._llm, settings, (source, *base), data=data, verbose=self.verbose)
+        dpo = _of_round(learnt, round)
+        return (_of_round(merge_stage(self._llm, llm, recipe.origin, (dpo, *base), device=self.device), round),)
+
+    def _training(self, rewards: tuple[str, ...]) -> Callable[..., Any]:
+        """`Recipe.expander_config` for these rewards."""
+        return partial(self.recipe.expander_config, rewards=rewards)
 
     # --- expansions, retriever, experiment
 
-    def expansions(self, rewards: tuple[str, ...]) -> Stage:
+    def expansions(self, rewards: tuple[str, ...], round: int | None = None) -> Stage:
         """expansions.jsonl: what that LLM writes for the retriever's training queries."""
-        settings = self.recipe.expansion_settings()
+        settings, inputs = self.recipe.expansion_settings(), (self.examples(), *self.trained(rewards, round))
         open_expander = partial(self._expander, settings=settings)
-        return expansions_stage(
-            open_expander, settings | self._backend_settings(), (self.examples(), *self.trained(rewards))
-        )
+        return expansions_stage(open_expander, settings | self._backend_settings(), inputs)
 
-    def test_expansions(self, rewards: tuple[str, ...]) -> Stage:
+    def test_expansions(self, rewards: tuple[str, ...], round: int | None = None) -> Stage:
         """COLLECTION.jsonl: what that LLM writes for the queries of each test collection."""
-        settings = self.recipe.expansion_settings(test=True)
+        settings, llm = self.recipe.expansion_settings(test=True), self.trained(rewards, round)
         open_expander = partial(self._expander, settings=settings)
-        return test_expansions_stage(
-            open_expander, settings | self._backend_settings(), self.test, self.trained(rewards)
-        )
+        return test_expansions_stage(open_expander, settings | self._backend_settings(), self.test, llm)
 
-    def retriever(self, stage: str, rewards: tuple[str, ...] | None) -> Stage:
+    def retriever(self, stage: str, rewards: tuple[str, ...] | None, round: int | None = None) -> Stage:
         """The encoder after that training: "raw", "ft", or "expandr" with that LLM's expansions."""
         if stage == "raw":
             return untrained_retriever_stage(self.recipe.retriever_config)
-        expanded = (self.expansions(rewards),) if stage == "expandr" and rewards is not None else ()
+        expanded = (self.expansions(rewards, round),) if stage == "expandr" and rewards is not None else ()
         inputs = (self.examples(), *expanded)
         return retriever_stage(self.recipe.retriever_config, stage, inputs, device=self.device, verbose=self.verbose)
 
@@ -151,26 +182,38 @@ class RecipeStages:
         """COLLECTION.faiss: the documents of each test collection, encoded by that encoder."""
         return index_stage(self.test, retriever, device=self.device, verbose=self.verbose)
 
-    def of(self, system: str) -> tuple[Stage, ...]:
+    def of(self, system: str, round: int | None = None) -> tuple[Stage, ...]:
         """The index that a row searches, and the stage with its expansions or its student, if any."""
         row = ROWS[system]
-        index = self.index(self.retriever(row.retriever, row.rewards))
+        index = self.index(self.retriever(row.retriever, row.rewards, round))
         if row.student and row.rewards is not None:
             return index, self.student(row.rewards)
-        return (index,) if row.rewards is None else (index, self.test_expansions(row.rewards))
+        return (index,) if row.rewards is None else (index, self.test_expansions(row.rewards, round))
+
+    def rows(self) -> dict[str, tuple[str, tuple[Stage, ...]]]:
+        """Row of the table -> its system and stages: the systems, and those with a trained LLM after each round."""
+        found = {}
+        for name in self.recipe.systems:
+            several = ROWS[name].rewards and not ROWS[name].student
+            for round in range(1, self.recipe.rounds) if several else ():
+                found[f"{name}, round {round}"] = name, self.of(name, round)
+            found[name] = name, self.of(name)
+        return found
 
     def users(self) -> dict[str, str]:
         """The systems that need each stage, by fingerprint: "ExpandR", "all", "all but Query"."""
         names, found = self.recipe.systems, dict[str, list[str]]()
-        for name in names:
-            for stage in in_order(self.of(name)):
-                found.setdefault(stage.fingerprint, []).append(name)
+        for name, stages in self.rows().values():
+            for stage in in_order(stages):
+                users = found.setdefault(stage.fingerprint, [])
+                if name not in users:
+                    users.append(name)
         found[self.experiment().fingerprint] = list(names)
         return {fingerprint: _listed(users, names) for fingerprint, users in found.items()}
 
     def experiment(self) -> Stage:
         """table.csv: every system on every collection, by the BEIR protocol."""
-        systems = {name: self.of(name) for name in self.recipe.systems}
+        systems = {name: stages for name, (_, stages) in self.rows().items()}
         given = self.recipe.evaluation
         return experiment_stage(
             systems, self.test, given.measures, samples=given.samples, device=self.device, verbose=self.verbose
@@ -201,6 +244,11 @@ class RecipeStages:
             options["adapter"] = model_identity(options["adapter"])
         said = {"engine": backend if backend != "hf" else None, "options": options}
         return self._llm_settings() | {name: value for name, value in said.items() if value}
+
+
+def _of_round(stage: Stage, round: int) -> Stage:
+    """The stage, with the number of a later round in its name."""
+    return stage if round == 1 else replace(stage, name=f"{stage.name}-{round}")
 
 
 def _listed(some: list[str], names: tuple[str, ...]) -> str:

@@ -20,11 +20,12 @@ def expander(
     base: Annotated[str, typer.Option(help="Hub name or folder of the instruct model.")],
     pairs: Annotated[Path, typer.Option(help="JSONL or Parquet file of preference pairs.")],
     out: Annotated[Path, typer.Option(help="Folder to make; OUT.work beside it holds an unfinished run.")],
+    method: Annotated[str, typer.Option(help="dpo or sft-best; others: `expandr train online`.")] = "dpo",
     learning_rate: float = 2e-5,
     epochs: float = 2.0,
     loss: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=WEIGHT: sigmoid (DPO) or sft (the chosen text); repeat it. sigmoid=1."),
+        typer.Option(help="Of dpo, NAME=WEIGHT: sigmoid, sft (the chosen text); repeat it. sigmoid=1."),
     ] = None,
     beta: Annotated[float, typer.Option(help="How dearly the model pays for leaving its reference.")] = 0.1,
     max_grad_norm: Annotated[float, typer.Option(help="Gradients are clipped to it.")] = 10.0,

@@ -20,7 +20,7 @@ from .local.prefill import ONE_BY_ONE, prefill, shares_prefill
 from .local.templates import rendering_options, template_variables
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -154,11 +154,10 @@ class HuggingFaceBackend(Backend):
     def load(self) -> PreTrainedModel:
         """The model, loaded on first use."""
         if self._model is None:
-            from transformers import AutoModelForCausalLM, GenerationConfig
+            from transformers import AutoModelForCausalLM
 
             _ = self.context_length  # raises if it is not a causal language model
             model = self._open(AutoModelForCausalLM, dtype=self._dtype(), **weights_options())
-            ends = stop_tokens(model, self.tokenizer)
             self._shares_prefill = shares_prefill(model)
             if not self._shares_prefill:
                 logger.warning(
@@ -166,10 +165,16 @@ class HuggingFaceBackend(Backend):
                     "prompts of equal length are decoded together",
                     self.model,
                 )
-            # Use our own configuration: the model's may set a repetition penalty and other samplers.
-            model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=self._pad_id(), do_sample=False)
+            model.generation_config = self.generation_config(model)
             self._model = with_adapter(model, self.adapter).to(self._device()).eval()
         return self._model
+
+    def generation_config(self, model: PreTrainedModel) -> GenerationConfig:
+        """Our own configuration: the model's may set a repetition penalty and other samplers."""
+        from transformers import GenerationConfig
+
+        ends = stop_tokens(model, self.tokenizer)
+        return GenerationConfig(eos_token_id=ends, pad_token_id=self._pad_id(), do_sample=False)
 
     def _pad_id(self) -> int:
         pad = self.tokenizer.pad_token_id

@@ -1,0 +1,64 @@
+"""What a recipe adds to the settings of an online method: its encoder, its sampling, and the rewards of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...common.fingerprint import file_fingerprint
+from ...retrieval.faiss_index import FaissIndex
+from ..expander.config import ONLINE
+from ..expander.online.settings import OnlineSettings
+from ..identity import encoder_identity
+from .systems import encoder_name
+
+if TYPE_CHECKING:
+    from .recipe import Recipe
+
+#: the rewards of the paper (Eq. 11), which its ablations leave out one by one
+PAPER_REWARDS = ("self", "retriever")
+
+
+def online_values(recipe: Recipe, rewards: Sequence[str]) -> dict[str, Any]:
+    """The field `online` of the LLM's training configuration, complete; empty for methods of given pairs.
+
+    Args:
+        recipe: the recipe, whose `dpo` may have a part `online`.
+        rewards: those of a row of Table 3. What the row leaves out of the paper's two is left out here as well.
+
+    Raises:
+        ValueError: the row leaves out a reward that is not among those of `online`.
+    """
+    if recipe.dpo.get("method") not in ONLINE:
+        return {}
+    given = recipe.dpo.get("online") or {}
+    if not isinstance(given, Mapping):
+        raise ValueError(f"dpo: online must be a mapping of names to values, got {given!r}")
+    sampling = {name: value for name, value in recipe.expansion_settings().items() if name != "n"}
+    values = {"encoder": encoder_name(recipe.encoder)} | sampling | dict(given)
+    known = OnlineSettings.__dataclass_fields__.keys()
+    if unknown := sorted(given.keys() - known):
+        raise ValueError(f"dpo: online: unknown fields {unknown}, the fields are {sorted(known)}")
+    names = list(values.get("rewards", PAPER_REWARDS))
+    weights = values.get("weights") or [1.0] * len(names)
+    without = [name for name in PAPER_REWARDS if name not in rewards]
+    if lacking := [name for name in without if name not in names]:
+        raise ValueError(
+            f"dpo: online: a system is to be trained without the reward {lacking[0]!r}, but the rewards are {names}: "
+            "leave that system out of systems"
+        )
+    if len(weights) != len(names):
+        raise ValueError(f"dpo: online: give one weight for each of the {len(names)} rewards, got {len(weights)}")
+    kept = [(name, weight) for name, weight in zip(names, weights, strict=True) if name not in without]
+    values |= {"rewards": [name for name, _ in kept], "weights": [float(weight) for _, weight in kept]}
+    return {"online": {name: value for name, value in values.items() if name in known}}
+
+
+def reward_identity(settings: OnlineSettings) -> dict[str, Any]:
+    """What determines the rewards besides the settings: encoder, index and judgments by content."""
+    found: dict[str, Any] = {"reward_encoder": encoder_identity(settings.encoder)}
+    if settings.index is not None and settings.qrels is not None:
+        found["index"] = FaissIndex(settings.index).metadata["files"]
+        found["qrels"] = file_fingerprint(Path(settings.qrels))
+    return found
