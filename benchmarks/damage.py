@@ -1,9 +1,9 @@
 """How much damage is noticed, and how many hostile inputs give a raw error.
 
-`python -m benchmarks.trust --only damage` measures it. Copies of each artefact with one file damaged (a bit flipped, cut,
-cut at a line's end, a block of zeros, emptied, removed, bytes put in, halves exchanged) are opened as a user would, each
-at a place of its own, and checked with `expandr verify`. Each reader gets mutated files and names; a raw error is one
-that is not a sentence of ours.
+`python -m benchmarks.trust --only damage` measures it. Copies of each artefact with one file damaged (a bit flipped,
+cut, cut at a line's end, a block of zeros, emptied, removed, bytes put in, halves exchanged) are opened as a user
+would, each at a place of its own, and checked with `expandr verify`. Each reader gets mutated files and names; a raw
+error is one that is not a sentence of ours.
 """
 
 from __future__ import annotations
