@@ -26,8 +26,8 @@ Row = dict[str, Any]
 SLOW = {"adapter, opened"}
 
 
-def measurements(copies: int, inputs: int) -> Iterator[tuple[str, Callable[[], Row]]]:
-    """Each artefact and each reader by name, with the function that measures its row of the table.
+def measurements(copies: int, inputs: int) -> Iterator[tuple[str, str, Callable[[], Row]]]:
+    """(damage, artefact) and (fuzzing, reader), with the function that measures the row of the table.
 
     A row has `artefact`, `copies`, `noticed at opening`, `noticed by verify`, `raw errors` and `examples` of those, or
     `reader`, `inputs`, `raw errors` and `examples`. The function is called before the next one is asked for.
@@ -38,10 +38,11 @@ def measurements(copies: int, inputs: int) -> Iterator[tuple[str, Callable[[], R
         build_tiny_llama(folder / "llama")
         (folder / "whole").mkdir()
         for number, artefact in enumerate(artefacts(folder / "whole", str(folder / "llama"))):
-            yield artefact.name, partial(try_damage, artefact, folder / f"copies{number}", copies)
+            yield "damage", artefact.name, partial(try_damage, artefact, folder / f"copies{number}", copies)
         (folder / "fuzz").mkdir()
         for reader, (strategy, run) in targets(folder / "fuzz", str(folder / "llama")).items():
-            yield reader, partial(_fuzzed, reader, strategy, run, max(1, inputs // 20) if reader in SLOW else inputs)
+            number = max(1, inputs // 20) if reader in SLOW else inputs
+            yield "fuzzing", reader, partial(_fuzzed, reader, strategy, run, number)
 
 
 def _fuzzed(reader: str, strategy: Any, run: Callable[[Any], object], inputs: int) -> Row:

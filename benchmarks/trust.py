@@ -10,7 +10,7 @@ Points: each build and publish is killed at each of its file-system calls in tur
 open, old or new. Pairs: two processes run the same command in one folder. Damage and fuzzing: `benchmarks.damage`.
 
 What is measured is kept in --work; a second call measures only the rest, also with larger numbers of kills, signals and
-pairs. The exit status is 1 if anything failed.
+pairs, and prints all. With `--only none` it prints and measures nothing. The exit status is 1 if anything failed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import platform
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,55 +46,69 @@ COLUMNS = {
 }
 
 
-def measured(given: argparse.Namespace, work: Path) -> Iterator[tuple[str, list[Row]]]:
-    """(part, its rows), as they are measured."""
+def measure(given: argparse.Namespace, work: Path) -> None:
+    """Measure what `work` does not hold yet, and keep it there."""
+
+    def chosen(name: str, part: str) -> bool:
+        return not given.only or name in given.only or part in given.only
+
     for name, scenario in SCENARIOS.items():
-        if not given.only or name in given.only or "points" in given.only:
-            yield "points", kept(work, f"points {name}", lambda s=scenario: [asdict(_walked(s, work, given))])
+        if chosen(name, "points"):
+            once(work / f"points {name}.json", "points", lambda s=scenario: _walked(s, work, given))
     for name in STAGES:
-        if not given.only or name in given.only or "stages" in given.only:
-            tally, pairs = _stage(name, work, given)
-            yield "kills", [asdict(tally)]
-            yield "pairs", [asdict(pairs)]
-    if not given.only or "damage" in given.only:
+        if chosen(name, "stages"):
+            _stage(name, work / f"stage {name}.json", given)
+    if chosen("damage", "damage"):
         # It imports torch, whose threads should not be there when children are forked.
         from benchmarks.damage import measurements
 
-        for name, measure in measurements(given.copies, given.inputs):
-            for row in kept(work, f"damage {name}", lambda m=measure: [m()]):
-                yield ("damage" if "artefact" in row else "fuzzing"), [row]
+        for part, name, function in measurements(given.copies, given.inputs):
+            once(work / f"{part} {name}.json", part, function)
 
 
-def kept(work: Path, name: str, measure: Callable[[], list[Row]]) -> list[Row]:
-    """The rows that an earlier call has kept, or those that `measure` returns."""
-    file = work / f"{name}.json"
+def once(file: Path, part: str, function: Callable[[], Row]) -> None:
+    """Keep the row that the function returns, unless an earlier call has."""
     if not file.is_file():
-        file.write_text(json.dumps(measure(), indent=1))
-    rows: list[Row] = json.loads(file.read_text())
+        keep(file, {part: function()})
+
+
+def keep(file: Path, found: dict[str, Row]) -> None:
+    """Write and print rows, each with the part of the record that it belongs to."""
+    file.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    for part, row in found.items():
+        print(f"{part}: { {name: row[name] for name in COLUMNS[part]} }", flush=True)
+
+
+def collected(work: Path) -> dict[str, list[Row]]:
+    """All that `work` holds: part -> rows."""
+    order = [*(f"points {name}" for name in SCENARIOS), *(f"stage {name}" for name in STAGES)]
+    order += sorted(file.stem for part in ("damage", "fuzzing") for file in work.glob(f"{part} *.json"))
+    rows: dict[str, list[Row]] = {part: [] for part in COLUMNS}
+    for file in (work / f"{name}.json" for name in order):
+        for part, row in json.loads(file.read_text(encoding="utf-8")).items() if file.is_file() else ():
+            rows[part].append(row)
     return rows
 
 
-def _walked(scenario: Any, work: Path, given: argparse.Namespace) -> Any:
-    return walked(scenario, work / "points", every=given.every)
+def _walked(scenario: Any, work: Path, given: argparse.Namespace) -> Row:
+    return asdict(walked(scenario, work / "points", every=given.every))
 
 
-def _stage(name: str, work: Path, given: argparse.Namespace) -> tuple[Tally, Pairs]:
-    """The tally of kills and signals of a stage, and that of its pairs of processes; kept after each round."""
-    file = work / f"stage {name}.json"
-    found = json.loads(file.read_text()) if file.is_file() else [{"stage": name}, {"stage": name}]
-    tally, pairs = Tally(**found[0]), Pairs(**found[1])
+def _stage(name: str, file: Path, given: argparse.Namespace) -> None:
+    """Tally kills and signals of a stage, and pairs of its processes, until there are enough; kept after each round."""
+    found = json.loads(file.read_text()) if file.is_file() else {"kills": {"stage": name}, "pairs": {"stage": name}}
+    tally, pairs = Tally(**found["kills"]), Pairs(**found["pairs"])
     together = shared_experiments if name == "experiment" else twice
-    rounds, draw = None, random.Random(f"{given.seed} {name} {found}")
+    rounds, draw = None, random.Random(f"{given.seed} {found}")
     while missing := _missing(tally, pairs, given):
-        rounds = rounds or Rounds(STAGES[name], work)
+        rounds = rounds or Rounds(STAGES[name], file.parent)
         if missing == "kills":
             kill(rounds, tally, given.kills - tally.kills, draw)
         elif missing == "signals":
             interrupt(rounds, tally, draw)
         else:
             together(rounds, pairs, draw)
-        file.write_text(json.dumps([asdict(tally), asdict(pairs)], indent=1))
-    return tally, pairs
+        keep(file, {"kills": asdict(tally), "pairs": asdict(pairs)})
 
 
 def _missing(tally: Tally, pairs: Pairs, given: argparse.Namespace) -> str | None:
@@ -129,21 +143,19 @@ def main() -> int:
     parser.add_argument("--copies", type=int, default=200, help="of each artefact, one file of which is damaged")
     parser.add_argument("--inputs", type=int, default=1000, help="of each reader, hostile or broken")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", nargs="*", default=[], help="stages, scenarios, or: points stages damage")
+    parser.add_argument("--only", nargs="*", default=[], help="names of the tables, or: points stages damage none")
     parser.add_argument("--work", type=Path, help="folder of what is measured; a new temporary one if not given")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     work = given.work or Path(tempfile.mkdtemp(prefix="expandr-trust-"))
     work.mkdir(parents=True, exist_ok=True)
-    found: dict[str, list[Row]] = {}
-    for part, rows in measured(given, work):
-        found.setdefault(part, []).extend(rows)
-        for row in rows:
-            print(f"seed {given.seed}: {part}: { {name: row[name] for name in COLUMNS[part]} }", flush=True)
+    print(f"seed {given.seed}, kept in {work}", flush=True)
+    measure(given, work)
+    found = collected(work)
     for part, rows in found.items():
         show(part, rows)
     if given.json is not None:
-        record = {"seed": given.seed, "machine": platform.platform(), **found}
+        record = {"machine": platform.platform(), **found}
         given.json.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return int(any(wrong(row) for rows in found.values() for row in rows))
 
