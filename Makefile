@@ -27,7 +27,8 @@ test: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS)
 
-# Kills every stage 20 times, and builds and publishes at each file-system call; about 20 minutes. Seeds are printed.
+# Kills every stage 20 times, and builds and publishes at each file-system call; about half an hour on a free core. Failures name
+# their moments. `python -m benchmarks.trust --work FOLDER` does the same, and continues where it was stopped.
 test-crash: export OMP_NUM_THREADS = 1
 test-crash: $(VENV)/.installed
 	$(BIN)/python -m pytest -m crash -s tests/crash

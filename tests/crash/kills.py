@@ -1,6 +1,5 @@
 """Ends a stage's command at random moments, runs it again, and compares with an undisturbed run."""
 
-import random
 import shutil
 import signal
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ STOPS_WITHIN = 8.0
 
 @dataclass
 class Tally:
-    """Counts of one stage, and what went wrong, with the seed that repeats it."""
+    """Counts of one stage, and what went wrong, with the moments of it."""
 
     stage: str
     kills: int = 0
@@ -70,42 +69,37 @@ class Rounds:
         return differences(self.expected, contents(self.out))
 
 
-def kill(rounds, tally, count, seed):
-    """Kill the stage `count` times, in rounds of a few kills."""
-    draw = random.Random(seed)
-    while tally.kills < count:
-        rounds.begin()
-        made, moments = 0, []
-        for _ in range(min(KILLS_PER_ROUND, count - tally.kills)):
-            moments.append(round(draw.uniform(0, rounds.seconds), 3))
-            if rounds.disturbed(signal.SIGKILL, moments[-1]) is None:
-                break
-            made += 1
-        if not made:
-            continue
-        wrong = rounds.ended_equal()
-        tally.kills += made
-        tally.survived += 0 if wrong else made
-        tally.wrong += [f"seed {seed}, killed after {moments} s: {line}" for line in wrong[:5]]
+def kill(rounds, tally, count, draw):
+    """One round: kill the stage at most `count` times in one folder, at moments of the random numbers `draw`."""
+    rounds.begin()
+    made, moments = 0, []
+    for _ in range(min(KILLS_PER_ROUND, count)):
+        moments.append(round(draw.uniform(0, rounds.seconds), 3))
+        if rounds.disturbed(signal.SIGKILL, moments[-1]) is None:
+            break
+        made += 1
+    if not made:  # it was quicker than usual
+        return
+    wrong = rounds.ended_equal()
+    tally.kills += made
+    tally.survived += 0 if wrong else made
+    tally.wrong += [f"killed after {moments} s: {line}" for line in wrong[:5]]
 
 
-def interrupt(rounds, tally, count, seed):
-    """Send SIGINT and SIGTERM by turns, `count` in all: one line, the right status, soon, and the rerun goes on."""
-    draw, sent = random.Random(seed), 0
-    while sent < count:
-        number = (signal.SIGINT, signal.SIGTERM)[sent % 2]
-        rounds.begin()
-        moment = draw.uniform(0.15, 0.9) * rounds.seconds
-        ended = rounds.disturbed(number, moment)
-        if ended is None or ended.status == 0:  # it had just ended
-            continue
-        sent += 1
-        tally.signals += 1
-        late = ended.seconds - moment
-        tally.slowest = max(tally.slowest, late)
-        wrong = _unlike_a_stop(ended, number, late) + rounds.ended_equal()
-        tally.answered += not wrong
-        tally.wrong += [f"seed {seed}, {number.name} after {moment:.2f} s: {line}" for line in wrong[:5]]
+def interrupt(rounds, tally, draw):
+    """Send SIGINT or SIGTERM, by turns: one line, the right status, soon, and the rerun goes on."""
+    number = (signal.SIGINT, signal.SIGTERM)[tally.signals % 2]
+    rounds.begin()
+    moment = draw.uniform(0.15, 0.9) * rounds.seconds
+    ended = rounds.disturbed(number, moment)
+    if ended is None or ended.status == 0:  # it had just ended
+        return
+    tally.signals += 1
+    late = ended.seconds - moment
+    tally.slowest = max(tally.slowest, late)
+    wrong = _unlike_a_stop(ended, number, late) + rounds.ended_equal()
+    tally.answered += not wrong
+    tally.wrong += [f"{number.name} after {moment:.2f} s: {line}" for line in wrong[:5]]
 
 
 def _unlike_a_stop(ended, number, late):

@@ -81,6 +81,15 @@ def _recipe(folder):
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY | {"encoder": str(folder.parent / "bert")}))
 
 
+def _many(folder):
+    """A folder in BEIR format with three commits of documents."""
+    (folder / "qrels").mkdir(parents=True)
+    rows = [{"_id": f"d{i}", "title": "", "text": f"waves of light {i}"} for i in range(2500)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "queries.jsonl").write_text(json.dumps({"_id": "1", "text": "why is the sky blue"}) + "\n")
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\td1\t1\n")
+
+
 def _index(folder):
     command(*_index_into(folder.parent, folder, "Flat"))()
 
@@ -96,15 +105,16 @@ INPUTS = {
     "pairs": _pairs,
     "adapter": _adapter,
     "recipe": _recipe,
+    "many": _many,
     "index": _index,
     "results": _results,
 }
 NEEDS = {"adapter": ("llm",), "recipe": ("bert",), "index": ("bert",), "results": ("bert",)}
 
 
-def _index_into(inputs, out, factory, *more):
+def _index_into(inputs, out, factory, *more, collection="pocket"):
     return [
-        *("index", "--collection", "pocket", "--encoder", inputs / "bert", "--index", out / "i"),
+        *("index", "--collection", collection, "--encoder", inputs / "bert", "--index", out / "i"),
         *("--factory", factory, "--device", "cpu", "--batch-size", 16, *more),
     ]
 
@@ -145,6 +155,14 @@ def _retriever(inputs, out):
     ]
 
 
+def _student(inputs, out):
+    return [
+        *("train", "student", "--teacher", inputs / "bert", "--queries", "pocket", "--batch-size", 8),
+        *("--expansions", pocket().expansions_path, "--out", out / "student", "--epochs", 3, "--checkpoints", 5),
+        *("--learning-rate", 2e-3, "--device", "cpu"),
+    ]
+
+
 def _experiment(inputs, out):
     return [
         *("experiment", "--collection", "pocket", "--out", out / "results", "--device", "cpu"),
@@ -155,6 +173,13 @@ def _experiment(inputs, out):
 
 def _report(inputs, out):
     return ["report", inputs / "results" / "results", "--format", "html", "--out", out / "report.html"]
+
+
+def _explore(inputs, out):
+    return [
+        *("explore", inputs / "results" / "results", "--baseline", "dense", "--maps", 20, "--device", "cpu"),
+        *("--out", out / "explore.html"),
+    ]
 
 
 def _tune(inputs, out):
@@ -168,32 +193,42 @@ def _run(inputs, out):
     return ["train", "run", inputs / "recipe" / "tiny.yaml", "--folder", out / "runs", "--device", "cpu"]
 
 
-def _factory(name):
-    return lambda inputs, out: _index_into(inputs, out, name)
+def _create(factory):
+    return lambda inputs, out: _index_into(inputs, out, factory)
 
 
-def _overwriting(inputs, out):
-    return _index_into(inputs, out, "HNSW16", "--mode", "overwrite", "--max-length", 32)
+def _resume(factory):
+    return lambda inputs, out: _index_into(inputs, out, factory, collection=inputs / "many")
 
 
+def _overwrite(factory):
+    return lambda inputs, out: _index_into(inputs, out, factory, "--mode", "overwrite", "--max-length", 32)
+
+
+#: Those of pocket are committed once, at the end; a build that is "resumed" makes three commits between which it is killed.
+FACTORIES = {"Flat": "Flat", "IVF": "IVF4,Flat", "HNSW": "HNSW16"}
 TRAINING = (*Stage.imports, "trl", "peft", "datasets", "accelerate")
 STAGES = {
     stage.name: stage
     for stage in (
         Stage("expand", _expand, ("llm",)),
-        Stage("index Flat", _factory("Flat"), ("bert",)),
-        Stage("index IVF", _factory("IVF4,Flat"), ("bert",)),
-        Stage("index HNSW", _factory("HNSW16"), ("bert",)),
-        Stage("index overwrite", _overwriting, ("bert",), before=_factory("Flat")),
+        *(Stage(f"index {name}", _create(factory), ("bert",)) for name, factory in FACTORIES.items()),
+        *(Stage(f"index {name}, resumed", _resume(factory), ("bert", "many")) for name, factory in FACTORIES.items()),
+        *(
+            Stage(f"index {name}, overwritten", _overwrite(factory), ("bert",), before=_create("Flat"))
+            for name, factory in FACTORIES.items()
+        ),
         Stage("index --lexical", lambda i, o: _index_into(i, o, "Flat", "--lexical"), ("bert",)),
         Stage("pairs", _pairs_into, ("llm", "bert"), imports=TRAINING),
         Stage("expander", _expander, ("llm", "pairs"), imports=TRAINING),
         Stage("merge", _merge, ("llm", "adapter"), imports=TRAINING),
         Stage("retriever", _retriever, ("bert",), imports=TRAINING),
+        Stage("student", _student, ("bert",), imports=TRAINING),
         Stage("recipe", _run, ("bert", "recipe"), imports=TRAINING),
         Stage("experiment", _experiment, ("bert",)),
         Stage("report", _report, ("bert", "results")),
         Stage("tune", _tune, ("bert", "index")),
+        Stage("explore", _explore, ("bert", "results")),
     )
 }
 

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from pyterrier_expandr.cli import app
 from pyterrier_expandr.collections import pocket
+from pyterrier_expandr.common.locks import InUseError
 from pyterrier_expandr.evaluation.beir_collections import resolve
 from pyterrier_expandr.evaluation.result_store import ResultStore
 from pyterrier_expandr.evaluation.results import Results
@@ -19,6 +20,7 @@ from pyterrier_expandr.reports.explore.maps import plane
 from pyterrier_expandr.reports.explore.questions import choose_questions
 from pyterrier_expandr.reports.page import report
 from tests.command import expandr
+from tests.common.test_locks import held
 from tests.reports.explored import DOCUMENTS, IMAGE, PASSAGES, QUERIES, SCRIPT, SYSTEMS, data_of, experiment
 from tests.test_written_before import WRITTEN
 
@@ -91,6 +93,13 @@ def test_the_report_is_its_first_tab(results):
     assert f">{100 * value:.2f}" in re.sub("<b>|<u>", "", text) and "Differences from plain" in text
     assert "expandr explore writes a page with them" in text and data_of(text, "core")["texts"] == ["", "", ""]
     assert IMAGE not in text and "&lt;img/src=x" in text
+
+
+def test_two_processes_do_not_write_one_page(page, tmp_path):
+    with held(tmp_path / "page.html"), pytest.raises(InUseError, match=r"page\.html"):
+        page.save(tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+    assert page.save(tmp_path / "page.html").read_text() == page.html
 
 
 def test_a_page_of_one_query(results, page):

@@ -14,7 +14,7 @@ from pyterrier_expandr.common.records.manifest import write_record
 from pyterrier_expandr.evaluation import Results
 from pyterrier_expandr.training.preferences import read_pairs
 from tests.encoders_tiny import build_bert
-from tests.trust.targets import WRITTEN, read_results, small_index, small_results, small_system
+from tests.trust.small import WRITTEN, read_results, small_index, small_results, small_system
 
 
 def damaged(data: bytes, rng: random.Random, name: str) -> bytes | None:

@@ -15,7 +15,7 @@ from pyterrier_expandr.common.records.manifest import sealed
 from pyterrier_expandr.evaluation import Results
 from tests.encoders_tiny import build_bert
 from tests.trust.damage import artefacts, try_damage
-from tests.trust.targets import WRITTEN, small_index, small_results, small_system
+from tests.trust.small import WRITTEN, small_index, small_results, small_system
 
 COPIES = 12
 

@@ -7,6 +7,7 @@ from functools import cache
 from importlib.metadata import version
 
 from ...common.files import cache_folder, replacing
+from ...common.locks import one_writer
 
 INSTALL = "the page's charts need vl-convert-python: pip install vl-convert-python"
 
@@ -31,8 +32,6 @@ def vega() -> str:
     script = f"(() => {{\n{vl_convert.javascript_bundle('window.vegaEmbed = vegaEmbed')}\n}})();"
     if "</script" in script.lower() or "<!--" in script:
         raise RuntimeError("the charting library contains text that would end its script element")
-    with suppress(OSError):  # without a cache it is bundled again next time
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(kept) as part:
-            part.write_text(script, encoding="utf-8")
+    with suppress(OSError), one_writer(kept), replacing(kept) as part:  # without a cache it is bundled again next time
+        part.write_text(script, encoding="utf-8")
     return script

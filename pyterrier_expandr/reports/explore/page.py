@@ -15,6 +15,7 @@ import pandas as pd
 
 from ... import __version__
 from ...common.files import path_of, replacing
+from ...common.locks import one_writer
 from ...evaluation.results import Results
 from ..result_tables import LEVEL, nothing_computed, result_tables
 from ..tables import Layout
@@ -54,10 +55,14 @@ class Page:
         self.html, self.notes = html, list(notes)
 
     def save(self, path: str | Path) -> Path:
-        """Write the page to a file, which appears only once complete, and return its path."""
+        """Write the page to a file, which appears only once complete, and return its path.
+
+        Raises:
+            InUseError: another process is writing that file.
+        """
         target = path_of(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as part:
+        with one_writer(target), replacing(target) as part:
             part.write_text(self.html, encoding="utf-8")
         return target
 
