@@ -10,7 +10,8 @@ Points: each build and publish is killed at each of its file-system calls in tur
 open, old or new. Pairs: two processes run the same command in one folder. Damage and fuzzing: `benchmarks.damage`.
 
 What is measured is kept in --work; a second call measures only the rest, also with more kills, signals, pairs or
-file-system calls, and prints all. With `--only none` it prints and measures nothing. The exit status is 1 if anything failed.
+file-system calls, and prints all. With `--only none` it prints and measures nothing. The exit status is 1 if anything
+failed.
 """
 
 from __future__ import annotations
