@@ -9,8 +9,9 @@ same with SIGINT and SIGTERM, which must end the command within seconds with one
 Points: each build and publish is killed at each of its file-system calls in turn; whatever is there at that moment must
 open, old or new. Pairs: two processes run the same command in one folder. Damage and fuzzing: `benchmarks.damage`.
 
-What is measured is kept in --work; a second call measures only the rest, also with larger numbers of kills, signals and
-pairs, and prints all. With `--only none` it prints and measures nothing. The exit status is 1 if anything failed.
+What is measured is kept in --work; a second call measures only the rest, also with more kills, signals, pairs or
+file-system calls, and prints all. With `--only none` it prints and measures nothing. The exit status is 1 if anything
+failed.
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ def measure(given: argparse.Namespace, work: Path) -> None:
 
     for name, scenario in SCENARIOS.items():
         if chosen(name, "points"):
-            once(work / f"points {name}.json", "points", lambda s=scenario: _walked(s, work, given))
+            file = work / f"points {name}.json"
+            if _too_few(file, given.every):
+                file.unlink()
+            once(file, "points", lambda s=scenario: _walked(s, work, given))
     for name in STAGES:
         if chosen(name, "stages"):
             _stage(name, work / f"stage {name}.json", given)
@@ -88,6 +92,12 @@ def collected(work: Path) -> dict[str, list[Row]]:
         for part, row in json.loads(file.read_text(encoding="utf-8")).items() if file.is_file() else ():
             rows[part].append(row)
     return rows
+
+
+def _too_few(file: Path, every: int) -> bool:
+    """Whether an earlier call has tried fewer of the file-system calls."""
+    row = json.loads(file.read_text(encoding="utf-8"))["points"] if file.is_file() else None
+    return row is not None and row["tried"] < len(range(0, row["calls"], every))
 
 
 def _walked(scenario: Any, work: Path, given: argparse.Namespace) -> Row:
