@@ -134,6 +134,7 @@ def serve(monkeypatch, cache: Path) -> Iterator[Hub]:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("transformers.utils.hub._is_offline_mode", False, raising=False)  # transformers 4 has its own
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(cache), raising=False)  # of 4 too
     fingerprint._hub_commit.cache_clear()
     getattr(utils, "reset_sessions", lambda: None)()  # older releases keep a session that was opened offline
     try:

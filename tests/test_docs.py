@@ -5,6 +5,7 @@ import importlib
 import json
 import pkgutil
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,31 @@ def test_every_explained_message_is_one_of_the_package():
 def test_the_readmes_example_is_the_one_that_runs():
     quickstart = RUNS.findall((DOCS / "quickstart.md").read_text())
     assert f"```python\n{quickstart[0]}```" in (ROOT / "README.md").read_text()
+
+
+def test_every_command_in_the_pages_exists_with_its_options():
+    from typer.main import get_command
+
+    from pyterrier_expandr.cli import app
+
+    checked = 0
+    for page in TEXTS:
+        shells = re.findall(r"```bash\n(.*?)```", page.read_text(), re.S)
+        for line in "".join(shells).replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if "expandr" not in words[:2]:  # a variable may be set before it
+                continue
+            command, words = get_command(app), words[words.index("expandr") + 1 :]
+            while words and words[0] in getattr(command, "commands", {}):
+                command = command.commands[words.pop(0)]
+            options = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+            unknown = {word for word in words if word.startswith("--")} - options
+            given = options & set(words)
+            missing = [each.name for each in command.params if each.required and not given & set(each.opts)]
+            missing = [name for name in missing if f"--{name.replace('_', '-')}" in options]  # arguments have no flag
+            assert not unknown and not missing and not hasattr(command, "commands"), f"{page.name}: {line}"
+            checked += 1
+    assert checked > 50
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if RUNS.search(page.read_text())], ids=lambda page: page.stem)

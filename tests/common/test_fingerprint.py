@@ -61,4 +61,4 @@ def test_a_hub_that_cannot_be_asked_costs_seconds(tmp_path, answers):
         )
     said, seconds = done.stdout.splitlines()
     assert said == "{'model': 'org/name', 'revision': None} v1"
-    assert float(seconds) < 5  # the download alone tries again for 26 s
+    assert float(seconds) < 20  # the download alone tries again for 26 s

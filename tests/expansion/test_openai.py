@@ -102,7 +102,7 @@ class TestWhatIsSent:
 
     def test_results_are_in_order_and_requests_in_flight_are_bounded(self):
         def slowest_first(body, number):
-            time.sleep(0.2 if number < 4 else 0.02)
+            time.sleep(1 if number < 8 else 0.02)  # long enough for a busy machine to have all 8 in flight
             return echo(body)
 
         requests = [ask(f"question {i}", samples=(0, 1)) for i in range(20)]
@@ -339,7 +339,7 @@ def test_ctrl_c_stops_at_once_and_the_rerun_goes_on(tmp_path):
             start = time.monotonic()
             process.send_signal(signal.SIGINT)
             said = process.communicate(timeout=20)[1]
-        assert time.monotonic() - start < 5 and said.rstrip().endswith("KeyboardInterrupt")
+        assert time.monotonic() - start < 15 and said.rstrip().endswith("KeyboardInterrupt")
         server.behave, cache = echo, GenerationCache(tmp_path / "c.sqlite")
         assert len(cache) == 12
         before = len(server.bodies)
