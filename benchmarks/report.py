@@ -13,12 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import hybrid, student
+from benchmarks import encoding, hybrid, student
 from pyterrier_expandr.reports.result_tables import BETTER, LEVEL, WORSE
 
 ROOT = Path(__file__).parent.parent
 RESULTS, README, ENGINES = ROOT / "docs" / "results", ROOT / "README.md", ROOT / "docs" / "backends.md"
-HYBRID, STUDENT = ROOT / "docs" / "hybrid.md", ROOT / "docs" / "student.md"
+HYBRID, STUDENT, SCALE = (ROOT / "docs" / f"{name}.md" for name in ("hybrid", "student", "scale"))
 BEGIN, END = "<!-- results: written by benchmarks.report -->", "<!-- end of results -->"
 
 
@@ -85,6 +85,7 @@ def pages() -> dict[Path, str]:
         README: filled(README, scifact_table(), speed_table()),
         ENGINES: filled(ENGINES, generation_tables()),
         HYBRID: filled(HYBRID, hybrid.markdown(json.loads((RESULTS / "hybrid.json").read_text())["rows"])),
+        SCALE: filled(SCALE, encoding.markdown(json.loads((RESULTS / "encoding.json").read_text())["collections"])),
         STUDENT: filled(STUDENT, *student.markdown(json.loads((RESULTS / "student.json").read_text()))),
     }
 

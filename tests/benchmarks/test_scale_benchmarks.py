@@ -1,9 +1,11 @@
 """What the benchmarks of encoding and of scale conclude from their numbers."""
 
+import json
+
 import numpy as np
 import pytest
 
-from benchmarks import encoding, scale
+from benchmarks import encoding, report, scale
 
 
 def built(kind, size, cpu, peak, ratio):
@@ -48,3 +50,8 @@ def test_targets_of_int8():
     slow, worse = encoding.missed(found(2.3, 0.6400))
     assert "2.30 times as fast" in slow and "loses 0.51 points" in worse
     assert "| SciFact | int8 | 25.0 | 2.60 | 0.6440 | 0.9900 |" in encoding.markdown(found(2.6, 0.6440))
+
+
+def test_the_recorded_int8_reaches_its_targets():
+    recorded = json.loads((report.RESULTS / "encoding.json").read_text())
+    assert recorded["missed"] == encoding.missed(recorded["collections"]) == []

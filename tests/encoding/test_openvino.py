@@ -10,7 +10,7 @@ import torch
 from pyterrier_expandr import ExpandREncoder, FaissIndex
 from pyterrier_expandr.collections import pocket
 from pyterrier_expandr.common.records.verify import verify_folder
-from pyterrier_expandr.encoding import hardware, quantize
+from pyterrier_expandr.encoding import hardware, load_encoder, quantize
 from pyterrier_expandr.encoding.quantized import CALIBRATION, RECORD
 from pyterrier_expandr.encoding.vectors import same_vectors
 from tests.tiny_encoder import build_tiny_bert
@@ -147,3 +147,16 @@ class TestBfloat16:
         assert ExpandREncoder(tiny, dtype="bfloat16", device="cpu").dtype == "bfloat16"
         with pytest.raises(ValueError, match='must be "float32" or "bfloat16"'):
             ExpandREncoder(tiny, dtype="float16")
+
+
+def test_the_command_writes_what_every_other_command_opens(tiny, tmp_path):
+    pytest.importorskip("nncf", reason="needs the extra openvino")
+    from typer.testing import CliRunner
+
+    from pyterrier_expandr.cli.commands import app
+
+    result = CliRunner().invoke(app, ["quantize", tiny, str(tmp_path / "small")], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "small" / RECORD).read_text())
+    assert record["calibration"]["texts"] == 100 and record["cosine"]["texts"] == 50
+    assert load_encoder(tmp_path / "small", fuse=True).encode_queries(TEXTS).shape == (3, 32)

@@ -55,7 +55,8 @@ class OpenVINOTransformer(TextModule):
         self, graph: Any, tokenizer: Any, max_seq_length: int, size: int, position_limit: int | None = None
     ) -> None:
         super().__init__()
-        self.graph, self.tokenizer = graph, tokenizer
+        self.graph = graph
+        self.tokenizer: Any = tokenizer
         self.size, self.position_limit = size, position_limit
         self.max_seq_length = max_seq_length
         self.register_buffer("_place", torch.empty(0), persistent=False)  # tells the model its device
