@@ -238,6 +238,7 @@ def test_every_field_decides_the_table(tmp_path):
         "preferences": {"threshold": -0.5, "choose_truncated": True},
         "max_pairs": 3,
         "dpo": TINY["dpo"] | {"lora_r": 4},
+        "rounds": 2,
         "expansion": {"max_new_tokens": 6, "prompt": "q2a {query}"},
         "student": {"epochs": 5},
         "systems": ["ExpandR"],
@@ -245,13 +246,15 @@ def test_every_field_decides_the_table(tmp_path):
         "seed": 7,
     }
     assert set(of_evaluation) == {item.name for item in fields(Evaluation)}
-    assert set(of_recipe) == {item.name for item in fields(Recipe)}
+    assert set(of_recipe) | {"adapt_retriever"} == {item.name for item in fields(Recipe)}
     before = last(**whole)
     assert last(**whole) == before
     for name, value in of_evaluation.items():
         assert last(**whole | {"evaluation": evaluation | {name: value}}) != before, name
     for name, value in of_recipe.items():
         assert last(**whole | {name: value}) != before, name
+    two = whole | {"rounds": 2}  # a retriever between rounds needs a second one
+    assert last(**two | {"adapt_retriever": True}) != last(**two)
 
 
 def test_what_was_moved_is_not_done_again(tmp_path):
@@ -318,7 +321,9 @@ def test_every_field_of_the_trainings_is_told_apart():
     )
     other = {s.name: s.settings for s in in_order([experiment(dpo=TINY["dpo"] | {"losses": {"sft": 1}})])}
     assert other["dpo"] == settings["dpo"] | {"losses": {"sft": 1.0}}
-    indifferent = set("base pairs out report_prompts report_tokens losses".split())
+    named = {s.name: s.settings for s in in_order([experiment(dpo=TINY["dpo"] | {"method": "sft-best"})])}
+    assert named["dpo"] == other["dpo"], "the name says the same"
+    indifferent = set("base pairs out report_prompts report_tokens losses method online".split())
     assert {item.name for item in fields(ExpanderTrainingConfig)} - indifferent <= settings["dpo"].keys()
     how = set("data out expansions dev_data mini_batch_size gradient_checkpointing tensorboard device".split())
     assert {item.name for item in fields(RetrieverTrainingConfig)} - how == settings["retriever-expandr"].keys()
