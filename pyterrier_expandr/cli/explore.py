@@ -78,8 +78,7 @@ def explore(
             verbose=True,
         )
     target = page.save(out or (Path("explore.html") if results is None else results / "explore.html"))
-    for note in page.notes:
-        typer.echo(f"note: {note}")
+    typer.echo("".join(f"note: {note}\n" for note in page.notes), nl=False)
     typer.echo(f"page in {target} ({len(page.html) / 1e6:.1f} MB)")
     if open and not webbrowser.open(address := target.resolve().as_uri()):
         typer.echo(f"note: no browser could be started: open {address} in one")

@@ -28,6 +28,7 @@ CHECKED = {
     "common/ray_cluster.py": ("ray",),
     "expander/dpo.py": ("trl", "datasets"),
     "expander/sft.py": ("trl", "datasets"),
+    "online/trainers.py": ("trl", "datasets"),
     "expander/trainer_setup.py": ("peft",),
     "retriever/data.py": ("datasets",),
     "student/train.py": ("datasets",),

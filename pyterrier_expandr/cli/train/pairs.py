@@ -57,10 +57,9 @@ def pairs(
 
     drawn = {"samples": samples, "max_new_tokens": max_new_tokens, "seed": seed}
     candidates = CandidateSettings(tuple(temperature or CandidateSettings.temperatures), **drawn)
+    chosen = {"min_gap": min_gap, "choose_truncated": choose_truncated}
     rewards = tuple(reward or PreferenceSettings.rewards)
-    preferences = PreferenceSettings(
-        filter, threshold, candidates.count, rewards, min_gap=min_gap, choose_truncated=choose_truncated
-    )
+    preferences = PreferenceSettings(filter, threshold, candidates.count, rewards, **chosen)
     config = PairsConfig(
         dataset,
         split,
