@@ -22,12 +22,10 @@ BETTER, WORSE = "†", "‡"
 
 def nothing_computed(results: Results) -> ValueError:
     """The error for an experiment without any finished cell: it was not run, or names what failed first."""
-    failed = results.failures
-    why = (
-        "run the experiment first"
-        if failed.empty
-        else "{system} on {collection} failed: {error}".format(**failed.iloc[0])
-    )
+    why = "run the experiment first"
+    if len(results.failures):
+        system, collection, error = results.failures.iloc[0]
+        why = f"{system} on {collection} failed: {error}"
     return ValueError(f"nothing has been computed yet in {str(results.folder)!r}: {why}")
 
 
