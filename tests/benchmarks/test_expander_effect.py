@@ -1,8 +1,11 @@
+import json
+
 import numpy as np
 import pytest
 
 from benchmarks import expander_effect as effect
 from benchmarks.expander_effect import ATTEMPTS, Attempt, Model
+from benchmarks.report import RESULTS
 
 
 def values(nDCG, seed=0):
@@ -68,3 +71,14 @@ def test_an_attempt_starts_from_one_that_exists_and_its_settings_are_valid():
         effect.ExpanderTrainingConfig("base", "pairs.jsonl", "out", **training)
     assert ATTEMPTS["paper"] == Attempt("DPO as in the paper"), "nothing differs from the paper's values"
     assert Model("base").backend().adapter is None
+
+
+def test_the_page_says_what_the_results_say():
+    rows = json.loads((RESULTS / "expander_effect.json").read_text())["rows"]
+    text = (RESULTS.parent / "expander_training.md").read_text(encoding="utf-8")
+    assert effect.markdown(rows) in text, "copy what python -m benchmarks.expander_effect prints"
+    found = {(row["queries"], row["attempt"]): row for row in rows}
+    trained, cool = found["SciFact", "rate"], found["SciFact", "base at temperature 0.6"]
+    assert f"gives {trained['gain']:.4f} (p = {trained['gain p']:.3f})" in text
+    assert f"{-trained['to query alone']:.3f} less than the query alone (p = {trained['to query alone p']:.3f})" in text
+    assert f"{cool['nDCG@10']:.4f} on the test queries at 0.6, against {trained['nDCG@10']:.4f} trained" in text
