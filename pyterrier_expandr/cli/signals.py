@@ -47,6 +47,7 @@ def stoppable() -> Iterator[None]:
         if handlers[number] is not signal.SIG_IGN:
             signal.signal(number, _raising(os.getpid()))
     threading.Thread(target=_watch, args=(heard, said), daemon=True).start()
+    unraisable, sys.unraisablehook = sys.unraisablehook, _quiet
     try:
         yield
     except Stopped as stopped:
@@ -54,9 +55,17 @@ def stoppable() -> Iterator[None]:
         # Handlers and thread stay: other threads may keep the process alive, and a second signal may come.
         sys.exit(128 + stopped.number)
     except BaseException:
+        sys.unraisablehook = unraisable
         _put_back(handlers, wakeup, written)
         raise
+    sys.unraisablehook = unraisable
     _put_back(handlers, wakeup, written)
+
+
+def _quiet(ignored: Any) -> None:
+    """Say nothing of a signal that was raised where Python ignores errors, as in a finaliser: the thread sees to it."""
+    if not isinstance(ignored.exc_value, Stopped):
+        sys.__unraisablehook__(ignored)
 
 
 def _raising(owner: int) -> Any:

@@ -183,6 +183,11 @@ class GenerationCache:
         """Close the file; the cache cannot be used afterwards."""
         self._connection.close()
 
+    def __del__(self) -> None:
+        # Python 3.13 warns of a connection that is still open when it is freed. There is none if opening failed.
+        if connection := self.__dict__.get("_connection"):
+            connection.close()
+
     def __len__(self) -> int:
         with self._lock, closing(self._connection.execute("SELECT COUNT(*) FROM generation")) as cursor:
             return int(cursor.fetchone()[0])

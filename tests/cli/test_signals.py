@@ -18,6 +18,20 @@ with signals.stoppable():
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
 """
 
+#: Python ignores what a finaliser raises, and prints it
+FINALISED = """
+import os, signal, time
+from pyterrier_expandr.cli import signals
+signals.GRACE = 0.5
+class Freed:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+with signals.stoppable():
+    Freed()
+    time.sleep(60)
+"""
+
 EXPAND = "from pyterrier_expandr.cli import main; main()"
 
 
@@ -116,3 +130,9 @@ def test_handlers_are_put_back():
     with stoppable():
         assert [signal.getsignal(number) for number in SIGNALS] != before
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_signal_that_a_finaliser_swallows_stops_the_command_all_the_same():
+    done = subprocess.run([sys.executable, "-c", FINALISED], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 143
+    assert done.stderr == "expandr: stopped by SIGTERM: what is finished is kept, and the same command continues\n"

@@ -152,7 +152,8 @@ def actions(tmp_path, tiny_llama, monkeypatch):
 
 
 def test_without_the_package_the_line_to_type_is_said(tmp_path, tiny_llama, monkeypatch):
-    pytest.importorskip("trl", reason="what is asked for one after the other is all there but one")
+    for package in ("trl", "openvino", "nncf", "ray"):
+        pytest.importorskip(package, reason="what is asked for one after the other is all there but one")
     told = set()
     for module, extra, act in actions(tmp_path, tiny_llama, monkeypatch):
         with monkeypatch.context() as missing:

@@ -170,3 +170,11 @@ class TestBadFiles:
         (tmp_path / "file.txt").write_text("x")
         with pytest.raises(OSError, match="cannot write the cache"):
             GenerationCache(tmp_path / path)
+
+
+def test_a_cache_that_is_forgotten_closes_its_file(tmp_path):
+    cache = GenerationCache(tmp_path / "cache.sqlite")
+    connection = cache._connection
+    del cache
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
