@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..common.extras import check_installed, needed_for
+from ..common.extras import check_installed
 from ..common.files import cache_folder, path_of, replace_folder
 from ..common.fingerprint import digest, model_fingerprint, pinned_revision
 from ..common.frames import document_text
@@ -133,15 +133,13 @@ def _write(original: SentenceTransformer, work: Path, texts: Sequence[str], of: 
 def _quantize_first(model: SentenceTransformer, calibration: list[str]) -> None:
     """Put OpenVINO's int8 in the place of the model's transformer."""
     from .models.library import Transformer, preprocess, size_of
-    from .models.openvino import OpenVINOTransformer, converted, import_openvino
+    from .models.openvino import OpenVINOTransformer, converted, import_nncf
     from .models.sentence_transformer import position_limit
 
     first = model[0]
     if not isinstance(first, Transformer) or first.tokenizer is None:
         raise ValueError(f"a {type(first).__name__} cannot be quantised, only a model with one plain transformer")
-    import_openvino()  # before nncf, which imports it as well
-    with needed_for("quantisation", "openvino"):
-        import nncf
+    nncf = import_nncf()
     prompt = prompt_of(model, "document", None)
 
     def features(texts: list[str]) -> dict[str, Any]:
@@ -151,7 +149,8 @@ def _quantize_first(model: SentenceTransformer, calibration: list[str]) -> None:
     graph = converted(first, features(calibration[:2]), features([*calibration[2:5], "short"]))
     names = [port.get_any_name() for port in graph.inputs]
     data = nncf.Dataset(calibration, lambda text: {name: features([text])[name].numpy() for name in names})
-    nncf.set_log_level(logging.ERROR)
+    # Not by nncf.set_log_level, which also sets the level of handlers that others have put there, such as a test's.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     with _quiet():
         graph = nncf.quantize(
             graph, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(calibration), fast_bias_correction=True

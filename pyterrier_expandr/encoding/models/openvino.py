@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -28,6 +29,19 @@ def import_openvino() -> Any:
     with needed_for("the backend openvino", "openvino"):
         import openvino
     return openvino
+
+
+def import_nncf() -> Any:
+    """The module nncf, or an ImportError that names the extra."""
+    import_openvino()  # before nncf, which imports it as well
+    kept = logging.getLoggerClass()
+    try:
+        with needed_for("quantisation", "openvino"):
+            import nncf
+    finally:
+        # NNCF makes all loggers of the process its own kind, which leaves warnings out.
+        logging.setLoggerClass(kept)
+    return nncf
 
 
 class OpenVINOTransformer(TextModule):
