@@ -105,7 +105,10 @@ JUDGED: dict[str, Any] = {"rewards": ("retriever",), "max_new_tokens": 96}
 
 ATTEMPTS = {
     "paper": Attempt("DPO as in the paper"),
-    "rate": Attempt("DPO, learning rate 2e-4, 3 epochs", {"learning_rate": 2e-4, "epochs": 3}),
+    "rate": Attempt(
+        "DPO, learning rate 2e-4, LoRA on q, k, v, o, 1 epoch",
+        {"learning_rate": 2e-4, "epochs": 1, "target_modules": ATTENTION},
+    ),
     "linear": Attempt(
         "the same with LoRA on all linear layers",
         {"learning_rate": 2e-4, "epochs": 3, "target_modules": ALL_LINEAR},
