@@ -163,10 +163,11 @@ def plan(
 
 def encoding_speed(name: str, device: str | None, corpus: Iterable[dict[str, Any]]) -> tuple[float, int]:
     """Documents per second of an encoder on this machine, over 64 documents, and the size of its vectors."""
+    from ..common.frames import document_text
     from ..encoding.registry import load_encoder
 
     model = load_encoder(name, fuse=True, device=device)
-    texts = [f"{doc.get('title', '')} {doc['text']}".strip() for doc in islice(corpus, SAMPLE_DOCS)]
+    texts = [document_text(doc.get("title", ""), doc["text"]) for doc in islice(corpus, SAMPLE_DOCS)]
     model.encode_docs(texts[:WARM])
     start = time.perf_counter()
     vectors = model.encode_docs(texts)
@@ -179,14 +180,15 @@ def writing_speed(
     """Mean tokens of a text, and tokens per second, of an LLM on this machine; loading the model is not timed."""
     from ..expansion.backends.base import Request, Sampling
     from ..expansion.backends.opening import open_backend
-    from ..expansion.prompts import render, resolve_prompt
-
-    def requests(number: int, longest: int) -> list[Request]:
-        sampling = Sampling(max_new_tokens=longest)
-        asked = [render(resolve_prompt(prompt), query=query) for query in topics["query"]]
-        return [Request(messages, sampling, tuple(range(number))) for messages in asked]
+    from ..expansion.prompts import requests_for, resolve_prompt
 
     with open_backend(llm, device=device) as backend:
+
+        def requests(number: int, longest: int) -> list[Request]:
+            rows = [(query, "") for query in topics["query"]]
+            sampling = Sampling(max_new_tokens=longest)
+            return list(requests_for([resolve_prompt(prompt)], rows, sampling, number, backend)[0].values())
+
         backend.generate(requests(1, 1))
         start = time.perf_counter()
         written = [one for own in backend.generate(requests(n, max_new_tokens)) for one in own]

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyterrier as pt
 
 from ..common.ray_cluster import Cluster
 from ..encoding.encoder import ExpandREncoder
@@ -39,7 +38,7 @@ def distributed_index(
         corpus: `{"docno", "text"}` (+ `title`), the same documents in the same order when a build is continued.
         cluster: where, and what a worker occupies.
         waiting: number of frames that are sent out together; their vectors are in memory here until all are back.
-        verbose: show a progress bar over the documents.
+        verbose: see `FaissIndex.indexer`.
 
     Raises:
         RuntimeError: what a worker raised. ValueError, FileExistsError, InUseError: see `FaissIndexer.index`.
@@ -50,7 +49,7 @@ def distributed_index(
         >>> distributed_index(encoder, index, corpus, cluster=Cluster("auto", num_gpus=1))  # doctest: +SKIP
     """
     encoded = encoded_by_ray(encoder, index.remaining(corpus), cluster or Cluster(), waiting)
-    return index.indexer("resume").index(pt.tqdm(encoded, desc="Encoding", unit="document") if verbose else encoded)
+    return index.indexer("resume", verbose).index(encoded)
 
 
 def encoded_by_ray(

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...common.fingerprint import file_fingerprint
-from ...retrieval.faiss_index import FaissIndex
 from ..expander.config import ONLINE
-from ..expander.online.settings import OnlineSettings
+from ..expander.online.settings import OnlineSettings, search_identity
 from ..identity import encoder_identity
 from .systems import encoder_name
 
@@ -57,8 +54,4 @@ def online_values(recipe: Recipe, rewards: Sequence[str]) -> dict[str, Any]:
 
 def reward_identity(settings: OnlineSettings) -> dict[str, Any]:
     """What determines the rewards besides the settings: encoder, index and judgments by content."""
-    found: dict[str, Any] = {"reward_encoder": encoder_identity(settings.encoder)}
-    if settings.index is not None and settings.qrels is not None:
-        found["index"] = FaissIndex(settings.index).metadata["files"]
-        found["qrels"] = file_fingerprint(Path(settings.qrels))
-    return found
+    return {"reward_encoder": encoder_identity(settings.encoder), **search_identity(settings)}

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ....collections.qrels import read_qrels
-from ....common.fingerprint import file_fingerprint
 from ....encoding.encoder import ExpandREncoder
 from ....encoding.registry import load_encoder
 from ....encoding.vectors import describe_source
@@ -23,7 +22,7 @@ from ....retrieval.faiss_retriever import FaissRetriever
 from ...preferences.candidates import CandidateSet
 from ...preferences.choice import compare, similarities
 from ...preferences.rewards import Candidates, MeasureGain, Reward, combined_reward
-from .settings import MEASURE, OnlineSettings, named_reward
+from .settings import MEASURE, OnlineSettings, named_reward, search_identity
 from .signs import Written
 
 #: documents that are searched for a measure
@@ -61,10 +60,7 @@ class GroupReward:
 
     def identity(self) -> dict[str, Any]:
         """What determines the rewards besides the settings, as JSON values."""
-        given = self.settings
-        index = None if given.index is None else FaissIndex(given.index).metadata["files"]
-        qrels = None if given.qrels is None else file_fingerprint(Path(given.qrels))
-        return {"reward_encoder": self.encoder.source} | ({} if index is None else {"index": index, "qrels": qrels})
+        return {"reward_encoder": self.encoder.source, **search_identity(self.settings)}
 
     def parts(self, query_ids: Sequence[str], texts: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
         """The value of each text (n_queries, n_texts), float64, by each reward.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ....common.files import with_home
+from ....common.fingerprint import file_fingerprint
 from ....encoding.fusion import Fusion, check_fusion
 from ....expansion.backends.base import Sampling
 from ....expansion.prompts import resolve_prompt
@@ -165,3 +167,17 @@ def named_reward(reward: str | Reward) -> Reward | None:
         known = [*sorted(REWARDS), MEASURE, "length:WORDS"]
         raise ValueError(f"reward {reward!r} is unknown: use one of {known}, or a callable")
     return REWARDS.get(reward)
+
+
+def search_identity(settings: OnlineSettings) -> dict[str, Any]:
+    """What determines the measured search, as JSON values: the content of index and judgments; empty without them.
+
+    Example:
+        >>> search_identity(OnlineSettings("contriever"))
+        {}
+    """
+    if settings.index is None or settings.qrels is None:
+        return {}
+    from ....retrieval.faiss_index import FaissIndex
+
+    return {"index": FaissIndex(settings.index).metadata["files"], "qrels": file_fingerprint(Path(settings.qrels))}
