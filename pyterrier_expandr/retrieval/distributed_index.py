@@ -28,7 +28,7 @@ def distributed_index(
     """The index of a corpus whose documents are encoded by the workers of a Ray cluster.
 
     Each worker encodes the frames of documents that `encoder.doc_encoder() >> index.indexer()` would encode, so that
-    the vectors are the same as with one process on such a machine. They are committed here in the order of the corpus,
+    the vectors are those of one process up to rounding. They are committed here in the order of the corpus,
     as every build is: after a kill of this process the same call continues, and what was under way on a worker or a
     machine that died is encoded again by another.
 
