@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..common.locks import one_writer
+from ..common.locks import one_writer, without_stale_lock
 from ..common.records.manifest import FILES, check_files, read_record, write_record
 
 logger = logging.getLogger(__name__)
@@ -96,6 +96,7 @@ def build(stages: Iterable[Stage], root: Path, say: Callable[[str], None] = logg
     for place, stage in enumerate(todo, 1):
         heading = f"[{place}/{len(todo)}] {stage.name} {stage.fingerprint}"
         if stage.record(root) is not None:
+            without_stale_lock(stage.folder(root))
             say(f"{heading}: finished before")
             continue
         with one_writer(stage.folder(root)):

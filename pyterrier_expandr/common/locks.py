@@ -42,7 +42,7 @@ def one_writer(path: Path, *, wait: float = 0.0) -> Iterator[None]:
         >>> Path(".pocket.faiss.lock").exists()
         False
     """
-    file = path.absolute().with_name(f".{path.name}.lock")
+    file = _lock_file(path)
     if not _can_write(file.parent):  # then nothing else can be written there either, and the writer says so
         yield
         return
@@ -69,6 +69,20 @@ def one_writer(path: Path, *, wait: float = 0.0) -> Iterator[None]:
             with suppress(OSError):
                 file.unlink()  # while it is held: one who waits for it sees that it is gone, and makes a new one
         lock.release()
+
+
+def without_stale_lock(path: Path) -> None:
+    """Remove the lock file of a finished output whose writer was killed before it could; a lock that is held stays.
+
+    For outputs that a rerun finds finished, and so does not lock.
+    """
+    if _lock_file(path).exists():
+        with suppress(OSError), one_writer(path):
+            pass
+
+
+def _lock_file(path: Path) -> Path:
+    return path.absolute().with_name(f".{path.name}.lock")
 
 
 def _can_write(folder: Path) -> bool:

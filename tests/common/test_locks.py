@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from pyterrier_expandr.common import files, locks
-from pyterrier_expandr.common.locks import InUseError, one_writer
+from pyterrier_expandr.common.locks import InUseError, one_writer, without_stale_lock
 
 HOLD = """
 import sys, time
@@ -50,6 +50,17 @@ def test_a_second_process_is_told_who_writes_until_kill_9(tmp_path):
         with one_writer(out):
             assert not out.exists()
     assert list(out.parent.iterdir()) == []
+
+
+def test_what_a_killed_writer_left_of_its_lock_goes_and_a_lock_that_is_held_stays(tmp_path):
+    out, file = tmp_path / "out", tmp_path / ".out.lock"
+    with held(out) as process:
+        without_stale_lock(out)
+        assert file.exists()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        without_stale_lock(out)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_waiting_for_another_process(tmp_path):
