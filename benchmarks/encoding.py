@@ -30,8 +30,8 @@ from benchmarks.exact_search import measured_search
 from benchmarks.speed import machine, torch_threads
 from pyterrier_expandr import ExpandREncoder
 from pyterrier_expandr.collections import beir_folder
+from pyterrier_expandr.common.hardware import has_bfloat16
 from pyterrier_expandr.encoding import demo_encoder_folder, quantize
-from pyterrier_expandr.encoding.hardware import has_bfloat16
 from pyterrier_expandr.evaluation.result_store import versions
 
 COLLECTIONS = {"SciFact": "scifact", "Vaswani": "vaswani", "PubMedQA": "pubmedqa_pqal"}

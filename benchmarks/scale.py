@@ -8,9 +8,9 @@ are normalised; queries are drawn likewise. They have the spectrum of real embed
 recall of IVF and PQ is lower than it would be on documents.
 
 Each cell (system, kind, size) is built in a process of its own (Linux), of which the CPU seconds and the peak of the
-resident memory are taken, imported libraries included, and then searched: the systems take turns in one process. Ours is
-searched from frame to frame, as a pipeline does, and from vectors to numbers, as bare FAISS does. What is finished is
-kept in WORK/cells; give the command again after an interruption. The exit status is 1 if a target is missed.
+resident memory are taken, imported libraries included, and then searched: the systems take turns in one process. Ours
+is searched from frame to frame, as a pipeline does, and from vectors to numbers, as bare FAISS does. What is finished
+is kept in WORK/cells; give the command again after an interruption. The exit status is 1 if a target is missed.
 """
 
 from __future__ import annotations

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+
+from ..common.hardware import has_bfloat16
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 Backend = Literal["torch", "openvino"]
 DType = Literal["float32", "bfloat16"]
-
-#: where Linux lists what a processor can do, and the names there of arithmetic with bfloat16
-PROCESSOR = Path("/proc/cpuinfo")
-FLAGS = re.compile(r"^(?:flags|Features)\s*:.*\b(avx512_bf16|amx_bf16|bf16)\b", re.M)
 
 
 def check_backend(backend: str, device: str | None, by_name: bool) -> None:
@@ -48,14 +44,6 @@ def check_dtype(dtype: str, device: str) -> DType:
     if dtype == "bfloat16" and not has_bfloat16(device):
         raise ValueError(f"this {device!r} has no arithmetic in bfloat16, so it would be slower: leave out dtype=")
     return "bfloat16" if dtype == "bfloat16" else "float32"
-
-
-def has_bfloat16(device: str) -> bool:
-    """Whether a device has arithmetic in bfloat16: NVIDIA GPUs since Ampere; CPUs by what Linux says of them."""
-    kind = torch.device(device).type
-    if kind == "cuda":
-        return torch.cuda.is_available() and torch.cuda.get_device_capability(device) >= (8, 0)
-    return kind == "cpu" and PROCESSOR.is_file() and FLAGS.search(PROCESSOR.read_text(encoding="utf-8")) is not None
 
 
 def use_bfloat16(model: SentenceTransformer) -> None:

@@ -11,8 +11,9 @@ import torch
 
 from pyterrier_expandr import ExpandREncoder, FaissIndex
 from pyterrier_expandr.collections import pocket
+from pyterrier_expandr.common import hardware
 from pyterrier_expandr.common.records.verify import verify_folder
-from pyterrier_expandr.encoding import hardware, load_encoder, quantize
+from pyterrier_expandr.encoding import load_encoder, quantize
 from pyterrier_expandr.encoding.quantized import CALIBRATION, RECORD
 from pyterrier_expandr.encoding.vectors import same_vectors
 from tests.tiny_encoder import build_tiny_bert

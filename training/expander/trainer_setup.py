@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from ...common.hardware import warn_of_slow_dtype
 from ...common.weights import refuse_pickles, weights_options
 from ...expansion.backends.gguf import local_model, resolve_llm
 from ...expansion.backends.local.control_tokens import stop_tokens
@@ -135,6 +136,7 @@ def open_base(config: ExpanderTrainingConfig) -> PreTrainedModel:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=config.compute_dtype(),
         )
+    warn_of_slow_dtype(config.compute_dtype(), "cuda" if torch.cuda.is_available() else "cpu")
     base = local_model(resolve_llm(config.base))
     refuse_pickles(base)
     options |= {"trust_remote_code": config.trust_remote_code, **weights_options()}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...common.files import path_of
 from ...common.fingerprint import model_fingerprint, pinned_revision
 from ...common.frames import without_surrogates
+from ...common.hardware import warn_of_slow_dtype
 from ...common.weights import explained, weights_options
 from .base import Backend, Generation, Message, Request, Stream, check_context
 from .gguf import INSTALL_SMOLLM2, SMOLLM2_HUB, local_model, resolve_llm
@@ -157,6 +158,7 @@ class HuggingFaceBackend(Backend):
             from transformers import AutoModelForCausalLM
 
             _ = self.context_length  # raises if it is not a causal language model
+            warn_of_slow_dtype(self._dtype(), self._device())
             model = self._open(AutoModelForCausalLM, dtype=self._dtype(), **weights_options())
             self._shares_prefill = shares_prefill(model)
             if not self._shares_prefill:
