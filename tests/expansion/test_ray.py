@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -123,3 +125,27 @@ def test_a_worker_and_a_machine_that_die_lose_nothing_and_nothing_comes_twice(ti
     assert killed == ["worker", "node"]
     pd.testing.assert_frame_equal(spread, alone)
     assert len(GenerationCache(tmp_path / "cache.sqlite")) == 2 * count
+
+
+@pytest.mark.slow  # a minute: Ray starts twice
+def test_a_run_whose_own_process_dies_continues(tiny_llama, tmp_path):
+    """`--ray local`: the process that is killed has started Ray itself."""
+    code = "from pyterrier_expandr.cli import main; main()"
+    settings = ["--collection", "pocket", "--n", "8", "--max-new-tokens", "8", "--llm", tiny_llama]
+
+    def expand(name, *ray):
+        command = [sys.executable, "-c", code, "expand", *settings, *ray, "--out", str(tmp_path / f"{name}.jsonl")]
+        return subprocess.Popen(command, env={**os.environ, "RAY_worker_niceness": "0"})
+
+    assert expand("alone").wait() == 0
+    cache = tmp_path / "spread.sqlite"
+    process = expand("spread", "--ray", "local")
+    while process.poll() is None and (not cache.exists() or len(GenerationCache(cache)) < 64):
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    kept = len(GenerationCache(cache))
+    assert kept >= 64
+    assert expand("spread", "--ray", "local").wait() == 0
+    assert (tmp_path / "spread.jsonl").read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
+    assert len(GenerationCache(cache)) == len(GenerationCache(tmp_path / "alone.sqlite")) > kept
