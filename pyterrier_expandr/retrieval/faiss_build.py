@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -32,8 +32,21 @@ METADATA, PT_METADATA = "expandr_faiss.json", "pt_meta.json"
 VECTORS, DOCNOS = "index.faiss", "docnos.arrow"
 #: what to do about a damaged index
 MEND = "index again, or download it again"
-#: what every record of an index has
-KEYS = ("factory", "metric", "dim", "count", "encoder", "files")
+
+
+def _number(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+#: what every record of an index has, and what it must be
+KEYS: dict[str, Callable[[object], bool]] = {
+    "factory": lambda value: isinstance(value, str),
+    "metric": lambda value: isinstance(value, str),
+    "dim": _number,
+    "count": _number,
+    "encoder": lambda value: value is None or isinstance(value, dict),
+    "files": lambda value: isinstance(value, dict),
+}
 ARTEFACT = {"type": "dense_index", "format": "expandr_faiss", "package_hint": "pyterrier_expandr"}
 
 
@@ -255,7 +268,6 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     metadata = read_record(record, MEND, newest=FORMAT_VERSION)
     try:
         newer = metadata["format_version"] > FORMAT_VERSION
-        wrong = None if newer else next((name for name in KEYS if name not in metadata), None)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{str(record)!r} is damaged ({error!r}): {MEND}") from error
     if newer:
@@ -263,8 +275,13 @@ def read_metadata(folder: Path) -> dict[str, Any]:
             f"the index in {str(folder)!r} has format {metadata['format_version']}, but this release reads only up to "
             f"{FORMAT_VERSION}: upgrade pyterrier_expandr"
         )
-    if wrong is not None or not {VECTORS, DOCNOS} <= set(metadata["files"]):
-        raise ValueError(f"{str(record)!r} is damaged (it lacks {wrong or 'a file'}): {MEND}")
+    for name, sound in KEYS.items():
+        if name not in metadata:
+            raise ValueError(f"{str(record)!r} is damaged (it lacks {name}): {MEND}")
+        if not sound(metadata[name]):
+            raise ValueError(f"{str(record)!r} is damaged ({name} cannot be {metadata[name]!r:.60}): {MEND}")
+    if not {VECTORS, DOCNOS} <= set(metadata["files"]):
+        raise ValueError(f"{str(record)!r} is damaged (it lacks a file): {MEND}")
     check_inside(folder)
     check_files(folder, metadata["files"], MEND)
     if Path(pt.io.pyterrier_home()) / "artifacts" in folder.resolve().parents:  # downloaded: read it all, once

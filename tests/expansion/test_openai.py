@@ -398,7 +398,7 @@ class TestSettings:
             OpenAIBackend("m", base_url=url)
         assert KEY not in str(caught.value)
 
-    @pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://h/v1", "", "http://"])
+    @pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://h/v1", "", "http://", "http://[h]"])
     def test_no_url(self, url):
         with pytest.raises(ValueError, match="base_url must be a URL such as"):
             OpenAIBackend("m", base_url=url)

@@ -4,6 +4,7 @@ import gzip
 import json
 import shutil
 
+import numpy as np
 import pandas as pd
 import pyterrier as pt
 import pytest
@@ -81,6 +82,18 @@ def test_an_index_that_pyterrier_downloaded_is_read_completely(tmp_path, monkeyp
     there = shutil.copytree(here, tmp_path / "home" / "artifacts" / "abc")
     with pytest.raises(ValueError, match=r"index.faiss' has changed since it was written: index again, or download"):
         len(FaissIndex(there))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("count", False), ("count", float("inf")), ("dim", 0), ("encoder", "`"), ("factory", None)]
+)
+def test_an_index_with_a_record_that_cannot_be_is_refused(tmp_path, name, value):
+    index = FaissIndex(tmp_path / "i")
+    index.index([{"docno": "d", "doc_vec": np.ones(4, np.float32)}])
+    record = index.folder / "expandr_faiss.json"
+    record.write_text(json.dumps(sealed(json.loads(record.read_text()) | {name: value})))
+    with pytest.raises(ValueError, match=f"is damaged \\({name} cannot be"):
+        _ = FaissIndex(tmp_path / "i").metadata
 
 
 @pytest.mark.parametrize("emptied", [b"", gzip.compress(b"", mtime=0)], ids=["empty", "a gzip of nothing"])

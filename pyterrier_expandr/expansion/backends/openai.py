@@ -307,7 +307,10 @@ class OpenAIBackend(Backend):
 
 def _checked(base_url: str, key: str | None) -> str:
     """The URL without a trailing slash; ValueError, which never shows the URL, if it is invalid or contains a key."""
-    parts = urlsplit(base_url)
+    try:
+        parts = urlsplit(base_url)
+    except ValueError:  # brackets around what is no IPv6 address
+        raise ValueError('base_url must be a URL such as "http://localhost:8000/v1"') from None
     if parts.username or parts.password or parts.query or parts.fragment or (key and key in base_url):
         raise ValueError(
             "base_url must consist of scheme, host, port and path only: no user, query or key "
