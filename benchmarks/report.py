@@ -85,7 +85,7 @@ def pages() -> dict[Path, str]:
         README: filled(README, scifact_table(), speed_table()),
         ENGINES: filled(ENGINES, generation_tables()),
         HYBRID: filled(HYBRID, hybrid.markdown(json.loads((RESULTS / "hybrid.json").read_text())["rows"])),
-        SCALE: filled(SCALE, encoding.markdown(json.loads((RESULTS / "encoding.json").read_text())["collections"])),
+        SCALE: filled(SCALE, encoding.markdown(json.loads((RESULTS / "encoding.json").read_text()))),
         STUDENT: filled(STUDENT, *student.markdown(json.loads((RESULTS / "student.json").read_text()))),
     }
 

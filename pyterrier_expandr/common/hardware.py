@@ -1,4 +1,4 @@
-"""Which hardware computes in bfloat16."""
+"""What the hardware has arithmetic for: bfloat16, and 8-bit integers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-#: where Linux lists what a processor can do, and the names there of arithmetic with bfloat16
+#: where Linux lists what a processor can do, and the names there of arithmetic with bfloat16 and with integers
 PROCESSOR = Path("/proc/cpuinfo")
-FLAGS = re.compile(r"^(?:flags|Features)\s*:.*\b(avx512_bf16|amx_bf16|bf16)\b", re.M)
+BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
+INTEGERS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 
 
 def has_bfloat16(device: str) -> bool:
@@ -20,7 +21,14 @@ def has_bfloat16(device: str) -> bool:
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.is_available() and torch.cuda.get_device_capability(device) >= (8, 0)
-    return kind == "cpu" and PROCESSOR.is_file() and FLAGS.search(PROCESSOR.read_text(encoding="utf-8")) is not None
+    return kind == "cpu" and PROCESSOR.is_file() and not processor_features().isdisjoint(BFLOAT16)
+
+
+def processor_features() -> set[str]:
+    """What Linux says that the processor can do, in its words; nothing on other systems."""
+    text = PROCESSOR.read_text(encoding="utf-8") if PROCESSOR.is_file() else ""
+    lists: list[str] = re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.M)
+    return set(lists[0].split()) if lists else set()
 
 
 def warn_of_slow_dtype(dtype: str, device: str) -> None:
@@ -33,3 +41,9 @@ def warn_of_slow_dtype(dtype: str, device: str) -> None:
     """
     if dtype == "bfloat16" and device == "cpu" and PROCESSOR.is_file() and not has_bfloat16(device):
         logger.warning("this CPU has no arithmetic in bfloat16, so float32 is many times as fast: leave out dtype")
+
+
+def warn_of_slow_integers() -> None:
+    """Log a warning if the CPU has no arithmetic for sums of products of 8-bit integers (VNNI, AMX, or Arm's)."""
+    if PROCESSOR.is_file() and processor_features().isdisjoint(INTEGERS):
+        logger.warning("this CPU has no arithmetic in 8-bit integers (VNNI), so a model in int8 is no faster here")

@@ -49,9 +49,12 @@ def test_targets_of_int8():
     assert encoding.missed(found(2.6, 0.6440)) == []
     slow, worse = encoding.missed(found(2.3, 0.6400))
     assert "2.30 times as fast" in slow and "loses 0.51 points" in worse
-    assert "| SciFact | int8 | 25.0 | 2.60 | 0.6440 | 0.9900 |" in encoding.markdown(found(2.6, 0.6440))
+    table = encoding.markdown({"with VNNI": {"collections": found(2.6, 0.6440)}})
+    assert "| with VNNI | SciFact | int8 | 25.0 | 2.60 | 0.6440 | 0.9900 |" in table
 
 
-def test_the_recorded_int8_reaches_its_targets():
+def test_the_recorded_int8_reaches_its_targets_where_there_is_arithmetic_for_it():
     recorded = json.loads((report.RESULTS / "encoding.json").read_text())
-    assert recorded["missed"] == encoding.missed(recorded["collections"]) == []
+    for one in recorded.values():
+        assert one["missed"] == encoding.missed(one["collections"])
+    assert recorded["with VNNI"]["missed"] == []

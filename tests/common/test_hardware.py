@@ -6,7 +6,7 @@ import pytest
 
 from pyterrier_expandr import HuggingFaceBackend
 from pyterrier_expandr.common import hardware
-from pyterrier_expandr.common.hardware import warn_of_slow_dtype
+from pyterrier_expandr.common.hardware import warn_of_slow_dtype, warn_of_slow_integers
 
 
 @pytest.mark.parametrize(("flags", "warned"), [("fpu avx2", 1), ("avx512f avx512_bf16", 0), ("amx_bf16", 0)])
@@ -18,6 +18,14 @@ def test_bfloat16_on_a_cpu_without_it(tmp_path, monkeypatch, caplog, flags, warn
     assert [record.message.split(":")[0] for record in caplog.records] == [
         "this CPU has no arithmetic in bfloat16, so float32 is many times as fast"
     ] * warned
+
+
+@pytest.mark.parametrize(("flags", "warned"), [("fpu avx2", 1), ("avx2 avx_vnni", 0), ("fp asimd asimddp", 0)])
+def test_integers_on_a_cpu_without_vnni(tmp_path, monkeypatch, caplog, flags, warned):
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nFeatures : {flags}\n")
+    monkeypatch.setattr(hardware, "PROCESSOR", tmp_path / "cpuinfo")
+    warn_of_slow_integers()
+    assert ["8-bit integers" in record.message for record in caplog.records] == [True] * warned
 
 
 def test_the_backend_says_so_when_it_opens_the_model(tiny_llama, tmp_path, monkeypatch, caplog):

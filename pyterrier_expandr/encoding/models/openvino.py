@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...common.extras import needed_for
+from ...common.hardware import warn_of_slow_integers
 from .library import TextModule, Transformer
 
 #: not .bin, which is how pickles are called (common/weights)
@@ -92,6 +93,7 @@ class OpenVINOTransformer(TextModule):
     def compiled(self) -> Any:
         """The graph compiled for this CPU, in `precision`, with as many threads as PyTorch has."""
         if self._compiled is None:
+            warn_of_slow_integers()
             options = {"INFERENCE_PRECISION_HINT": self.precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
             self._compiled = import_openvino().Core().compile_model(self.graph, "CPU", options)
         return self._compiled
