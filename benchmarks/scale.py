@@ -44,8 +44,6 @@ KINDS = ("Flat", "SQfp16", "SQ8", "IVF,PQ48np", "HNSW32")
 #: what FlexIndex calls the same; FAISS 1.15 does not open its HNSW index, which leaves out the vectors
 FLEX = {"Flat": "faiss_flat_retriever", "IVF,PQ48np": "faiss_ivf_retriever"}
 SEARCH = {"IVF,PQ48np": "nprobe=16", "HNSW32": "efSearch=128"}
-#: it takes a millisecond for each document, so that larger sizes would take hours
-FLEX_MOST = 100_000
 #: memory of a build: times the index, plus MB; seconds of search by those of bare FAISS; exponent of build time
 TARGET_MEMORY, TARGET_SEARCH, TARGET_GROWTH = (1.2, 500), 1.10, 1.05
 
@@ -189,7 +187,7 @@ def run_search(kind: str, size: int, work: Path) -> dict[str, Any]:
         "ours, vectors to numbers": lambda a, b: ours._search(matrix[a:b]),
         "bare FAISS": lambda a, b: bare.search(matrix[a:b], K),
     }
-    if kind in FLEX and size <= FLEX_MOST:
+    if kind in FLEX:
         flex = flex_retriever(place / f"FlexIndex {kind} {size}", kind, size)
         systems["FlexIndex"] = lambda a, b: flex(frame.iloc[a:b])
     rows = [row for batch in BATCHES for row in timed(systems, batch)]
@@ -256,7 +254,7 @@ def cell(work: Path, kind: str, size: int) -> dict[str, Any]:
     make_vectors(work, size)
     make_truth(work, size)
     built = {}
-    for system in ("ours", "bare FAISS", *(["FlexIndex"] if kind in FLEX and size <= FLEX_MOST else [])):
+    for system in ("ours", "bare FAISS", *(["FlexIndex"] if kind in FLEX else [])):
         print(f"{kind} {size}: {system}", file=sys.stderr, flush=True)
         kept = work / "cells" / f"{system} {kind} {size}.built.json"
         if not kept.is_file():
