@@ -14,7 +14,7 @@ TRANSFORMERS := expansion encoding training/preferences/test_candidates.py train
 CORE := common collections expansion encoding retrieval evaluation systems reports analysis cli test_odd_frames.py \
 	test_written_before.py
 
-.PHONY: demo test test-crash test-vllm test-lowest docs docs-links scifact-small scifact-recorded clean
+.PHONY: demo test test-crash test-vllm test-lowest docs docs-links expander-effect scifact-recorded clean
 
 demo: $(VENV)/.installed
 	$(BIN)/expandr demo
@@ -94,9 +94,15 @@ $(LOWEST)/.installed: pyproject.toml
 	touch $@
 
 # The two halves of the proof on SciFact, hours each; EXPANDR_DATA names the data, WORK keeps what is finished between runs.
+# The attempts are compared on development queries, and the chosen one is tried on the test queries with three seeds.
 WORK ?= runs
-scifact-small: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.scifact_small --folder $(WORK) --out docs/results
+ATTEMPTS ?= paper rate linear best-gold best-dpo
+CHOSEN ?= rate
+EFFECT = $(BIN)/python -m benchmarks.expander_effect --folder $(WORK) --json docs/results/expander_effect.json
+expander-effect: $(VENV)/.installed
+	$(EFFECT) $(ATTEMPTS)
+	$(EFFECT) paper $(CHOSEN) --test --seeds 1 2 3
+	$(BIN)/python -m benchmarks.report
 
 scifact-recorded: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.retriever_training quality --json docs/results/retriever_training.json

@@ -13,12 +13,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import encoding, hybrid, student
+from benchmarks import encoding, expander_effect, hybrid, student
 from pyterrier_expandr.reports.result_tables import BETTER, LEVEL, WORSE
 
 ROOT = Path(__file__).parent.parent
 RESULTS, README, ENGINES = ROOT / "docs" / "results", ROOT / "README.md", ROOT / "docs" / "backends.md"
-HYBRID, STUDENT, SCALE = (ROOT / "docs" / f"{name}.md" for name in ("hybrid", "student", "scale"))
+HYBRID, STUDENT, SCALE, TRAINING = (
+    ROOT / "docs" / f"{name}.md" for name in ("hybrid", "student", "scale", "expander_training")
+)
 BEGIN, END = "<!-- results: written by benchmarks.report -->", "<!-- end of results -->"
 
 
@@ -43,6 +45,20 @@ def sign(row: dict[str, Any]) -> str:
     if row.get("p_corrected", 1) >= LEVEL:
         return ""
     return BETTER if row["difference"] > 0 else WORSE
+
+
+def training_table(rows: list[dict[str, Any]]) -> str:
+    """What training did to the passages of a small LLM on the test queries, and whether that is what it was to do."""
+    found = [row for row in rows if row["queries"] == "SciFact"]
+    without = ("queries", f"weight {expander_effect.WEIGHT}", "similarity", "words", "shortened", "accuracy", "seconds")
+    verdict = "reached" if expander_effect.reached(rows) else "missed so far"
+    return (
+        "The same queries with passages that SmolLM2-135M writes, before and after training "
+        "([what was tried](docs/expander_training.md)):\n\n"
+        f"{expander_effect.markdown(found, without)}\n\n"
+        f"The target is {verdict}: {expander_effect.TARGET} above the base with p < {expander_effect.LEVEL} in each of "
+        f"{expander_effect.SEEDS} seeds, and not below the query alone."
+    )
 
 
 def speed_table() -> str:
@@ -81,8 +97,10 @@ def filled(path: Path, *tables: str) -> str:
 
 def pages() -> dict[Path, str]:
     """Each page with results, as the files say it."""
+    trained = json.loads((RESULTS / "expander_effect.json").read_text())["rows"]
     return {
-        README: filled(README, scifact_table(), speed_table()),
+        README: filled(README, scifact_table(), training_table(trained), speed_table()),
+        TRAINING: filled(TRAINING, expander_effect.markdown(trained)),
         ENGINES: filled(ENGINES, generation_tables()),
         HYBRID: filled(HYBRID, hybrid.markdown(json.loads((RESULTS / "hybrid.json").read_text())["rows"])),
         SCALE: filled(SCALE, encoding.markdown(json.loads((RESULTS / "encoding.json").read_text()))),

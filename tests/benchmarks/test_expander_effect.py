@@ -26,18 +26,36 @@ def test_a_row_says_what_training_gained_and_how_sure_that_is():
 
 
 def test_rows_of_several_runs_are_one_table_and_a_repeated_one_is_replaced():
-    old = [
-        {"queries": "SciFact", "attempt": "base"},
-        {"queries": "SciFact", "attempt": "paper", "seed": 1, "gain": 0.1},
-    ]
-    new = [{"queries": "SciFact", "attempt": "paper", "seed": 2}, {"queries": "SciFact", "attempt": "paper", "seed": 1}]
+    on = {"queries": "SciFact", "dtype": "float32"}
+    old = [on | {"attempt": "base"}, on | {"attempt": "paper", "seed": 1, "gain": 0.1}]
+    new = [on | {"attempt": "paper", "seed": 2}, on | {"attempt": "paper", "seed": 1}]
     assert effect.merged_rows(old, new) == [old[0], new[1], new[0]]
+    rounded = old[1] | {"dtype": "bfloat16"}
+    assert effect.merged_rows(old, [rounded]) == [*old, rounded], "another arithmetic is another row"
+
+
+def test_a_passage_is_cut_to_the_words_of_its_counterpart():
+    assert effect.shortened(["one two  three", "one", ""], ["a b", "a b", "a"]) == ("one two", "one", "")
+
+
+def test_the_target_is_reached_by_three_good_seeds_and_not_by_the_best_three_of_four():
+    def seeds(*gains, **others):
+        good = {"queries": "SciFact", "dtype": "float32", "attempt": "rate", "gain p": 0.001, "to query alone": 0.0}
+        return [good | {"seed": seed, "gain": gain} | others for seed, gain in enumerate(gains)]
+
+    assert effect.reached(seeds(0.03, 0.05, 0.04))
+    assert not effect.reached(seeds(0.05, 0.05))
+    assert not effect.reached(seeds(0.05, 0.05, 0.05, 0.02))
+    assert not effect.reached([*seeds(0.05, 0.05), *seeds(0.05, attempt="paper")])
+    for worse in ({"gain p": 0.02}, {"to query alone": -0.001}, {"queries": "development"}):
+        assert not effect.reached(seeds(0.05, 0.05, 0.05, **worse))
 
 
 def test_the_table_has_a_line_for_each_row_and_empty_cells_for_what_a_row_lacks():
-    alone = {"queries": "SciFact", "attempt": "query alone", "nDCG@10": 0.6451, "R@100": 0.925}
+    alone = {"queries": "SciFact", "dtype": "float32", "attempt": "query alone", "nDCG@10": 0.6451, "R@100": 0.925}
     trained = {
         "queries": "SciFact",
+        "dtype": "float32",
         "attempt": "paper",
         "what": "DPO",
         "seed": 3,
@@ -46,9 +64,10 @@ def test_the_table_has_a_line_for_each_row_and_empty_cells_for_what_a_row_lacks(
     }
     trained |= effect.row_of(*[values(np.linspace(0, 1, 20))] * 3, np.linspace(0, 1, 20))
     head, line, first, second = effect.markdown([alone, trained]).splitlines()
-    assert first.startswith("| SciFact | query alone |  | 0.6451 | 0.9250 |  |")
-    assert second.startswith("| SciFact | DPO | 3 | 0.5000 |") and second.endswith("| +0.0000 | 0.50 | 7 |")
+    assert first.startswith("| SciFact | query alone |  | float32 | 0.6451 | 0.9250 |  |")
+    assert second.startswith("| SciFact | DPO | 3 | float32 | 0.5000 |") and second.endswith("| +0.0000 | 0.50 | 7 |")
     assert len({one.count("|") for one in (head, line, first, second)}) == 1
+    assert effect.markdown([alone], ["queries", "words"]).count("|") == head.count("|") * 3 - 6
 
 
 def test_the_log_probability_of_a_text_is_the_models_own_loss(tiny_llama):
@@ -70,13 +89,14 @@ def test_an_attempt_starts_from_one_that_exists_and_its_settings_are_valid():
             training["online"] = {"encoder": "demo", **training["online"]}
         effect.ExpanderTrainingConfig("base", "pairs.jsonl", "out", **training)
     assert ATTEMPTS["paper"] == Attempt("DPO as in the paper"), "nothing differs from the paper's values"
-    assert Model("base").backend().adapter is None
+    backend = Model("base").backend()
+    assert backend.adapter is backend.dtype is None and "dtype" not in effect.COMMON, "what the machine computes best"
 
 
 def test_the_page_says_what_the_results_say():
     rows = json.loads((RESULTS / "expander_effect.json").read_text())["rows"]
     text = (RESULTS.parent / "expander_training.md").read_text(encoding="utf-8")
-    assert effect.markdown(rows) in text, "copy what python -m benchmarks.expander_effect prints"
+    assert effect.markdown(rows) in text, "python -m benchmarks.report"
     found = {(row["queries"], row["attempt"]): row for row in rows}
     trained, cool = found["SciFact", "rate"], found["SciFact", "base at temperature 0.6"]
     assert f"gives {trained['gain']:.4f} (p = {trained['gain p']:.3f})" in text

@@ -542,12 +542,13 @@ def test_sizes_are_written_for_people():
 
 
 def test_the_recipe_for_scifact_reads(expandr_data, monkeypatch):
-    recipe = read_recipe(RECIPES / "scifact-small.yaml", seed=3)
+    recipe = read_recipe(RECIPES / "scifact-smollm2.yaml", seed=3)
     assert recipe.seed == recipe.candidates.seed == recipe.small_lm.seed == 3
+    assert "dtype" not in f"{recipe.llm} {recipe.dpo}", "float32 on a CPU, bfloat16 on a GPU"
     assert recipe.data == str(expandr_data / "scifact") and len(recipe.systems) == 7
     monkeypatch.delenv("EXPANDR_DATA")
-    with pytest.raises(ValueError, match="scifact-small.yaml: .*EXPANDR_DATA.* is not set"):
-        read_recipe(RECIPES / "scifact-small.yaml")
+    with pytest.raises(ValueError, match="scifact-smollm2.yaml: .*EXPANDR_DATA.* is not set"):
+        read_recipe(RECIPES / "scifact-smollm2.yaml")
 
 
 @pytest.mark.parametrize(
