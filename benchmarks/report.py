@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import encoding, expander_effect, hybrid, student
+from benchmarks import encoding, expander_effect, hybrid, scale, scale_plan, student
 from pyterrier_expandr.reports.result_tables import BETTER, LEVEL, WORSE
 
 ROOT = Path(__file__).parent.parent
@@ -89,22 +89,32 @@ def generation_tables() -> str:
     return "\n".join([*lines, "", note])
 
 
-def filled(path: Path, *tables: str) -> str:
-    """A page with its results replaced by `tables`."""
-    before, rest = path.read_text(encoding="utf-8").split(BEGIN)
-    return "\n\n".join([before + BEGIN, *tables, END + rest.split(END)[1]])
+def filled(path: Path, *blocks: str) -> str:
+    """A page with its results replaced by `blocks`, in their order."""
+    before, *parts = path.read_text(encoding="utf-8").split(BEGIN)
+    new = (f"{BEGIN}\n\n{block}\n\n{END}{part.split(END)[1]}" for block, part in zip(blocks, parts, strict=True))
+    return "".join([before, *new])
+
+
+def scale_blocks() -> list[str]:
+    """Speed of encoders, indexes of growing size, and the plans that are worked out from both."""
+    found = json.loads((RESULTS / "encoding.json").read_text())
+    cells = json.loads((RESULTS / "scale.json").read_text())["cells"]
+    return [encoding.markdown(found), scale.markdown(cells), *scale_plan.blocks()]
 
 
 def pages() -> dict[Path, str]:
     """Each page with results, as the files say it."""
     trained = json.loads((RESULTS / "expander_effect.json").read_text())["rows"]
     return {
-        README: filled(README, scifact_table(), training_table(trained), speed_table()),
+        README: filled(README, "
+
+".join([scifact_table(), training_table(trained), speed_table()])),
         TRAINING: filled(TRAINING, expander_effect.markdown(trained)),
         ENGINES: filled(ENGINES, generation_tables()),
         HYBRID: filled(HYBRID, hybrid.markdown(json.loads((RESULTS / "hybrid.json").read_text())["rows"])),
-        SCALE: filled(SCALE, encoding.markdown(json.loads((RESULTS / "encoding.json").read_text()))),
-        STUDENT: filled(STUDENT, *student.markdown(json.loads((RESULTS / "student.json").read_text()))),
+        SCALE: filled(SCALE, *scale_blocks()),
+        STUDENT: filled(STUDENT, "\n\n".join(student.markdown(json.loads((RESULTS / "student.json").read_text())))),
     }
 
 

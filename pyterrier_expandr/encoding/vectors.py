@@ -85,11 +85,16 @@ def document_source(source: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe_source(source: dict[str, Any] | None) -> str:
-    """The encoder's name for a message, or "an encoder that is not recorded"."""
+    """The encoder's name for a message, or "an encoder that is not recorded".
+
+    Example:
+        >>> describe_source({"model": "contriever", "quantized": {"of": 1}})
+        "'contriever' in int8"
+    """
     if not source:
         return "an encoder that is not recorded"
-    taught = f" (a student of {source['teacher']['model']!r})" if source.get("teacher") else ""
-    return f"{source['model']!r}{taught}"
+    taught = f" (a student of {describe_source(source['teacher'])})" if source.get("teacher") else ""
+    return f"{source['model']!r}{' in int8' if source.get('quantized') else ''}{taught}"
 
 
 def same_vectors(left: dict[str, Any] | None, right: dict[str, Any] | None) -> bool:

@@ -28,9 +28,10 @@ def distributed_index(
     """The index of a corpus whose documents are encoded by the workers of a Ray cluster.
 
     Each worker encodes the frames of documents that `encoder.doc_encoder() >> index.indexer()` would encode, so that
-    the vectors are those of one process up to rounding. They are committed here in the order of the corpus,
-    as every build is: after a kill of this process the same call continues, and what was under way on a worker or a
-    machine that died is encoded again by another.
+    the vectors are equal bit for bit to those of one process on the same type of processor with the same number of
+    threads (Ray gives a worker as many as its `num_cpus`), and otherwise up to rounding. They are committed here in the
+    order of the corpus, as every build is: after a kill of this process the same call continues, and what was under way
+    on a worker or a machine that died is encoded again by another.
 
     Args:
         encoder: each worker opens its own copy; a model in a folder must be in the same folder on all machines.

@@ -53,10 +53,10 @@ def parts(index: Any) -> Iterator[Any]:
     """A FAISS index and those inside it: behind a transformation, a refinement, a graph, or inverted lists."""
     import faiss
 
-    index = faiss.downcast_index(index)
-    yield index
+    part = faiss.downcast_index(index)  # under another name: it does not keep alive what `index` owns
+    yield part
     for name in ("index", "base_index", "refine_index", "storage", "quantizer"):
-        inside = getattr(index, name, None)
+        inside = getattr(part, name, None)
         if isinstance(inside, faiss.Index):
             yield from parts(inside)
 
@@ -94,18 +94,18 @@ def bytes_per_vector(index: Any) -> float:
     """
     import faiss
 
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexPreTransform):
-        return bytes_per_vector(index.index)
-    if isinstance(index, faiss.IndexRefine):
-        return bytes_per_vector(index.base_index) + bytes_per_vector(index.refine_index)
-    if isinstance(index, faiss.IndexHNSW):
-        graph: Any = index.hnsw
+    part = faiss.downcast_index(index)  # under another name: it does not keep alive what `index` owns
+    if isinstance(part, faiss.IndexPreTransform):
+        return bytes_per_vector(part.index)
+    if isinstance(part, faiss.IndexRefine):
+        return bytes_per_vector(part.base_index) + bytes_per_vector(part.refine_index)
+    if isinstance(part, faiss.IndexHNSW):
+        graph: Any = part.hnsw
         links = graph.nb_neighbors(0)  # at the lowest level; above it, each level has half as many for 1 of M
-        return bytes_per_vector(index.storage) + 4 * links + 4 * links / 2 / (links / 2 - 1) + 12
-    if isinstance(index, faiss.IndexIVF):
-        return float(index.code_size + 8)
-    return float(getattr(index, "code_size", 4 * index.d))
+        return bytes_per_vector(part.storage) + 4 * links + 4 * links / 2 / (links / 2 - 1) + 12
+    if isinstance(part, faiss.IndexIVF):
+        return float(part.code_size + 8)
+    return float(getattr(part, "code_size", 4 * part.d))
 
 
 def build_memory(index: Any, count: int, dim: int) -> int:

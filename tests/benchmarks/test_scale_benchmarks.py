@@ -1,11 +1,15 @@
 """What the benchmarks of encoding and of scale conclude from their numbers."""
 
 import json
+import re
+import shlex
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from benchmarks import encoding, report, scale
+from benchmarks import encoding, report, scale, scale_plan
+from pyterrier_expandr.cli.commands import app
 
 
 def built(kind, size, cpu, peak, ratio):
@@ -58,3 +62,34 @@ def test_the_recorded_int8_reaches_its_targets_where_there_is_arithmetic_for_it(
     for one in recorded.values():
         assert one["missed"] == encoding.missed(one["collections"])
     assert recorded["with VNNI"]["missed"] == []
+
+
+def test_the_plan_takes_the_slowest_core_that_was_measured():
+    def rows(speed):
+        return {"rows": [{"way": encoding.BASE, "docs/s": 9.0}, {"way": encoding.FAST, "docs/s": speed}]}
+
+    gpu, gpus, cpus = scale_plan.places(
+        {
+            "with VNNI": {"collections": {"one": rows(41.9), "other": rows(30.7)}},
+            "without VNNI": {"collections": {"one": rows(8.0)}},
+        }
+    )
+    assert cpus.docs == 16 * 30 and (gpu.machines, gpus.machines, cpus.machines) == (1, 8, 16)
+    assert "| `SQ8` | 384 | 3.4 (3.4) | 38.4 (38.4) | 384.0 (384.0) | 0.900, 9 vectors |" in scale_plan.index_table(
+        [built("SQ8", size, 1.0, 1, 1.0) | {"recall": {"ours": recall}} for size, recall in ((9, 0.9), (8, 1.0))]
+    )
+
+
+def test_the_commands_of_the_plan_print_the_hours_of_its_table():
+    where = scale_plan.places(json.loads((report.RESULTS / "encoding.json").read_text()))
+    lines = scale_plan.commands(where).strip("`").removeprefix("bash").replace("\\\n", " ").strip().splitlines()
+    rows = scale_plan.marco_table(where).splitlines()[2:]
+    assert len(lines) == len(rows) == 3
+    for line, row in zip(lines, rows, strict=True):
+        result = CliRunner().invoke(app, shlex.split(line)[1:], catch_exceptions=False)
+        printed = [float(found) for found in re.findall(r"([\d.]+) hours at", result.output)]  # of texts, of the corpus
+        cells = row.strip("| ").split(" | ")
+        assert printed == [pytest.approx(float(cells[place]), abs=0.051) for place in (3, 2)]
+        machines, total = int(re.search(r"--machines (\d+)", line)[1]), float(cells[4])
+        assert total == pytest.approx(machines * (float(cells[2]) + float(cells[3])), abs=0.051 + 0.01 * machines)
+        assert float(cells[6]) == pytest.approx(total * float(cells[5]), abs=0.051 * float(cells[5]) + 0.01)

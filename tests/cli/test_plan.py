@@ -28,6 +28,8 @@ def test_sums():
     small = Run(8_800_000, 7000, 32, 150.0, None, None, 768, "IVF4096,PQ96")
     assert small.index_bytes == 8_800_000 * (96 + 8)
     assert small.build_bytes == max(small.index_bytes, 163_840 * 768 * 4 * 2)
+    refined = Run(1000, 1, 1, 1.0, None, None, 384, "OPQ48,IVF64,PQ48,Refine(SQ8)")  # FAISS owns indexes within indexes
+    assert refined.index_bytes == 1000 * (48 + 8 + 384)
     assert "unknown, give --llm or --tokens-per-second" in "\n".join(plan_lines(small))
 
 

@@ -100,6 +100,43 @@ class TestQuantized:
             other = (encoder.query_encoder() >> index.retriever()).search("blue sky")
         assert own["docno"].iloc[0] == other["docno"].iloc[0] == "d0"
 
+    def test_queries_in_int8_before_an_index_in_float32_are_warned_of_once(self, folder, encoder, tmp_path):
+        index, small = FaissIndex(tmp_path / "index"), ExpandREncoder(folder)
+        (encoder.doc_encoder() >> index).index({"docno": f"d{i}", "text": text} for i, text in enumerate(TEXTS))
+        mean = json.loads((folder / RECORD).read_text())["cosine"]["mean"]
+        search = small.query_encoder() >> index.retriever()
+        with pytest.warns(UserWarning) as caught:
+            found = [search.search(query)["docno"].iloc[0] for query in ("blue sky", "a tidal wave")]
+        assert found == ["d0", "d1"]
+        (said,) = [str(warning.message) for warning in caught]
+        assert f"of {str(folder)!r} in int8 and the vectors in the index" in said
+        assert f"one of the two is in int8: the cosine between the vectors of both is {mean:.4f} in the mean" in said
+
+    @pytest.mark.parametrize("first", ["float32", "int8"])
+    def test_an_interrupted_build_does_not_go_on_in_the_other_precision(
+        self, folder, encoder, tmp_path, monkeypatch, first
+    ):
+        monkeypatch.setattr("pyterrier_expandr.retrieval.faiss_build.CHUNK", 2)
+        names = ["float32", "int8"] if first == "float32" else ["int8", "float32"]
+        opened, index = {"float32": encoder, "int8": ExpandREncoder(folder)}, FaissIndex(tmp_path / "index")
+        begun, other = (
+            [{"docno": f"d{i}", "doc_vec": vector} for i, vector in enumerate(opened[name].encode_docs(TEXTS))]
+            for name in names
+        )
+
+        def interrupted():
+            yield from begun[:2]
+            raise OSError("the network is gone")
+
+        with pytest.raises(OSError, match="the network is gone"):
+            index.index(interrupted())
+        with pytest.raises(ValueError, match=r"' in int8.* all must come from the same encoder"):
+            index.indexer("resume").index(other)
+        index.indexer("resume").index(begun)  # what was committed is still there, and of one kind
+        expected = np.stack([document["doc_vec"] for document in begun])
+        assert np.array_equal(index.open().reconstruct_n(0, 3), expected)
+        assert ("quantized" in index.encoder) == (first == "int8")
+
     def test_a_folder_that_exists_and_too_few_texts_are_refused(self, folder, tiny, tmp_path):
         with pytest.raises(FileExistsError, match="choose another folder"):
             quantize(tiny, folder, TEXTS * 10)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from pyterrier_expandr import ExpandREncoder, FaissIndex
 from pyterrier_expandr.common.ray_cluster import Cluster
@@ -18,8 +19,17 @@ def vectors(index):
     return index.open().reconstruct_n(0, len(index))
 
 
+@pytest.fixture
+def one_thread():
+    """What Ray gives a worker with one CPU: with other numbers of threads, a processor may sum in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow  # half a minute for each set of workers that opens the encoder
-def test_a_cluster_makes_the_index_that_one_process_makes(minilm, ray_nodes, tmp_path):
+def test_a_cluster_makes_the_index_that_one_process_makes(minilm, ray_nodes, tmp_path, one_thread):
     encoder = ExpandREncoder(minilm, device="cpu", max_length=16)
     alone = (encoder.doc_encoder() >> FaissIndex(tmp_path / "alone.faiss").indexer()).index(corpus(2100))
     spread = distributed_index(encoder, FaissIndex(tmp_path / "spread.faiss"), corpus(2100), waiting=2)
