@@ -107,9 +107,7 @@ def pages() -> dict[Path, str]:
     """Each page with results, as the files say it."""
     trained = json.loads((RESULTS / "expander_effect.json").read_text())["rows"]
     return {
-        README: filled(README, "
-
-".join([scifact_table(), training_table(trained), speed_table()])),
+        README: filled(README, "\n\n".join([scifact_table(), training_table(trained), speed_table()])),
         TRAINING: filled(TRAINING, expander_effect.markdown(trained)),
         ENGINES: filled(ENGINES, generation_tables()),
         HYBRID: filled(HYBRID, hybrid.markdown(json.loads((RESULTS / "hybrid.json").read_text())["rows"])),
