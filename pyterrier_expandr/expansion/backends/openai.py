@@ -310,7 +310,7 @@ def _checked(base_url: str, key: str | None) -> str:
     try:
         parts = urlsplit(base_url)
     except ValueError:  # brackets around what is no IPv6 address
-        raise ValueError('base_url must be a URL such as "http://localhost:8000/v1"') from None
+        parts = urlsplit("")
     if parts.username or parts.password or parts.query or parts.fragment or (key and key in base_url):
         raise ValueError(
             "base_url must consist of scheme, host, port and path only: no user, query or key "
