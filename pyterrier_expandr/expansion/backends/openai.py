@@ -12,7 +12,6 @@ from dataclasses import replace
 from itertools import count, islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from ...common.frames import without_surrogates
 from .answers import context_exceeded, counted_tokens, generation, without_key
@@ -20,7 +19,7 @@ from .base import Backend, Generation, Message, Request, Sampling, Stream, compl
 from .failures import Failure, client_library, explained, shortened, words
 from .quirks import Quirks, remember, remembered
 from .retries import may_pass, pause_after
-from .transport import UnusableAnswer, bounded_client
+from .transport import UnusableAnswer, bounded_client, checked_url
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -112,7 +111,7 @@ class OpenAIBackend(Backend):
             )
         self.prices = None if prices is None else (float(prices[0]), float(prices[1]))
         self.model, self.api_key_env = model, api_key_env
-        self.base_url = _checked(base_url, self._key())
+        self.base_url = checked_url(base_url, self._key())
         self.concurrency, self.timeout = concurrency, timeout
         self.max_retries, self.deadline = max_retries, deadline
         self.extra_body = None if extra_body is None else json.loads(json.dumps(extra_body))
@@ -303,19 +302,3 @@ class OpenAIBackend(Backend):
 
     def __repr__(self) -> str:
         return f"OpenAIBackend({self.model!r}, base_url={self.base_url!r})"
-
-
-def _checked(base_url: str, key: str | None) -> str:
-    """The URL without a trailing slash; ValueError, which never shows the URL, if it is invalid or contains a key."""
-    try:
-        parts = urlsplit(base_url)
-    except ValueError:  # brackets around what is no IPv6 address
-        parts = urlsplit("")
-    if parts.username or parts.password or parts.query or parts.fragment or (key and key in base_url):
-        raise ValueError(
-            "base_url must consist of scheme, host, port and path only: no user, query or key "
-            "(a key comes from the environment variable that api_key_env names)"
-        )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError('base_url must be a URL such as "http://localhost:8000/v1"')
-    return base_url.rstrip("/")

@@ -1,4 +1,4 @@
-"""The HTTP client of `OpenAIBackend`: accepts answers of bounded size, and only from the server that was named."""
+"""The HTTP client of `OpenAIBackend`, which accepts answers of bounded size, and only from the server that was named."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import zlib
 from collections.abc import AsyncIterator
 from functools import lru_cache
 from typing import Any
+from urllib.parse import urlsplit
 
 #: maximum size of an answer in bytes, after decompression; a text of 100,000 tokens has less than one MiB
 LARGEST_ANSWER = 16 * 2**20
@@ -83,3 +84,19 @@ async def _decompressed(answer: Any) -> AsyncIterator[bytes]:
             raise UnusableAnswer(f"an answer that is not compressed as {encoding}, as it says: {error}") from error
     if unpacker is not None and not unpacker.eof:
         raise UnusableAnswer(f"an answer compressed as {encoding} that ends too early")
+
+
+def checked_url(base_url: str, key: str | None) -> str:
+    """The URL without a trailing slash; ValueError, which never shows the URL, if it is invalid or contains a key."""
+    try:
+        parts = urlsplit(base_url)
+    except ValueError:  # brackets around what is no IPv6 address
+        parts = urlsplit("")
+    if parts.username or parts.password or parts.query or parts.fragment or (key and key in base_url):
+        raise ValueError(
+            "base_url must consist of scheme, host, port and path only: no user, query or key "
+            "(a key comes from the environment variable that api_key_env names)"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError('base_url must be a URL such as "http://localhost:8000/v1"')
+    return base_url.rstrip("/")
