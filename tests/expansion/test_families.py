@@ -1,10 +1,13 @@
 """Each family of architectures writes the same text alone and in a batch, whatever it keeps of a prompt."""
 
+from dataclasses import replace
+
 import pytest
 from transformers import T5Config, T5ForConditionalGeneration
 
 from pyterrier_expandr import HuggingFaceBackend
 from pyterrier_expandr.expansion.backends.base import Request
+from pyterrier_expandr.expansion.backends.local.decoding import ONE_IN
 from tests.backend_contract import ask
 from tests.tiny_families import OTHER_STATE, SHARING, build_tiny
 
@@ -28,6 +31,27 @@ def test_a_text_does_not_depend_on_its_batch(family, tmp_path, caplog):
     assert len({generation.text for group in together for generation in group}) >= 5
     said = [record for record in caplog.records if "more than keys and values" in record.getMessage()]
     assert len(said) == (family in OTHER_STATE)
+
+
+@pytest.mark.parametrize("family", [*SHARING, "lfm2"])
+def test_rows_that_have_ended_are_not_decoded_with_the_others(family, tmp_path):
+    build_tiny(family, tmp_path)
+    backend = HuggingFaceBackend(tmp_path, device="cpu", batch_size=32)
+    backend.load().generation_config.eos_token_id = list(range(0, 400, 12))  # rows end early, each at a step of its own
+    rows = []
+    embeddings = backend.load().get_input_embeddings()
+    handle = embeddings.register_forward_hook(lambda _, args, __: rows.append(args[0].shape))
+    requests = [ask(text, samples=range(8), temperature=1.2, max_new_tokens=20) for text in ("sky", "fox")]
+    together = backend.generate(requests)
+    handle.remove()
+    written = [generation.tokens[1] for group in together for generation in group]
+    decoded = sum(count for count, length in rows if length == 1)
+    assert min(written) < max(written) / 2
+    if family in SHARING:
+        assert decoded < sum(written) * ONE_IN / (ONE_IN - 1) < 16 * max(written)
+    else:  # the step that reads the prompts writes a token as well
+        assert decoded == 16 * (max(written) - 1)
+    assert together == [[backend.generate([replace(r, samples=(s,))])[0][0] for s in r.samples] for r in requests]
 
 
 @pytest.mark.parametrize("family", ["lfm2", "llama"])

@@ -67,6 +67,22 @@ def test_samples_of_a_request_share_one_prefill(tiny_llama):
     assert sum(tokens[1:]) <= 16 * 4
 
 
+def test_rows_that_have_ended_leave_the_batch_of_a_model_with_an_adapter_too(tiny_llama, tmp_path):
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    lora = peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_llama), lora).save_pretrained(tmp_path)
+    backend = HuggingFaceBackend(tiny_llama, adapter=tmp_path, device="cpu")
+    backend.load().generation_config.eos_token_id = list(range(0, 400, 12))
+    batches = []
+    embeddings = backend.load().get_input_embeddings()
+    handle = embeddings.register_forward_hook(lambda _, args, __: batches.append(len(args[0])))
+    together = backend.generate([ask("sky", samples=range(16), temperature=1.2)])[0]
+    handle.remove()
+    assert max(batches) == 16 and batches[-1] < 8
+    assert together == [backend.generate([ask("sky", samples=[s], temperature=1.2)])[0][0] for s in range(16)]
+
+
 @pytest.mark.parametrize("own_bos", [True, False])
 def test_exactly_one_bos(tmp_path, own_bos):
     from tests.tiny import TEMPLATE

@@ -36,7 +36,8 @@ class HuggingFaceBackend(Backend):
     defaults that come with the model (repetition penalty, top_k) are not used.
 
     Models that keep more than keys and values (Mamba, RWKV, and hybrids such as LFM2, Granite 4 and Qwen3-Next) read a
-    prompt again for each sample and only decode prompts of equal length together, which is logged once.
+    prompt again for each sample and only decode prompts of equal length together, which is logged once. Of all others,
+    samples that have ended leave the batch.
 
     The same request gives the same text whatever else is in the batch, as far as the logits do not depend on the batch:
     in float32 they agree up to rounding, and a text changes only if two tokens are closer than that; bfloat16 on a GPU
@@ -278,6 +279,7 @@ class HuggingFaceBackend(Backend):
         """One generation for each (request, sample) row; the model reads each prompt once for all its samples."""
         import torch
 
+        from .local.decoding import decode
         from .sampling import NucleusByRow
 
         model = self.load()
@@ -294,22 +296,16 @@ class HuggingFaceBackend(Backend):
         )
         with torch.inference_mode():
             cache = prefill(model, ids, mask, place) if self._shares_prefill else None
-            output = model.generate(  # type: ignore[operator]
-                input_ids=ids[place],
-                attention_mask=mask[place],
-                past_key_values=cache,
-                max_new_tokens=new_tokens,
-                logits_processor=[sampler],
-            )
+            output = decode(model, ids[place], mask[place], cache, sampler, new_tokens)
         ends = set(model.generation_config.eos_token_id)
         read = [len(prompts[i]) if sample == requests[i].samples[0] else 0 for i, sample in rows]
-        return [self._generation(*row, ends, new_tokens) for row in zip(output[:, width:].tolist(), read, strict=True)]
+        return [self._generation(*row, ends) for row in zip(output.tolist(), read, strict=True)]
 
-    def _generation(self, ids: list[int], read: int, ends: set[int], new_tokens: int) -> Generation:
+    def _generation(self, ids: list[int], read: int, ends: set[int]) -> Generation:
         """The tokens up to the end of turn, as text."""
         stop = next((place for place, token in enumerate(ids) if token in ends), None)
         tokens = (read, len(ids) if stop is None else stop + 1)
-        return Generation(self.text_of(ids[:stop]), stop is None and len(ids) >= new_tokens, tokens=tokens)
+        return Generation(self.text_of(ids[:stop]), stop is None, tokens=tokens)
 
     def __repr__(self) -> str:
         return f"HuggingFaceBackend({self.model!r})"

@@ -32,6 +32,10 @@ class NucleusByRow(LogitsProcessor):
         self.top_p = torch.tensor([s.top_p for s in samplings], device=device)[:, None]
         self.prompt_length = prompt_length
 
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep only these rows of the batch."""
+        self.seeds, self.temperature, self.top_p = self.seeds[rows], self.temperature[rows], self.top_p[rows]
+
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Scores (rows, vocabulary): 0 at the drawn token, minus infinity elsewhere."""
         step = input_ids.shape[1] - self.prompt_length

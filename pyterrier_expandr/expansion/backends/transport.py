@@ -1,4 +1,4 @@
-"""The HTTP client of `OpenAIBackend`, which accepts answers of bounded size, and only from the server that was named."""
+"""The HTTP client of `OpenAIBackend`, with answers of bounded size, and only from the server that was named."""
 
 from __future__ import annotations
 
