@@ -81,7 +81,7 @@ class FaissRetriever(pt.Transformer):
         pt.validate.query_frame(inp, extra_columns=["query_vec"], context=self)
         unwanted = ["docid", "score", "rank", *(["query_vec"] if self.drop_query_vec else [])]
         present = [name for name in unwanted if name in inp]
-        queries = inp.drop(columns=present) if present else inp  # copies the frame, even without any of them
+        queries = inp.drop(columns=present) if present else inp  # drop is slow even without any
         if inp.empty:
             return queries.reset_index(drop=True).assign(
                 docno=pd.Series(dtype=str), score=pd.Series(dtype=np.float32), rank=pd.Series(dtype=np.int64)
