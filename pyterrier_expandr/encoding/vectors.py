@@ -33,12 +33,12 @@ def source_of(vector: Any) -> dict[str, Any] | None:
     return getattr(vector, "source", None)
 
 
-def stack_vectors(column: pd.Series | Sequence[Any], ids: Sequence[str], *, name: str) -> np.ndarray:
+def stack_vectors(column: pd.Series | Sequence[Any], ids: Sequence[Any], *, name: str) -> np.ndarray:
     """A C-contiguous float32 matrix (n, dim) from a column of vectors.
 
     Args:
         column: n vectors, each one-dimensional.
-        ids: n ids, named in errors.
+        ids: n ids, named as strings in errors.
         name: the column's name, for errors.
 
     Raises:
@@ -55,14 +55,16 @@ def stack_vectors(column: pd.Series | Sequence[Any], ids: Sequence[str], *, name
         except ValueError:  # lists of unequal length
             row = np.empty(0)
         if row.ndim != 1 or row.dtype.kind not in "fiu" or not len(row):
-            raise ValueError(f"{name} of {row_id!r} must be a one-dimensional array of numbers, got {vector!r:.80}")
+            raise ValueError(
+                f"{name} of {str(row_id)!r} must be a one-dimensional array of numbers, got {vector!r:.80}"
+            )
         if rows and len(row) != len(rows[0]):
             raise ValueError(
-                f"{name} of {row_id!r} has {len(row)} dimensions, but {ids[0]!r} has {len(rows[0])}: "
+                f"{name} of {str(row_id)!r} has {len(row)} dimensions, but {str(ids[0])!r} has {len(rows[0])}: "
                 "all vectors must come from the same encoder"
             )
         rows.append(row)
-    matrix = np.ascontiguousarray(np.stack(rows), dtype=np.float32) if rows else np.empty((0, 0), np.float32)
+    matrix = np.array(rows, np.float32) if rows else np.empty((0, 0), np.float32)
     finite = np.isfinite(matrix).all(axis=1)
     if not finite.all():
         bad = [str(ids[i]) for i in np.flatnonzero(~finite)[:5]]

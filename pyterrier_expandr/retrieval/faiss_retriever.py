@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from ..common.frames import check_ids, check_single, the_column
+from ..common.frames import check_ids, the_column
 from ..encoding.vectors import describe_source, quantized_difference, source_of, stack_vectors
 from .devices import check_device
 from .shards import best_of, check_shards
@@ -79,16 +79,15 @@ class FaissRetriever(pt.Transformer):
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """`[qid, query_vec]` -> R."""
         pt.validate.query_frame(inp, extra_columns=["query_vec"], context=self)
-        queries = inp.drop(columns=["docid", "score", "rank"], errors="ignore")
-        if self.drop_query_vec:
-            queries = queries.drop(columns="query_vec")
+        unwanted = ["docid", "score", "rank", *(["query_vec"] if self.drop_query_vec else [])]
+        present = [name for name in unwanted if name in inp]
+        queries = inp.drop(columns=present) if present else inp  # drop is slow even without any
         if inp.empty:
             return queries.reset_index(drop=True).assign(
                 docno=pd.Series(dtype=str), score=pd.Series(dtype=np.float32), rank=pd.Series(dtype=np.int64)
             )
         check_ids(inp, "qid")
-        check_single(inp, "docno")
-        matrix = stack_vectors(the_column(inp, "query_vec"), list(map(str, inp["qid"])), name="query_vec")
+        matrix = stack_vectors(the_column(inp, "query_vec"), inp["qid"].tolist(), name="query_vec")
         self._check_encoder(matrix.shape[1], source_of(inp["query_vec"].iloc[0]))
         scores, numbers = self._search(matrix)
         docnos = self._docnos()
@@ -190,18 +189,24 @@ def _result_frame(
 ) -> pd.DataFrame:
     """The rows of all queries, one query after another, from (n, k) arrays.
 
-    Built from whole columns: a row-wise builder is slow, and breaks on a query with exactly one result.
+    Built from whole columns: a row-wise builder is slow, and breaks on a query with exactly one result. The new columns
+    are joined at once, since pandas builds the list of columns again for each column that is added.
     """
     import pyarrow.compute as pc
 
     found = numbers >= 0
     counts = found.sum(axis=1)
     starts = np.cumsum(counts) - counts
-    result = queries.iloc[np.repeat(np.arange(len(queries)), counts)].reset_index(drop=True)
+    repeated = queries.iloc[np.repeat(np.arange(len(queries)), counts)]
     ranks = np.arange(counts.sum()) - np.repeat(starts, counts)
     taken = pc.take(docnos, numbers[found])
     names = pd.array(taken.combine_chunks() if hasattr(taken, "combine_chunks") else taken, dtype=str)
-    return result.assign(docno=names, score=scores[found], rank=ranks)
+    added = pd.DataFrame({"docno": names, "score": scores[found], "rank": ranks}, copy=False)
+    repeated.index, added.columns.name = added.index, queries.columns.name
+    result = pd.concat([repeated, added], axis=1).__finalize__(queries)
+    if queries.columns.dtype == object:  # concat makes strings of them
+        result.columns = result.columns.astype(object)
+    return result
 
 
 def _order_ties(scores: np.ndarray, numbers: np.ndarray, docnos: pa.Array | pa.ChunkedArray) -> None:

@@ -52,6 +52,40 @@ def test_contract(index):
     assert "query_vec" not in slim
 
 
+@pytest.mark.parametrize("labels", ["str", object])
+def test_what_the_input_carries_is_kept(index, labels):
+    frame = (
+        queries(3)
+        .set_axis([2, 0, 1])
+        .assign(
+            score=1.0,
+            docid=7,
+            when=pd.date_range("2020", periods=3),
+            note=pd.Series(["n"] * 3, [2, 0, 1], dtype=object),
+        )
+    )
+    frame.insert(0, "note", [1, 2, 3], allow_duplicates=True)
+    frame.columns = pd.Index(frame.columns, dtype=labels, name="names")
+    frame.attrs = {"source": np.arange(2)}
+    before = frame.copy()
+    result = index.retriever(num_results=2)(frame)
+    given = frame.drop(columns=["score", "docid"])
+    assert list(result.columns) == ["note", "qid", "query", "query_vec", "when", "note", "docno", "score", "rank"]
+    assert result.columns.dtype == given.columns.dtype and result.columns.name == "names"
+    assert list(result.attrs["source"]) == [0, 1]
+    expected = given.iloc[[0, 0, 1, 1, 2, 2]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(result.iloc[:, :6], expected, check_exact=True)
+    result["score"], result["note"] = 0.0, 0
+    pd.testing.assert_frame_equal(frame, before)
+
+
+def test_bad_vectors_are_named_by_ids_that_are_numbers(index):
+    frame = queries(3).assign(qid=[7, 8, 9])
+    frame.at[1, "query_vec"] = np.zeros(5, np.float32)
+    with pytest.raises(ValueError, match="query_vec of '8' has 5 dimensions, but '7' has 16"):
+        index.retriever()(frame)
+
+
 def test_duplicate_queries_are_each_searched_for(index):
     frame = pd.concat([queries(2), queries(2)])
     result = index.retriever(num_results=3)(frame)
