@@ -6,7 +6,7 @@ The model is a Llama of random weights that never ends its turn, so that every s
 The peers are what a notebook's user writes (`generate`, one sample at a time), and a bare client of the same server
 with as many connections. Systems of a comparison take turns as in `benchmarks.speed`. vLLM takes part where it is
 installed (`make test-vllm` builds such an environment); the server is then vLLM's, else `transformers serve`. The exit
-status is 1 if a target is missed.
+status is 1 if a target is missed. `benchmarks.generation_lengths` measures texts that end by themselves.
 """
 
 from __future__ import annotations
@@ -93,15 +93,15 @@ def requests_of(queries: int, samples: int, tokens: int) -> list[Request]:
     return [Request(render(PROMPTS["q2d"], query=text), sampling, tuple(range(samples))) for text in texts]
 
 
-def one_by_one(folder: Path, requests: Sequence[Request], firsts: list[float]) -> Callable[[], None]:
-    """What a notebook's user writes: the model's own `generate`, called for each sample."""
+def one_by_one(folder: Path, requests: Sequence[Request], firsts: list[float]) -> Callable[[], int]:
+    """What a notebook's user writes: the model's own `generate`, called for each sample; gives the tokens written."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
-    def call() -> None:
-        start = time.perf_counter()
+    def call() -> int:
+        start, written = time.perf_counter(), 0
         for number, (request, _) in enumerate((r, s) for r in requests for s in r.samples):
             text = tokenizer.apply_chat_template(list(request.messages), tokenize=False, add_generation_prompt=True)
             ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")
@@ -109,8 +109,10 @@ def one_by_one(folder: Path, requests: Sequence[Request], firsts: list[float]) -
             options = {"do_sample": True, "temperature": s.temperature, "top_p": s.top_p, "top_k": 0}
             output = model.generate(**ids, max_new_tokens=s.max_new_tokens, **options)
             tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+            written += output.shape[1] - ids["input_ids"].shape[1]
             if number == 0:
                 firsts.append(time.perf_counter() - start)
+        return written
 
     return call
 
@@ -194,7 +196,7 @@ class Measurement:
         self.firsts: Firsts = {}
         self.memory: dict[str, int] = {}
 
-    def run(self, systems: dict[str, Callable[[list[float]], Callable[[], None]]], repeats: int, before: int) -> None:
+    def run(self, systems: dict[str, Callable[[list[float]], Callable[[], Any]]], repeats: int, before: int) -> None:
         """Measure systems in turns, in `repeats` rounds.
 
         Args:
@@ -204,7 +206,7 @@ class Measurement:
         """
         held = before
 
-        def noting(name: str, call: Callable[[], None]) -> Callable[[], None]:
+        def noting(name: str, call: Callable[[], Any]) -> Callable[[], None]:
             def noted() -> None:
                 nonlocal held
                 call()

@@ -3,7 +3,7 @@ import json
 import pandas as pd
 import pytest
 
-from benchmarks import hybrid, report, scifact, student
+from benchmarks import generation_lengths, hybrid, report, scifact, student
 from pyterrier_expandr.collections import pocket
 
 
@@ -101,3 +101,16 @@ def test_the_recorded_students_are_what_the_page_concludes():
     assert per_query["nDCG@10"].mean() == pytest.approx(judged["nDCG@10"], abs=1e-4)
     assert sum(results["apart"]["fold"]) == judged["apart"]["queries"] == 225
     assert judged["apart"]["nDCG@10 p"] > 0.05 and f"{judged['apart']['nDCG@10 - query']:+.4f}" in text
+
+
+def test_the_recorded_waste_of_ended_rows_is_what_the_page_says():
+    assert generation_lengths.waste([10, 40], 60) == {"before": 0.375, "after": pytest.approx(1 / 6)}
+    rows = json.loads((report.RESULTS / "generation_smollm2.json").read_text())["rows"]
+    assert [(row["queries"], row["samples"]) for row in rows] == [(8, 1), (1, 32)]
+    text = report.ENGINES.read_text(encoding="utf-8")
+    for row in rows:
+        assert row["waste"]["after"] < 1 / 8 and row["waste"]["after"] < row["waste"]["before"]
+        batched, alone = (row["systems"][name] for name in ("HuggingFaceBackend", "one-by-one generate"))
+        speeds = [system["tokens_per_processor_second"] for system in (batched, alone)]
+        assert f"| {speeds[1]:.1f} | {speeds[0]:.1f} | {speeds[0] / speeds[1]:.1f} |" in text
+        assert f"| {row['waste']['before']:.1%} | {row['waste']['after']:.1%} |" in text
