@@ -325,13 +325,14 @@ def row_of(
 
 
 def run(names: Sequence[str], seeds: Sequence[int], test: bool, laboratory: Laboratory) -> list[dict[str, Any]]:
-    """A row for the query alone, two for the base, and one for each attempt and seed."""
+    """A row for the query alone, which no LLM touches, two for the base, and one for each attempt and seed."""
     queries, untrained = laboratory.queries(test), laboratory.model(None, 0)[0]
     alone, written = laboratory.measured(queries, None), laboratory.passages(untrained, queries)
     base = laboratory.measured(queries, written)
     dtype = untrained.backend().fingerprint()["dtype"]
-    on = {"queries": where(laboratory, test), "n": len(queries), "dtype": dtype}
-    rows = [on | {"attempt": "query alone"} | {name: float(value.mean()) for name, value in alone.items()}]
+    of = {"queries": where(laboratory, test), "n": len(queries)}
+    on = of | {"dtype": dtype}
+    rows = [of | {"attempt": "query alone"} | {name: float(value.mean()) for name, value in alone.items()}]
     rows.append(on | {"attempt": "base"} | row_of(base, base, alone, base["nDCG@10"]))
     cool = laboratory.passages(untrained, queries, COOL)
     values, short = (laboratory.measured(queries, texts) for texts in (cool, shortened(cool, written)))
@@ -357,7 +358,7 @@ def where(laboratory: Laboratory, test: bool) -> str:
 
 def merged_rows(before: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of earlier runs and of this one; a row of the same attempt, seed, queries and dtype is replaced."""
-    found = {(row["queries"], row["dtype"], row["attempt"], row.get("seed")): row for row in [*before, *new]}
+    found = {(row["queries"], row.get("dtype"), row["attempt"], row.get("seed")): row for row in [*before, *new]}
     return list(found.values())
 
 
@@ -374,7 +375,7 @@ def reached(rows: list[dict[str, Any]]) -> bool:
 def cells(row: dict[str, Any]) -> dict[str, str]:
     """A row of the table as text, by column; what a row lacks is empty."""
     found = {"queries": row["queries"], "model": row.get("what", row["attempt"]), "seed": str(row.get("seed", ""))}
-    found["dtype"] = row["dtype"]
+    found["dtype"] = row.get("dtype", "")
     for name in ("nDCG@10", "R@100", f"weight {WEIGHT}", "similarity"):
         found[name] = _number(row.get(name), ".4f")
     found["words"] = _number(row.get("words"), ".1f")
