@@ -32,6 +32,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow  # a minute; every check, of the CPU with itself
 def test_each_check_runs_and_agrees_with_itself(folder):
     rows = gpu.compare(folder)
     assert {row["check"] for row in rows} == set(gpu.CHECKS) and len(rows) == 9

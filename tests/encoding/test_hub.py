@@ -23,6 +23,7 @@ def models(tmp_path_factory):
     return [with_modules(build_bert(folder / name, seed), "mean") for seed, name in enumerate("ab")]
 
 
+@pytest.mark.slow  # a minute
 def test_the_second_run_finds_the_index_of_the_first(hub, models, tmp_path):
     """Resolved first, so that the folder of the index has the same name before the download and after it."""
     pytest.importorskip("faiss")

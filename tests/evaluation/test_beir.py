@@ -397,6 +397,7 @@ beir.experiment({f"s{n}": system(n) for n in range(4)}, ["one", "two"], folder, 
 """
 
 
+@pytest.mark.slow  # `make test-crash` kills this stage more often
 def test_kill_9_and_again_gives_the_same(tmp_path):
     for name in ("one", "two"):
         write_collection(tmp_path / "data" / name, {"1": name}, [("1", "a", 1)], {"a": "a", "b": "b"})

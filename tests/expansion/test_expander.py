@@ -309,6 +309,7 @@ LLMExpander(Telling(sys.argv[1], device="cpu", batch_size=4), max_new_tokens=8, 
 """
 
 
+@pytest.mark.slow  # `make test-crash` kills this stage more often
 def test_a_killed_run_continues_to_the_same_result(tiny_llama, tmp_path):
     path = tmp_path / "c.sqlite"
     process = subprocess.Popen(

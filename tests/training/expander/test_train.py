@@ -412,6 +412,7 @@ def test_what_is_left_out_is_said_in_one_line(config, tmp_path):
         train_expander(replace(left_out, pairs=write(tmp_path / "r.jsonl", PAIRS[:1]), out=str(tmp_path / "other")))
 
 
+@pytest.mark.slow  # `make test-crash` kills this stage more often
 def test_a_killed_run_ends_in_the_same_adapter(config, trained, tmp_path):
     out = tmp_path / "adapter"
     code = (

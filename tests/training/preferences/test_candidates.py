@@ -122,6 +122,7 @@ def test_equal_queries_are_generated_once(backend, examples):
     assert len(sent._sent) == 3 and found[0].candidates == found[1].candidates
 
 
+@pytest.mark.slow  # `make test-crash` kills this stage more often
 def test_a_killed_run_ends_in_the_same_texts(tiny_llama, tmp_path):
     code = (
         "import sys\n"

@@ -95,6 +95,7 @@ def test_the_folder_holds_every_stage(made):
         assert decision.rewards == pytest.approx([sum(parts) for parts in zip(*decision.parts, strict=True)])
 
 
+@pytest.mark.slow  # `make test-crash` kills this stage more often
 def test_killed_at_any_stage_a_rerun_ends_in_the_same_bytes(made, arguments, tmp_path):
     out = tmp_path / "pairs"
     for file in ("examples.jsonl", "generations.sqlite", "candidates.jsonl", "decisions.jsonl", "finished"):

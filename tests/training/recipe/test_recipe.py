@@ -127,6 +127,7 @@ def test_a_second_run_does_nothing_and_shows_the_same(finished):
     assert shown.count("ExpandR") == 11 and "iB" in shown
 
 
+@pytest.mark.slow  # `make test-crash` kills this stage more often
 def test_killed_in_every_stage_it_ends_in_the_same_table(finished, tmp_path):
     file, root, _ = finished
     done = subprocess.run(

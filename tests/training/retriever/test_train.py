@@ -202,6 +202,7 @@ def run_until(step, action, settings):
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.slow  # `make test-crash` kills this stage more often
 def test_after_kill_9_the_same_losses_and_weights(tiny_bert, trained, tmp_path):
     """Killed in the second epoch, three steps behind the last checkpoint; dropout is on."""
     settings = config(tiny_bert, tmp_path / "out")

@@ -146,6 +146,7 @@ train_student(StudentConfig(**json.loads(sys.argv[1])))
 """
 
 
+@pytest.mark.slow  # `make test-crash` kills this stage more often
 def test_after_kill_9_the_same_weights(encoders, index, student, tmp_path):
     settings = config(encoders, tmp_path / "out", contrastive_weight=0.1, index=str(index.folder))
     command = [sys.executable, "-c", KILL, json.dumps(asdict(settings))]
