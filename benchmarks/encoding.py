@@ -30,7 +30,7 @@ from benchmarks.exact_search import measured_search
 from benchmarks.speed import machine, torch_threads
 from pyterrier_expandr import ExpandREncoder
 from pyterrier_expandr.collections import beir_folder
-from pyterrier_expandr.common.hardware import INTEGERS, has_bfloat16, processor_features
+from pyterrier_expandr.common.hardware import has_bfloat16, has_integers
 from pyterrier_expandr.encoding import demo_encoder_folder, quantize
 from pyterrier_expandr.evaluation.result_store import versions
 
@@ -125,7 +125,7 @@ def missed(found: dict[str, Any]) -> list[str]:
 
 def processor() -> str:
     """The kind of processor, by what decides the speed of integers."""
-    return "with VNNI" if processor_features() & set(INTEGERS) else "without VNNI"
+    return "with VNNI" if has_integers() else "without VNNI"
 
 
 def markdown(reports: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
     python -m benchmarks.scale_plan
 
 Measured: documents per second of a CPU core (docs/results/encoding.json) and recall (docs/results/scale.json). Assumed:
-everything in `PLACES`, and `PRICE`s above all. The rest is arithmetic.
+all other speeds in `places`, and its prices. The rest is arithmetic.
 """
 
 from __future__ import annotations

@@ -21,7 +21,12 @@ def has_bfloat16(device: str) -> bool:
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.is_available() and torch.cuda.get_device_capability(device) >= (8, 0)
-    return kind == "cpu" and PROCESSOR.is_file() and not processor_features().isdisjoint(BFLOAT16)
+    return kind == "cpu" and not processor_features().isdisjoint(BFLOAT16)
+
+
+def has_integers() -> bool:
+    """Whether this CPU has arithmetic for sums of products of 8-bit integers (VNNI, AMX, or Arm's), as Linux says."""
+    return not processor_features().isdisjoint(INTEGERS)
 
 
 def processor_features() -> set[str]:
@@ -44,6 +49,6 @@ def warn_of_slow_dtype(dtype: str, device: str) -> None:
 
 
 def warn_of_slow_integers() -> None:
-    """Log a warning if the CPU has no arithmetic for sums of products of 8-bit integers (VNNI, AMX, or Arm's)."""
-    if PROCESSOR.is_file() and processor_features().isdisjoint(INTEGERS):
+    """Log a warning if a model in int8 would be computed on a CPU that has no arithmetic for it."""
+    if PROCESSOR.is_file() and not has_integers():
         logger.warning("this CPU has no arithmetic in 8-bit integers (VNNI), so a model in int8 is no faster here")
