@@ -123,6 +123,12 @@ def missed(found: dict[str, Any]) -> list[str]:
     return problems
 
 
+def added(before: dict[str, Any], kind: str, report: dict[str, Any]) -> dict[str, Any]:
+    """The results with those of one more run: what it did not measure of its kind of processor stays."""
+    found = before.get(kind, {}).get("collections", {}) | report["collections"]
+    return before | {kind: report | {"collections": found, "missed": missed(found)}}
+
+
 def processor() -> str:
     """The kind of processor, by what decides the speed of integers."""
     return "with VNNI" if has_integers() else "without VNNI"
@@ -155,14 +161,14 @@ def main() -> int:
         parser.error(f"set EXPANDR_DATA to a folder with {', '.join(lacking)}")
     encoders = ways(args.folder)
     found = {name: measure(name, data, args.folder, encoders, args.blocks_of_others) for name in names}
-    problems = missed(found)
     report = {"machine": machine(), "threads": torch_threads(), "versions": versions(), "collections": found}
-    own = {processor(): report | {"missed": problems}}
-    print(markdown(own))
+    print(markdown({processor(): report}))
+    problems = missed(found)
     print("\n".join(problems) or "int8 reaches its targets")
     if args.json:
         before = json.loads(args.json.read_text(encoding="utf-8")) if args.json.is_file() else {}
-        args.json.write_text(json.dumps(before | own, indent=1) + "\n", encoding="utf-8")
+        merged = json.dumps(added(before, processor(), report), indent=1)
+        args.json.write_text(merged + "\n", encoding="utf-8")
     return int(bool(problems))
 
 

@@ -1,7 +1,7 @@
 """Does training mend what a real small LLM does to retrieval? SmolLM2-135M on SciFact, attempt by attempt.
 
     EXPANDR_DATA=FOLDER python -m benchmarks.expander_effect ATTEMPT... --folder WORK [--seeds 1 2 3] [--test]
-        [--collection Vaswani] [--pooling cls] [--json docs/results/expander_effect.json]
+        [--collection Vaswani] [--pooling cls] [--dtype bfloat16] [--json docs/results/expander_effect.json]
 
 Protocol, written down before the first run:
 
@@ -20,8 +20,8 @@ Columns: `nDCG@10` and `R@100` of the fused query (mean of query and passage), `
 `gain` of nDCG@10 over the base, `to query alone` the difference from the query without a passage, `shortened` the gain
 if each passage is cut to the words of the base's for that query, `similarity` of the passage to the relevant document,
 `words`, and `accuracy`: in which share of held-out pairs training raised the log-probability of the chosen text by more
-than that of the rejected one. The LLM computes in the `dtype` that this machine has by default. A run goes on where it
-was interrupted.
+than that of the rejected one. The LLM writes and is trained in `--dtype`, by default the machine's. A run goes on where
+it was interrupted.
 """
 
 from __future__ import annotations
@@ -166,17 +166,25 @@ class Model:
 
     base: str
     adapter: Path | None = None
+    dtype: str | None = None
 
     def backend(self) -> HuggingFaceBackend:
         """The backend that opens it."""
-        return HuggingFaceBackend(self.base, adapter=self.adapter, batch_size=BATCH)
+        return HuggingFaceBackend(self.base, adapter=self.adapter, batch_size=BATCH, dtype=self.dtype)
 
 
 class Laboratory:
     """Trains attempts, lets models write, and measures; everything is kept below `folder`."""
 
-    def __init__(self, folder: Path, data: Path, collection: str = "SciFact", pooling: str | None = None) -> None:
-        self.folder, self.recipe = folder, read_recipe(RECIPE)
+    def __init__(
+        self,
+        folder: Path,
+        data: Path,
+        collection: str = "SciFact",
+        pooling: str | None = None,
+        dtype: str | None = None,
+    ) -> None:
+        self.folder, self.recipe, self.dtype = folder, read_recipe(RECIPE), dtype
         self.collection, self.place, self.pooling = collection, data / FOLDERS[collection], pooling
         self.encoder = ExpandREncoder(demo_encoder_folder(), device="cpu", max_length=256, pooling=pooling)
         folder.mkdir(parents=True, exist_ok=True)
@@ -184,7 +192,7 @@ class Laboratory:
     def model(self, name: str | None, seed: int) -> tuple[Model, dict[str, Any]]:
         """The model of an attempt, trained if it is not there, and its costs; the base for None."""
         if name is None:
-            return Model(self.recipe.model), {}
+            return Model(self.recipe.model, dtype=self.dtype), {}
         attempt, start = ATTEMPTS[name], time.monotonic()
         before, _ = self.model(attempt.after, seed)
         base = before.base if before.adapter is None else str(self.merged(before, f"{attempt.after}-{seed}"))
@@ -197,7 +205,7 @@ class Laboratory:
                 self.queries_to_write_for(attempt, base) if "online" in attempt.training else self.pairs(attempt, base)
             ),
             str(self.folder / "adapters" / f"{name}-{seed}"),
-            **{**COMMON, **training, "seed": seed},
+            **{**COMMON, **training, "seed": seed, "dtype": self.dtype},
         )
         adapter = train_expander(config, verbose=True)
         record = json.loads((adapter / RECORD).read_text())
@@ -205,12 +213,12 @@ class Laboratory:
         if not cost.exists():
             cost.write_text(f"{time.monotonic() - start:.0f}")
         said = {key: record[key] for key in ("pairs", "steps", "kept_step", "before", "after")}
-        return Model(base, adapter), {**said, "seconds": int(cost.read_text())}
+        return Model(base, adapter, self.dtype), {**said, "seconds": int(cost.read_text())}
 
     def merged(self, model: Model, name: str) -> Path:
         """The model as a folder that can be trained further."""
         assert model.adapter is not None
-        return merge_adapter(model.adapter, self.folder / "merged" / name, base=model.base)
+        return merge_adapter(model.adapter, self.folder / "merged" / name, base=model.base, dtype=self.dtype)
 
     def pairs(self, attempt: Attempt, base: str) -> Path:
         """The attempt's pairs: chosen among the base's candidates, or among those of the model that it starts from."""
@@ -227,7 +235,8 @@ class Laboratory:
 
     def stages(self, base: str | None = None) -> RecipeStages:
         """The recipe's stages, of its own LLM or of another."""
-        recipe = self.recipe if base is None else replace(self.recipe, llm=f"{base}?batch_size={BATCH}")
+        options = f"batch_size={BATCH}" + (f"&dtype={self.dtype}" if self.dtype else "")
+        recipe = replace(self.recipe, llm=f"{base or self.recipe.model}?{options}")
         return RecipeStages(recipe, verbose=True)
 
     def queries(self, test: bool) -> list[TrainingExample]:
@@ -410,9 +419,11 @@ def main() -> int:
     parser.add_argument("--test", action="store_true", help="on the test queries, not on the development queries")
     parser.add_argument("--collection", choices=list(FOLDERS), default="SciFact", help="implies --test if not SciFact")
     parser.add_argument("--pooling", help="another way to pool the encoder's tokens, such as cls")
+    parser.add_argument("--dtype", help="of the LLM; bfloat16 is fast on a CPU that has arithmetic for it")
     parser.add_argument("--json", type=Path, help="add the rows to this file")
     given = parser.parse_args()
-    laboratory = Laboratory(given.folder, Path(os.environ["EXPANDR_DATA"]), given.collection, given.pooling)
+    data = Path(os.environ["EXPANDR_DATA"])
+    laboratory = Laboratory(given.folder, data, given.collection, given.pooling, given.dtype)
     rows = run(given.attempts, given.seeds, given.test or given.collection != "SciFact", laboratory)
     if given.json:
         before = json.loads(given.json.read_text())["rows"] if given.json.exists() else []

@@ -56,6 +56,10 @@ def test_targets_of_int8():
     table = encoding.markdown({"with VNNI": {"collections": found(2.6, 0.6440)}})
     assert "| with VNNI | SciFact | int8 | 25.0 | 2.60 | 0.6440 | 0.9900 |" in table
 
+    vaswani = {"threads": 1, "collections": {"Vaswani": found(2.3, 0.6440)["SciFact"]}}
+    both = encoding.added({"with VNNI": {"collections": found(2.6, 0.6440)}}, "with VNNI", vaswani)["with VNNI"]
+    assert list(both["collections"]) == ["SciFact", "Vaswani"] and len(both["missed"]) == 1
+
 
 def test_the_recorded_int8_reaches_its_targets_where_there_is_arithmetic_for_it():
     recorded = json.loads((report.RESULTS / "encoding.json").read_text())
