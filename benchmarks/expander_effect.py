@@ -47,9 +47,10 @@ from benchmarks.exact_search import measured_search
 from benchmarks.hybrid import FOLDERS
 from benchmarks.temperatures import interval
 from benchmarks.thoughts import document_vectors
-from pyterrier_expandr import ExpandREncoder, HuggingFaceBackend, LLMExpander
+from pyterrier_expandr import ExpandREncoder, FaissIndex, HuggingFaceBackend, LLMExpander
 from pyterrier_expandr.common.jsonl import read_jsonl
 from pyterrier_expandr.encoding import demo_encoder_folder
+from pyterrier_expandr.encoding.vectors import with_source
 from pyterrier_expandr.evaluation.result_store import versions
 from pyterrier_expandr.evaluation.significance import permutation_test
 from pyterrier_expandr.training.data.examples import TrainingExample, examples_from_jsonl, open_examples
@@ -93,22 +94,30 @@ class Attempt:
 
 IMITATION = {"losses": {"sft": 1}, "learning_rate": 2e-4, "epochs": 3, "target_modules": ATTENTION}
 
-#: an LLM that writes while it is trained; small sizes, since each step writes: 4 queries x 4 texts, or 16 pairs
+#: an LLM that writes while it is trained: a step is 64 texts, and there are no candidates
 ONLINE = {
-    "learning_rate": 5e-5,
-    "epochs": 0.5,
-    "beta": 0.04,
+    "learning_rate": 2e-4,
+    "epochs": 1,
+    "batch_size": 64,
+    "device_batch_size": 16,
+    "beta": 0.01,
     "eval_fraction": 0.05,
     "evaluations": 2,
     "target_modules": ATTENTION,
 }
-JUDGED: dict[str, Any] = {"rewards": ("retriever",), "max_new_tokens": 96}
+#: the nearness to the relevant document, and with it the nDCG@10 of the fused search among all documents
+NEAR: dict[str, Any] = {"rewards": ("retriever",), "max_new_tokens": 96}
+FOUND: dict[str, Any] = {"rewards": ("measure", "retriever-margin"), "max_new_tokens": 96}
 
 ATTEMPTS = {
     "paper": Attempt("DPO as in the paper"),
     "rate": Attempt(
         "DPO, learning rate 2e-4, LoRA on q, k, v, o, 1 epoch",
         {"learning_rate": 2e-4, "epochs": 1, "target_modules": ATTENTION},
+    ),
+    "long": Attempt(
+        "the same, 3 epochs",
+        {"learning_rate": 2e-4, "epochs": 3, "target_modules": ATTENTION, "precompute_reference": True},
     ),
     "linear": Attempt(
         "the same with LoRA on all linear layers",
@@ -141,21 +150,19 @@ ATTEMPTS = {
         after="best-gold",
         on_policy=True,
     ),
-    "grpo": Attempt(
-        "GRPO on its own texts (retriever reward, groups of 4)",
-        {**ONLINE, "method": "grpo", "online": {**JUDGED, "group_size": 4}},
-        ("retriever",),
+    "grpo": Attempt("GRPO on its own texts (retriever reward)", {**ONLINE, "method": "grpo", "online": NEAR}),
+    "grpo-measure": Attempt(
+        "GRPO on its own texts (nDCG@10 of the search, and retriever margin)",
+        {**ONLINE, "method": "grpo", "online": FOUND},
     ),
     "online-dpo": Attempt(
         "online DPO on its own texts (retriever reward)",
-        {**ONLINE, "method": "online-dpo", "beta": 0.1, "online": JUDGED},
-        ("retriever",),
+        {**ONLINE, "method": "online-dpo", "batch_size": 32, "beta": 0.1, "online": NEAR},
     ),
     "grpo-after": Attempt(
-        "imitation of the best candidate, and then GRPO",
-        {**ONLINE, "method": "grpo", "online": {**JUDGED, "group_size": 4}},
-        ("retriever",),
-        after="best-gold",
+        "DPO, and then GRPO (nDCG@10 of the search, and retriever margin)",
+        {**ONLINE, "method": "grpo", "online": FOUND},
+        after="rate",
     ),
 }
 
@@ -198,12 +205,10 @@ class Laboratory:
         base = before.base if before.adapter is None else str(self.merged(before, f"{attempt.after}-{seed}"))
         training = dict(attempt.training)
         if "online" in training:
-            training["online"] = {"encoder": demo_encoder_folder(), **training["online"]}
+            training["online"] = {"encoder": demo_encoder_folder(), **training["online"], **self.searched()}
         config = ExpanderTrainingConfig(
             base,
-            str(
-                self.queries_to_write_for(attempt, base) if "online" in attempt.training else self.pairs(attempt, base)
-            ),
+            str(self.queries_to_write_for() if "online" in attempt.training else self.pairs(attempt, base)),
             str(self.folder / "adapters" / f"{name}-{seed}"),
             **{**COMMON, **training, "seed": seed, "dtype": self.dtype},
         )
@@ -227,11 +232,21 @@ class Laboratory:
         build([stage], self.folder / "recipe", say=print)
         return stage.folder(self.folder / "recipe") / "pairs.jsonl"
 
-    def queries_to_write_for(self, attempt: Attempt, base: str) -> Path:
-        """What an online method trains on: the queries of the candidates, with the answers to them."""
-        stage = self.stages(base if attempt.on_policy else None).candidates()
+    def queries_to_write_for(self) -> Path:
+        """What an online method trains on: the queries of the LLM's half."""
+        stage = self.stages().examples()
         build([stage], self.folder / "recipe", say=print)
-        return stage.folder(self.folder / "recipe") / "candidates.jsonl"
+        return stage.folder(self.folder / "recipe") / "llm.jsonl"
+
+    def searched(self) -> dict[str, str]:
+        """The index and the judgments of SciFact's training queries, for the measure of an online method."""
+        laboratory = Laboratory(self.folder, self.place.parent)
+        index = FaissIndex(self.folder / "scifact.faiss")
+        if not index.built():
+            docnos, vectors = laboratory.documents
+            sourced = with_source(vectors, laboratory.encoder.source)
+            index.index({"docno": one, "doc_vec": vector} for one, vector in zip(docnos, sourced, strict=True))
+        return {"index": str(index.path), "qrels": str(laboratory.place / "qrels" / "train.tsv")}
 
     def stages(self, base: str | None = None) -> RecipeStages:
         """The recipe's stages, of its own LLM or of another."""
