@@ -48,16 +48,22 @@ from benchmarks.hybrid import FOLDERS
 from benchmarks.temperatures import interval
 from benchmarks.thoughts import document_vectors
 from pyterrier_expandr import ExpandREncoder, FaissIndex, HuggingFaceBackend, LLMExpander
+from pyterrier_expandr.collections.qrels import read_qrels
 from pyterrier_expandr.common.jsonl import read_jsonl
 from pyterrier_expandr.encoding import demo_encoder_folder
+from pyterrier_expandr.encoding.registry import load_encoder
 from pyterrier_expandr.encoding.vectors import with_source
 from pyterrier_expandr.evaluation.result_store import versions
 from pyterrier_expandr.evaluation.significance import permutation_test
 from pyterrier_expandr.training.data.examples import TrainingExample, examples_from_jsonl, open_examples
 from pyterrier_expandr.training.expander.merge import merge_adapter
+from pyterrier_expandr.training.expander.online.settings import MEASURE
 from pyterrier_expandr.training.expander.pair_tokens import held_out, tokenize_pairs
 from pyterrier_expandr.training.expander.train import RECORD, ExpanderTrainingConfig, train_expander
-from pyterrier_expandr.training.preferences.pair_files import read_pairs
+from pyterrier_expandr.training.preferences.candidates import read_candidates
+from pyterrier_expandr.training.preferences.choice import decide, pairs_of
+from pyterrier_expandr.training.preferences.pair_files import read_pairs, trl_row, write_pairs
+from pyterrier_expandr.training.preferences.rewards import MeasureGain
 from pyterrier_expandr.training.recipe.recipe import read_recipe
 from pyterrier_expandr.training.recipe.stages import RecipeStages
 from pyterrier_expandr.training.stage import build
@@ -90,6 +96,7 @@ class Attempt:
     rewards: tuple[str, ...] = ("self", "retriever")
     after: str | None = None
     on_policy: bool = False
+    pairs_per_query: int = 1
 
 
 IMITATION = {"losses": {"sft": 1}, "learning_rate": 2e-4, "epochs": 3, "target_modules": ATTENTION}
@@ -107,7 +114,7 @@ ONLINE = {
 }
 #: the nearness to the relevant document, and with it the nDCG@10 of the fused search among all documents
 NEAR: dict[str, Any] = {"rewards": ("retriever",), "max_new_tokens": 96}
-FOUND: dict[str, Any] = {"rewards": ("measure", "retriever-margin"), "max_new_tokens": 96}
+FOUND: dict[str, Any] = {"rewards": (MEASURE, "retriever-margin"), "max_new_tokens": 96}
 
 ATTEMPTS = {
     "paper": Attempt("DPO as in the paper"),
@@ -116,8 +123,15 @@ ATTEMPTS = {
         {"learning_rate": 2e-4, "epochs": 1, "target_modules": ATTENTION},
     ),
     "long": Attempt(
-        "the same, 3 epochs",
+        "the same, 3 epochs, retriever reward",
         {"learning_rate": 2e-4, "epochs": 3, "target_modules": ATTENTION, "precompute_reference": True},
+        ("retriever",),
+    ),
+    "several": Attempt(
+        "1 epoch of three pairs per query, by the nDCG@10 of the search and the retriever margin",
+        {"learning_rate": 2e-4, "epochs": 1, "target_modules": ATTENTION},
+        (MEASURE, "retriever-margin"),
+        pairs_per_query=3,
     ),
     "linear": Attempt(
         "the same with LoRA on all linear layers",
@@ -227,10 +241,23 @@ class Laboratory:
 
     def pairs(self, attempt: Attempt, base: str) -> Path:
         """The attempt's pairs: chosen among the base's candidates, or among those of the model that it starts from."""
-        stages = self.stages(base if attempt.on_policy else None)
-        stage = stages.pairs(attempt.rewards)
-        build([stage], self.folder / "recipe", say=print)
-        return stage.folder(self.folder / "recipe") / "pairs.jsonl"
+        recipe, number, names = self.recipe, attempt.pairs_per_query, "+".join(attempt.rewards)
+        stage = self.stages(base if attempt.on_policy else None, attempt.rewards).candidates()
+        file = self.folder / "pairs" / f"{stage.fingerprint}-{names}-{number}.jsonl"
+        if not file.exists():
+            build([stage], self.folder / "recipe", say=print)
+            chosen = [self.measure_gain() if name == MEASURE else name for name in attempt.rewards]
+            settings = replace(recipe.preferences, rewards=chosen, pairs_per_query=number)
+            sets = read_candidates(stage.folder(self.folder / "recipe") / "candidates.jsonl")
+            decisions = decide(sets, load_encoder(demo_encoder_folder(), fuse=True, device="cpu"), settings)
+            file.parent.mkdir(exist_ok=True)
+            write_pairs(file, [trl_row(pair) for one in decisions for pair in pairs_of(one, settings)])
+        return file
+
+    def measure_gain(self) -> MeasureGain:
+        """The gain in nDCG@10 of the fused search among all documents."""
+        found = self.searched()
+        return MeasureGain(FaissIndex(found["index"]).retriever(num_results=10), read_qrels(Path(found["qrels"])))
 
     def queries_to_write_for(self) -> Path:
         """What an online method trains on: the queries of the LLM's half."""
@@ -248,10 +275,11 @@ class Laboratory:
             index.index({"docno": one, "doc_vec": vector} for one, vector in zip(docnos, sourced, strict=True))
         return {"index": str(index.path), "qrels": str(laboratory.place / "qrels" / "train.tsv")}
 
-    def stages(self, base: str | None = None) -> RecipeStages:
-        """The recipe's stages, of its own LLM or of another."""
+    def stages(self, base: str | None = None, rewards: Sequence[str] = ("self",)) -> RecipeStages:
+        """The recipe's stages, of its own LLM or of another; answers are written if a reward needs them."""
         options = f"batch_size={BATCH}" + (f"&dtype={self.dtype}" if self.dtype else "")
-        recipe = replace(self.recipe, llm=f"{base or self.recipe.model}?{options}")
+        row = "w/o Retriever Reward" if "self" in rewards else "w/o Self-Reward"
+        recipe = replace(self.recipe, llm=f"{base or self.recipe.model}?{options}", systems=(row,))
         return RecipeStages(recipe, verbose=True)
 
     def queries(self, test: bool) -> list[TrainingExample]:

@@ -85,8 +85,8 @@ def test_an_attempt_starts_from_one_that_exists_and_its_settings_are_valid():
     for attempt in ATTEMPTS.values():
         assert attempt.after is None or attempt.after in ATTEMPTS
         training = {**effect.COMMON, **attempt.training}
-        if "online" in training:  # the laboratory names the encoder
-            training["online"] = {"encoder": "demo", **training["online"]}
+        if "online" in training:  # the laboratory names the encoder and the index
+            training["online"] = {"encoder": "demo", "index": "i", "qrels": "q", **training["online"]}
         effect.ExpanderTrainingConfig("base", "pairs.jsonl", "out", **training)
     assert ATTEMPTS["paper"] == Attempt("DPO as in the paper"), "nothing differs from the paper's values"
     backend = Model("base").backend()

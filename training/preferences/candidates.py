@@ -16,7 +16,7 @@ from ...expansion.progress import GenerationProgress, generation_progress
 from ...expansion.prompts import cut_to_fit, fit, resolve_prompt
 from ..data.chunks import in_chunks
 from ..data.examples import TrainingExample
-from ..setting_checks import check_number, check_whole
+from ..setting_checks import check_flag, check_number, check_whole
 
 #: number of queries whose texts are requested together; more for backends that start a sample as soon as another is
 #: finished, since they idle while the longest sample of a chunk is written
@@ -60,6 +60,8 @@ class CandidateSettings:
         prompt: for the candidates, a named prompt or a template with `{query}`.
         answer_prompt: for the answer, a named prompt or a template with `{query}` and `{document}`.
         answer_temperature: for the answer.
+        answers: whether an answer is written, with which the reward "self" compares. Its prompt holds a document, so
+            that on a CPU it takes as long as dozens of candidates.
 
     Raises:
         ValueError: no or duplicate temperatures, no samples, values out of range, or a template with other fields.
@@ -78,6 +80,7 @@ class CandidateSettings:
     prompt: str = "q2d"
     answer_prompt: str = "q2a"
     answer_temperature: float = 1.0
+    answers: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.temperatures, str) or not isinstance(self.temperatures, Iterable):
@@ -90,6 +93,7 @@ class CandidateSettings:
             check_number(name, getattr(self, name))
         for name in ("samples", "max_new_tokens"):
             check_whole(name, getattr(self, name))
+        check_flag("answers", self.answers)
         if not self.temperatures or len(set(self.temperatures)) < len(self.temperatures):
             raise ValueError(f"temperatures must be one or more distinct values, got {self.temperatures}")
         for temperature in (*self.temperatures, self.answer_temperature):
@@ -101,6 +105,15 @@ class CandidateSettings:
     def count(self) -> int:
         """Number of candidates per query."""
         return len(self.temperatures) * self.samples
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings as stored in records: `answers` only if there are none, as before this setting existed.
+
+        Example:
+            >>> "answers" in CandidateSettings().recorded()
+            False
+        """
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("answers", True)}
 
     def sampling(self, temperature: float) -> Sampling:
         """The sampling settings for a temperature."""
@@ -118,10 +131,10 @@ def generate_candidates(
 ) -> Iterator[CandidateSet]:
     """A `CandidateSet` for each example, in order, as a stream.
 
-    The answer is written for the query and its first positive. Documents and queries that are too long for the
-    model's context are cut at the end; the prompt's own words never are. An answer that is empty or a refusal is
-    requested once more, with the next seed. Cached texts are not generated again, and each batch is stored when it
-    finishes: a run that was killed resumes there and ends with the same texts.
+    The answer is written for the query and its first positive; without `answers` it is "". Documents and queries that
+    are too long for the model's context are cut at the end; the prompt's own words never are. An answer that is empty
+    or a refusal is requested once more, with the next seed. Cached texts are not generated again, and each batch is
+    stored when it finishes: a run that was killed resumes there and ends with the same texts.
 
     Args:
         examples: queries with a positive.
@@ -142,7 +155,7 @@ def generate_candidates(
     """
     settings = settings or CandidateSettings()
     store = cache if isinstance(cache, GenerationCache) else GenerationCache(cache) if cache else GenerationCache()
-    requested = None if total is None else total * (settings.count + 1)
+    requested = None if total is None else total * (settings.count + settings.answers)
     cached = min(len(store), requested or 0)
     texts = None if requested is None else requested - cached
     tokens = (texts or 0) * settings.max_new_tokens
@@ -161,13 +174,13 @@ def _of_chunk(
     progress: GenerationProgress,
 ) -> Iterator[CandidateSet]:
     asked = [_candidate_requests(example, backend, settings) for example in chunk]
-    answers = [_answer_request(example, backend, settings) for example in chunk]
+    answers = [_answer_request(example, backend, settings) for example in chunk if settings.answers]
     requests = [request for of_query in asked for request in of_query] + answers
     drawn = generate_cached(backend, requests, store, progress=progress)
     texts = [[_clean(g, request) for g in group] for request, group in zip(requests, drawn, strict=True)]
     per_query = len(settings.temperatures)
     given = [group[0] for group in texts[len(chunk) * per_query :]]
-    written = _asked_again(given, answers, backend, store, progress)
+    written = _asked_again(given, answers, backend, store, progress) or [""] * len(chunk)
     for place, example in enumerate(chunk):
         groups = texts[place * per_query : (place + 1) * per_query]
         yield CandidateSet(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -53,6 +54,8 @@ class PreferenceSettings:
         rewards: names in `REWARDS`, or callables of your own (`Reward`).
         weights: of the rewards in their sum; None means 1 for each (Eq. 11).
         min_gap: the smallest reward difference between chosen and rejected.
+        pairs_per_query: how many pairs a query gives at most: its best candidate with its worst, as in the paper, then
+            the second best with the second worst, and so on, as long as the first is the better one.
         choose_truncated: whether a candidate that was cut at `max_new_tokens` may be chosen, as in the paper. By
             default it may only be rejected: choosing it would teach the LLM to stop in mid-sentence.
 
@@ -72,6 +75,7 @@ class PreferenceSettings:
     rewards: Sequence[str | Reward] = ("self", "retriever")
     weights: Sequence[float] | None = None
     min_gap: float = 0.0
+    pairs_per_query: int = 1
     choose_truncated: bool = False
 
     def __post_init__(self) -> None:
@@ -95,18 +99,30 @@ class PreferenceSettings:
         if self.threshold is not None and (isinstance(self.threshold, (bool, str)) or self.threshold != self.threshold):
             raise ValueError(f"threshold must be a number or None, got {self.threshold!r}")
         check_number("min_gap", self.min_gap, least=0)
+        check_whole("pairs_per_query", self.pairs_per_query)
         check_flag("choose_truncated", self.choose_truncated)
 
     def recorded(self) -> dict[str, Any]:
-        """The settings as stored in records: `choose_truncated` only if it is off.
+        """The settings as stored in records: `choose_truncated` only if it is off, `pairs_per_query` only above 1.
 
-        Records written before this setting existed do not mention it; it was on then.
+        Records written before these settings existed do not mention them; these were their values then.
 
         Example:
             >>> "choose_truncated" in PreferenceSettings(choose_truncated=True).recorded()
             False
         """
-        return {name: value for name, value in vars(self).items() if (name, value) != ("choose_truncated", True)}
+        before = {"choose_truncated": True, "pairs_per_query": 1}
+        return {name: value for name, value in vars(self).items() if name not in before or before[name] != value}
+
+    @property
+    def needs_answers(self) -> bool:
+        """Whether the filter or a named reward compares candidates with the LLM's answer.
+
+        Example:
+            >>> PreferenceSettings(rewards=("retriever",)).needs_answers
+            False
+        """
+        return self.filter == "reference" or any(isinstance(r, str) and r.startswith("self") for r in self.rewards)
 
     @property
     def threshold_or_default(self) -> float:
@@ -166,7 +182,7 @@ def decide(
 
 
 def _unfit(one: CandidateSet, settings: PreferenceSettings) -> Reason | None:
-    if not one.answer.strip():
+    if settings.needs_answers and not one.answer.strip():
         return "empty answer"
     if len(one.candidates) != settings.candidates or not all(text.strip() for text in one.candidates):
         return "wrong candidate count"
@@ -230,6 +246,30 @@ def choose(sets: Sequence[CandidateSet], candidates: Candidates, settings: Prefe
             rewards=tuple(rewards[row].tolist()),
             parts=tuple(tuple(part[row].tolist()) for part in parts),
         )
+
+
+def pairs_of(decision: Decision, settings: PreferenceSettings) -> list[Decision]:
+    """The pairs of a query, each as a decision for it: none if it was dropped, else up to `pairs_per_query`.
+
+    Example:
+        >>> of = CandidateSet("1", "sky", "d1", "Air.", "", ("A.", "B.", "C.", "D."))
+        >>> decision = Decision(of, chosen=2, rejected=0, rewards=(0.1, 0.7, 0.9, 0.2))
+        >>> found = pairs_of(decision, PreferenceSettings(candidates=4, pairs_per_query=2))
+        >>> [(one.chosen, one.rejected) for one in found]
+        [(2, 0), (1, 3)]
+    """
+    if decision.dropped is not None:
+        return []
+    rewards, texts = np.array(decision.rewards), decision.of.candidates
+    whole = not_truncated(decision.of) | settings.choose_truncated
+    best, worst = (np.argsort(values, kind="stable") for values in (-rewards, rewards))
+    others = zip(best[whole[best]].tolist(), worst.tolist(), strict=False)
+    return [decision] + [
+        replace(decision, chosen=chosen, rejected=rejected)
+        for chosen, rejected in islice(others, 1, settings.pairs_per_query)
+        if rewards[chosen] > rewards[rejected] and rewards[chosen] - rewards[rejected] >= settings.min_gap
+        if texts[chosen] != texts[rejected]
+    ]
 
 
 def not_truncated(one: CandidateSet) -> np.ndarray:

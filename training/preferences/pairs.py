@@ -9,7 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,7 @@ from ..data.chunks import in_chunks
 from ..data.examples import examples_from_jsonl, open_examples, write_examples
 from ..run_folder import MEND, claim, is_finished, one_run, publish
 from .candidates import CandidateSet, CandidateSettings, generate_candidates, read_candidates, write_candidates
-from .choice import Decision, PreferenceSettings, decide
+from .choice import Decision, PreferenceSettings, decide, pairs_of
 from .pair_files import trl_row, write_pairs
 from .pair_report import PairReport
 
@@ -86,6 +86,8 @@ class PairsConfig:
                 f"{self.candidates.count} candidates are sampled for each query, but preferences expect "
                 f"{self.preferences.candidates}: make them equal"
             )
+        if self.preferences.needs_answers and not self.candidates.answers:
+            raise ValueError("a reward or the filter compares with the LLM's answer, so candidates need answers=True")
 
 
 def build_pairs(
@@ -133,7 +135,7 @@ def _settings(config: PairsConfig, backend: Backend, encoder: ExpandREncoder) ->
     # Not asdict: it would copy objects held by a reward, such as an open index.
     rewards = [_name(reward) for reward in config.preferences.rewards]
     values = vars(config) | {
-        "candidates": asdict(config.candidates),
+        "candidates": config.candidates.recorded(),
         "preferences": config.preferences.recorded() | {"rewards": rewards},
         "llm": identity(backend),
         "encoder": encoder.source,
@@ -265,7 +267,8 @@ def _finish(config: PairsConfig, settings: dict[str, Any], work: Path, skipped: 
     finished = work / "finished"
     shutil.rmtree(finished, ignore_errors=True)
     finished.mkdir()
-    rows = (trl_row(one, config.candidates.prompt) for one in read_decisions(work) if one.dropped is None)
+    pairs = (pair for one in read_decisions(work) for pair in pairs_of(one, config.preferences))
+    rows = (trl_row(pair, config.candidates.prompt) for pair in pairs)
     write_pairs(finished / f"pairs{config.suffix}", rows, released=config.format == "released")
     report = PairReport.of(read_decisions(work), skipped)
     write_report(report, finished)

@@ -16,7 +16,7 @@ from ..data.examples import examples_from_jsonl
 from ..identity import encoder_identity
 from ..stage import Stage
 from .candidates import CandidateSettings, generate_answers, generate_candidates, write_candidates
-from .choice import PreferenceSettings
+from .choice import PreferenceSettings, pairs_of
 from .pair_files import trl_row, write_pairs
 from .pair_report import PairReport
 from .pairs import read_decisions, write_decisions, write_report
@@ -47,7 +47,7 @@ def candidates_stage(
             count = write_candidates(folder / "candidates.jsonl", sets)
         return {"queries": count, "candidates": count * settings.count}
 
-    return Stage("candidates", asdict(settings) | llm, inputs, run)
+    return Stage("candidates", settings.recorded() | llm, inputs, run)
 
 
 def answers_stage(
@@ -66,7 +66,7 @@ def answers_stage(
             sets = generate_answers(found, backend, settings, cache=cache, total=len(found), verbose=verbose)
             return {"queries": write_candidates(folder / "candidates.jsonl", sets)}
 
-    candidates_only = ("temperatures", "samples", "prompt")
+    candidates_only = ("temperatures", "samples", "prompt", "answers")
     decide = {name: value for name, value in asdict(settings).items() if name not in candidates_only}
     return Stage("answers", decide | llm, inputs, run)
 
@@ -117,7 +117,8 @@ def pairs_stage(
         write_decisions(sets, decisions, reward_encoder, preferences, verbose=verbose)
         report = PairReport.of(read_decisions(decisions, sets))
         write_report(report, folder)
-        rows = [trl_row(one, prompt) for one in read_decisions(decisions, sets) if one.dropped is None]
+        chosen = (pair for one in read_decisions(decisions, sets) for pair in pairs_of(one, preferences))
+        rows = [trl_row(pair, prompt) for pair in chosen]
         if not rows:
             reasons = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items())
             raise ValueError(
@@ -125,8 +126,8 @@ def pairs_stage(
                 f"preferences: threshold {preferences.threshold_or_default}"
             )
         if max_pairs is not None and len(rows) > max_pairs:
-            chosen = sorted(random.Random(seed).sample(range(len(rows)), max_pairs))
-            rows = [rows[place] for place in chosen]
+            places = sorted(random.Random(seed).sample(range(len(rows)), max_pairs))
+            rows = [rows[place] for place in places]
         return {"queries": report.queries, "pairs": write_pairs(folder / "pairs.jsonl", rows)}
 
     settings = preferences.recorded() | {"seed": seed, "max_pairs": max_pairs}

@@ -154,7 +154,8 @@ class Recipe:
         for name, kind in SEEDED.items():
             given = getattr(self, name)
             if not isinstance(given, kind):
-                given = section(kind, name, given, {}, {"seed": self.seed})
+                decided = {"answers": True} if kind is CandidateSettings else {}
+                given = section(kind, name, given, decided, {"seed": self.seed})
             elif given.seed == kind.seed:
                 given = replace(given, seed=self.seed)
             object.__setattr__(self, name, given)
@@ -176,6 +177,10 @@ class Recipe:
             raise ValueError(f"unknown systems {unknown}: choose from {list(ROWS)}")
         if repeated := sorted({name for name in self.systems if self.systems.count(name) > 1}):
             raise ValueError(f"systems {repeated} are repeated")
+        trained = [rewards for name in self.systems if (rewards := ROWS[name].rewards)]
+        chosen = [replace(self.preferences, rewards=rewards, weights=None) for rewards in trained]
+        answers = any(one.needs_answers for one in chosen)
+        object.__setattr__(self, "candidates", replace(self.candidates, answers=answers))
 
     def _check_parts(self) -> None:
         if set(self.parts) != {"llm", "retriever"}:

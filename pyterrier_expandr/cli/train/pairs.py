@@ -38,6 +38,7 @@ def pairs(
     threshold: Annotated[float | None, typer.Option(help="Threshold of the filter; default: the filter's own.")] = None,
     reward: Annotated[list[str] | None, typer.Option(help="self, retriever ...; repeat it. Default: both.")] = None,
     min_gap: Annotated[float, typer.Option(help="Minimum difference in reward within a pair.")] = 0.0,
+    pairs_per_query: Annotated[int, typer.Option(help="Best with worst, second best with second worst ...", min=1)] = 1,
     choose_truncated: Annotated[bool, typer.Option("--choose-truncated", help="Also texts that were cut.")] = False,
     format: Annotated[str, typer.Option(help="trl or released.")] = "trl",
     parquet: Annotated[bool, typer.Option("--parquet", help="Parquet rather than JSONL.")] = False,
@@ -56,10 +57,11 @@ def pairs(
     from ...training.preferences.pairs import PairsConfig, build_pairs
 
     drawn = {"samples": samples, "max_new_tokens": max_new_tokens, "seed": seed}
-    candidates = CandidateSettings(tuple(temperature or CandidateSettings.temperatures), **drawn)
-    chosen = {"min_gap": min_gap, "choose_truncated": choose_truncated}
+    chosen = {"min_gap": min_gap, "pairs_per_query": pairs_per_query, "choose_truncated": choose_truncated}
     rewards = tuple(reward or PreferenceSettings.rewards)
-    preferences = PreferenceSettings(filter, threshold, candidates.count, rewards, **chosen)
+    temperatures = tuple(temperature or CandidateSettings.temperatures)
+    preferences = PreferenceSettings(filter, threshold, len(temperatures) * samples, rewards, **chosen)
+    candidates = CandidateSettings(temperatures, answers=preferences.needs_answers, **drawn)
     config = PairsConfig(
         dataset,
         split,

@@ -52,6 +52,12 @@ def test_order_is_by_temperature_then_sample(backend, examples):
     assert [one.candidates[3:5] for one in more] == [one.candidates[2:] for one in found]
 
 
+def test_candidates_without_answers_are_the_same(backend, examples):
+    found = list(generate_candidates(examples, backend, replace(SMALL, answers=False)))
+    with_answers = list(generate_candidates(examples, backend, SMALL))
+    assert [replace(one, answer="") for one in with_answers] == found and any(one.answer for one in with_answers)
+
+
 class Scripted(Backend):
     """Answers as the test says; what is sent and how is kept."""
 

@@ -1,6 +1,7 @@
 import json
 import resource
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,14 @@ import pytest
 
 from pyterrier_expandr import ExpandREncoder
 from pyterrier_expandr.training.preferences.candidates import CandidateSet
-from pyterrier_expandr.training.preferences.choice import PreferenceSettings, choose, compare, decide, similarities
+from pyterrier_expandr.training.preferences.choice import (
+    PreferenceSettings,
+    choose,
+    compare,
+    decide,
+    pairs_of,
+    similarities,
+)
 from pyterrier_expandr.training.preferences.pair_files import ROW_GROUP, read_pairs, released_row, trl_row, write_pairs
 from pyterrier_expandr.training.preferences.rewards import Candidates, LengthPenalty
 
@@ -108,6 +116,35 @@ def test_a_small_gap_of_rewards_is_dropped():
     assert decisions(pair, PreferenceSettings(candidates=2, min_gap=1.01))[0].dropped == "reward gap"
 
 
+def test_a_query_gives_several_pairs():
+    def pairs(number, to_gold, truncated=(), **settings):
+        """(chosen, rejected) by nearness to the relevant document alone."""
+        settings = PreferenceSettings(
+            candidates=len(to_gold), rewards=("retriever-margin",), pairs_per_query=number, **settings
+        )
+        made = decisions(candidates_of([to_gold], [to_gold], [[1.0] * len(to_gold)]), settings)[0]
+        marked = replace(made, of=replace(made.of, truncated=truncated))
+        return [(one.chosen, one.rejected) for one in pairs_of(marked, settings)]
+
+    similarity = [0.1, 0.9, 0.3, 0.8, 0.5]
+    assert pairs(1, similarity) == [(1, 0)] and pairs(2, similarity) == [(1, 0), (3, 2)]
+    assert pairs(5, similarity) == [(1, 0), (3, 2)]  # the middle is not better than itself, and the rest is worse
+    assert pairs(2, similarity, min_gap=0.6) == [(1, 0)]
+    assert pairs(2, similarity, truncated=(False, False, False, True, False)) == [(1, 0), (4, 2)]
+    assert pairs(3, [0.2, 0.9, 0.2, 0.9]) == [(1, 0), (3, 2)]  # the first of equal ones comes first
+
+
+def test_answers_are_only_needed_where_something_compares_with_them(encoder):
+    texts = ("Air scatters the short waves of light.", "Mud.")
+    one = CandidateSet("1", "why is the sky blue", "d", texts[0], "", texts)
+    reasons = {}
+    for rewards in (("retriever",), ("self", "retriever")):
+        settings = PreferenceSettings(candidates=2, threshold=-1, rewards=rewards)
+        reasons[rewards] = next(decide([one], encoder, settings)).dropped
+    assert list(reasons.values()) == [None, "empty answer"]
+    assert PreferenceSettings("reference", rewards=("retriever",)).needs_answers
+
+
 def test_filters_look_at_the_best_candidate():
     pair = candidates_of([[0.2, 0.45], [0.2, 0.3]], [[0.1, 0.2], [0.1, 0.2]], to_query=[[0.1, 0.49], [0.5, 0.1]])
     reference = PreferenceSettings(filter="reference", candidates=2)
@@ -179,6 +216,7 @@ def test_similarities_are_the_encoders(encoder):
         ({"weights": [1]}, "one weight for each of the 2 rewards"),
         ({"candidates": 1}, "a pair needs at least 2 candidates"),
         ({"min_gap": -1}, "min_gap must be 0 or more"),
+        ({"pairs_per_query": 0}, "pairs_per_query must be 1 or more"),
     ],
 )
 def test_settings_that_choose_nothing_are_refused(values, message):
