@@ -6,8 +6,8 @@ SciFact, Vaswani and PubMedQA in BEIR format lie in FOLDER. The ways take turns 
 other work on the machine moves all of them; a speed is documents per second of CPU time over all blocks, and a ratio
 the median over the blocks. Only float32 and int8 encode whole collections and have an nDCG@10; the other ways, and the
 bare `SentenceTransformer.encode`, encode the first blocks. Queries and documents of one way are encoded by that way.
-Finished blocks are kept in WORK: give the command again after an interruption. The int8 model is calibrated on the
-pocket collection. The exit status is 1 if int8 is below its targets.
+Finished blocks are kept in WORK: give the command again after an interruption. The exit status is 1 if int8 is below
+its targets.
 """
 
 from __future__ import annotations

@@ -200,7 +200,7 @@ def quantize(
     encoder: Annotated[str, typer.Argument(help="An encoder: a name of `expandr models`, hub name or folder.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; it is an encoder for every other command.")],
     collection: Annotated[
-        str, typer.Option(help="150 of its documents calibrate and check the model: no collection to be evaluated.")
+        str, typer.Option(help="50 of its documents measure how near the model stays to the original.")
     ] = "pocket",
 ) -> None:
     """Write an encoder in 8-bit integers, which OpenVINO computes on a CPU (extra openvino)."""

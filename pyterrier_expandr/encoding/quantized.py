@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: the record of a quantised model, and the texts it was made with
-RECORD, CALIBRATION = "openvino.json", "calibration.jsonl"
-#: number of texts from which the ranges of the integers are learnt, and of those on which the result is measured
-TEXTS, HELD_OUT = 100, 50
+#: the record of a quantised model
+RECORD = "openvino.json"
+#: fewest and most texts on which the result is measured
+LEAST_TEXTS, TEXTS = 5, 50
+#: how numbers become integers; a folder in the cache that was made otherwise is not used
+SCHEME = {"weights": "INT8_ASYM", "activations": "dynamic"}
 #: a lower mean cosine between vectors in float32 and in int8 is no longer the same model
 LEAST_COSINE = 0.9
 
@@ -49,24 +51,24 @@ def quantize(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Path:
-    """A folder with `model` in int8, which `ExpandREncoder(folder)` opens: post-training quantisation by NNCF.
+    """A folder with `model` in int8, which `ExpandREncoder(folder)` opens: weights by NNCF, activations by OpenVINO.
 
-    The first 100 texts set the ranges of the integers; they are stored in the folder. The next 50 measure the cosine
-    between the vectors of both models. The record `openvino.json` has the cosines, the original's fingerprint, the
-    SHA-256 of the texts and the versions. Where `folder` appears it is complete. About a minute for 22 million
-    parameters on one core.
+    Weights become integers once. Activations become integers while the model runs, each token's in groups with a range
+    of their own: no texts are needed to learn ranges from, and the vectors stay nearer to the original's than with
+    ranges that were learnt. Up to 50 texts measure the cosine between the vectors of both models. The record
+    `openvino.json` has the cosines, the original's fingerprint, the SHA-256 of the texts and the versions. Where
+    `folder` appears it is complete. Half a minute for 22 million parameters on one core.
 
     Args:
         model: a hub name or folder, with weights that sentence-transformers opens as a plain transformer.
         folder: the folder to be written; it must not exist.
-        texts: at least 20 documents, outside of what will be evaluated; None takes those of the pocket collection,
-            which are in English.
+        texts: at least 5 documents; None takes those of the pocket collection, which are in English.
         pooling, normalize, max_length, query_prompt, doc_prompt, revision, trust_remote_code: as in `ExpandREncoder`.
 
     Raises:
         ImportError: openvino or nncf is not installed. FileExistsError: the folder exists. InUseError: another process
             is writing it.
-        ValueError: fewer than 20 texts; the model is not a plain transformer (AnchorDR, DPR, one with two routes); or
+        ValueError: fewer than 5 texts; the model is not a plain transformer (AnchorDR, DPR, one with two routes); or
             OpenVINO cannot compute it, or not in 8 bits.
 
     Example:
@@ -75,9 +77,9 @@ def quantize(
     """
     check_installed("quantisation", "openvino", "openvino", "nncf")
     target = path_of(folder)
-    chosen = list(islice(_pocket() if texts is None else texts, TEXTS + HELD_OUT))
-    if len(chosen) < 20 or not all(isinstance(text, str) and text for text in chosen):
-        raise ValueError(f"quantisation needs 20 to {TEXTS + HELD_OUT} texts that are not empty, got {len(chosen)}")
+    chosen = list(islice(_pocket() if texts is None else texts, TEXTS))
+    if len(chosen) < LEAST_TEXTS or not all(isinstance(text, str) and text for text in chosen):
+        raise ValueError(f"quantisation needs {LEAST_TEXTS} to {TEXTS} texts that are not empty, got {len(chosen)}")
     with one_writer(target):
         if target.exists():
             raise FileExistsError(f"{str(target)!r} already exists: choose another folder")
@@ -104,34 +106,35 @@ def quantize(
 
 
 def _write(original: SentenceTransformer, work: Path, texts: Sequence[str], of: dict[str, Any]) -> None:
-    held = max(len(texts) - TEXTS, len(texts) // 4)
-    calibration, rest = list(texts[:-held]), list(texts[-held:])
-    expected = _vectors(original, rest)
-    _quantize_first(original, calibration)
-    cosines = np.sum(expected * _vectors(original, rest), axis=1)
+    expected = _vectors(original, texts)
+    _quantize_first(original, texts)
+    cosines = np.sum(expected * _vectors(original, texts), axis=1)
     if cosines.mean() < LEAST_COSINE:
         raise ValueError(
             f"{of['model']!r} does not survive quantisation: the cosine to its own vectors is {cosines.mean():.3f}; "
-            "give texts of the kind that it will read, or use backend='torch'"
+            "use backend='torch'"
         )
     work.mkdir(parents=True)
     original.save_pretrained(str(work), create_model_card=False)
-    lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in calibration)
-    (work / CALIBRATION).write_text(lines, encoding="utf-8")
     names = ("openvino", "nncf", "torch", "transformers", "sentence-transformers")
     record = {
         "of": of,
         "pooling": pooling_of(original),
-        "calibration": {"texts": len(calibration), "sha256": digest(calibration)},
-        "cosine": {"texts": held, "mean": round(float(cosines.mean()), 6), "min": round(float(cosines.min()), 6)},
+        "scheme": SCHEME,
+        "cosine": {
+            "texts": len(texts),
+            "sha256": digest(list(texts)),
+            "mean": round(float(cosines.mean()), 6),
+            "min": round(float(cosines.min()), 6),
+        },
         "versions": {name: version(name) for name in names},
     }
     write_record(work / RECORD, record)
     logger.warning("%s in int8: mean cosine to its own vectors %.4f", of["model"], cosines.mean())
 
 
-def _quantize_first(model: SentenceTransformer, calibration: list[str]) -> None:
-    """Put OpenVINO's int8 in the place of the model's transformer."""
+def _quantize_first(model: SentenceTransformer, texts: Sequence[str]) -> None:
+    """Put OpenVINO's int8 in the place of the model's transformer; some texts trace and check it."""
     from .models.library import Transformer, preprocess, size_of
     from .models.openvino import OpenVINOTransformer, converted, import_nncf
     from .models.sentence_transformer import position_limit
@@ -146,15 +149,11 @@ def _quantize_first(model: SentenceTransformer, calibration: list[str]) -> None:
         found = preprocess(model, texts, prompt, "document")
         return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
 
-    graph = converted(first, features(calibration[:2]), features([*calibration[2:5], "short"]))
-    names = [port.get_any_name() for port in graph.inputs]
-    data = nncf.Dataset(calibration, lambda text: {name: features([text])[name].numpy() for name in names})
+    graph = converted(first, features([*texts[:2]]), features([*texts[2:5], "short"]))
     # Not by nncf.set_log_level, which also sets the level of handlers that others have put there, such as a test's.
     logging.getLogger("nncf").setLevel(logging.ERROR)
     with _quiet():
-        graph = nncf.quantize(
-            graph, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(calibration), fast_bias_correction=True
-        )
+        graph = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM)
     settings = (int(first.max_seq_length or 512), int(size_of(first) or 0), position_limit(model))
     model._modules["0"] = OpenVINOTransformer(graph, first.tokenizer, *settings)
 
@@ -167,10 +166,10 @@ def _quiet() -> Any:
     return contextlib.redirect_stdout(io.StringIO())
 
 
-def _vectors(model: SentenceTransformer, texts: list[str]) -> np.ndarray:
+def _vectors(model: SentenceTransformer, texts: Sequence[str]) -> np.ndarray:
     """Vectors (n, d) of documents, of length 1."""
     found = model.encode_document(
-        texts, batch_size=8, show_progress_bar=False, normalize_embeddings=normalizes_again(model)
+        list(texts), batch_size=8, show_progress_bar=False, normalize_embeddings=normalizes_again(model)
     )
     return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True))
 
@@ -190,7 +189,7 @@ def quantized_folder(model: str, **settings: Any) -> str:
     if record_of(model) is not None:
         return model
     check_installed("the backend openvino", "openvino", "openvino", "nncf")
-    of = [model_fingerprint(model, settings.get("revision")), settings, version("openvino"), version("nncf")]
+    of = [model_fingerprint(model, settings.get("revision")), settings, SCHEME, version("openvino"), version("nncf")]
     folder = cache_folder() / "openvino" / digest(of)[:32]
     with one_writer(folder, wait=600):
         if not (folder / RECORD).is_file():

@@ -12,9 +12,10 @@ import torch
 from pyterrier_expandr import ExpandREncoder, FaissIndex
 from pyterrier_expandr.collections import pocket
 from pyterrier_expandr.common import hardware
+from pyterrier_expandr.common.fingerprint import digest
 from pyterrier_expandr.common.records.verify import verify_folder
 from pyterrier_expandr.encoding import load_encoder, quantize
-from pyterrier_expandr.encoding.quantized import CALIBRATION, RECORD
+from pyterrier_expandr.encoding.quantized import RECORD
 from pyterrier_expandr.encoding.vectors import same_vectors
 from tests.tiny_encoder import build_tiny_bert
 
@@ -54,7 +55,7 @@ class TestQuantized:
         found = cosines(small.encode_docs(texts[40:60]), encoder.encode_docs(texts[40:60]))
         assert 0.95 < found.min() < 0.99999
         measured = json.loads((folder / RECORD).read_text())["cosine"]
-        assert measured["texts"] == 8 and 0.95 < measured["min"] <= measured["mean"] < 1
+        assert measured["texts"] == 32 and 0.95 < measured["min"] <= measured["mean"] < 1
 
     def test_a_text_does_not_depend_on_what_is_in_its_batch(self, folder):
         small = ExpandREncoder(folder)
@@ -64,8 +65,7 @@ class TestQuantized:
     def test_the_folder_says_what_it_was_made_of_and_is_checked(self, folder, encoder, texts, tmp_path):
         record = json.loads((folder / RECORD).read_text())
         assert record["of"]["fingerprint"] == encoder.fingerprint()
-        kept = [json.loads(line)["text"] for line in (folder / CALIBRATION).read_text().splitlines()]
-        assert kept == texts[:24] and record["calibration"]["texts"] == 24
+        assert record["cosine"]["texts"] == 32 and record["cosine"]["sha256"] == digest(texts[:32])
         assert set(record["versions"]) >= {"openvino", "nncf", "torch"}
         assert logging.getLoggerClass() is logging.Logger, "NNCF would make all loggers its own"
         assert verify_folder(folder).problems == []
@@ -139,8 +139,8 @@ class TestQuantized:
 
     def test_a_folder_that_exists_and_too_few_texts_are_refused(self, folder, tiny, tmp_path):
         with pytest.raises(FileExistsError, match="choose another folder"):
-            quantize(tiny, folder, TEXTS * 10)
-        with pytest.raises(ValueError, match="needs 20 to 150 texts"):
+            quantize(tiny, folder, TEXTS * 2)
+        with pytest.raises(ValueError, match="needs 5 to 50 texts that are not empty, got 3"):
             quantize(tiny, tmp_path / "few", TEXTS)
         assert list(tmp_path.iterdir()) == []
 
@@ -201,5 +201,5 @@ def test_the_command_writes_what_every_other_command_opens(tiny, tmp_path):
     result = CliRunner().invoke(app, ["quantize", tiny, str(tmp_path / "small")], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     record = json.loads((tmp_path / "small" / RECORD).read_text())
-    assert record["calibration"]["texts"] == 100 and record["cosine"]["texts"] == 50
+    assert record["cosine"]["texts"] == 50
     assert load_encoder(tmp_path / "small", fuse=True).encode_queries(TEXTS).shape == (3, 32)
