@@ -268,6 +268,12 @@ def cell(work: Path, kind: str, size: int) -> dict[str, Any]:
     return found
 
 
+def added(before: list[dict[str, Any]], cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The cells of earlier runs and of this one, by size and kind; a cell that was measured again is replaced."""
+    found = {(one["size"], KINDS.index(one["kind"])): one for one in [*before, *cells]}
+    return [found[key] for key in sorted(found)]
+
+
 def growth(cells: list[dict[str, Any]], kind: str) -> float | None:
     """The exponent of our build's CPU seconds from the smallest to the largest size of a kind."""
     own = sorted((one["size"], one["build"]["ours"]["cpu_seconds"]) for one in cells if one["kind"] == kind)
@@ -315,7 +321,7 @@ def main() -> int:
     """Measure, print the table, write JSON after each cell; 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="vectors, indexes and finished cells are kept here")
-    parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument("--json", type=Path, help="add the results to this file")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--build", nargs=3, help=argparse.SUPPRESS)
@@ -336,9 +342,11 @@ def main() -> int:
         for kind in args.kinds:
             cells.append(cell(args.folder, kind, size))
             if args.json:
-                growths = {kind: growth(cells, kind) for kind in args.kinds}
+                before = json.loads(args.json.read_text(encoding="utf-8"))["cells"] if args.json.is_file() else []
+                known = added(before, cells)
+                growths = {kind: growth(known, kind) for kind in KINDS}
                 report = {"machine": machine(), "versions": versions(), "threads": os.environ.get("OMP_NUM_THREADS")}
-                report |= {"cells": cells, "growth": growths, "missed": missed(cells)}
+                report |= {"cells": known, "growth": growths, "missed": missed(known)}
                 args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(markdown(cells))
     problems = missed(cells)

@@ -97,3 +97,18 @@ def test_the_commands_of_the_plan_print_the_hours_of_its_table():
         machines, total = int(re.search(r"--machines (\d+)", line)[1]), float(cells[4])
         assert total == pytest.approx(machines * (float(cells[2]) + float(cells[3])), abs=0.051 + 0.01 * machines)
         assert float(cells[6]) == pytest.approx(total * float(cells[5]), abs=0.051 * float(cells[5]) + 0.01)
+
+
+def test_a_later_run_adds_its_cells_and_replaces_those_it_measured_again():
+    def one(kind, size, **more):
+        return {"kind": kind, "size": size} | more
+
+    before = [one("Flat", 10_000), one("HNSW32", 10_000), one("Flat", 100_000)]
+    found = scale.added(before, [one("HNSW32", 1_000_000), one("HNSW32", 10_000, again=True)])
+    assert [(cell["size"], cell["kind"]) for cell in found] == [
+        (10_000, "Flat"),
+        (10_000, "HNSW32"),
+        (100_000, "Flat"),
+        (1_000_000, "HNSW32"),
+    ]
+    assert found[1]["again"]
