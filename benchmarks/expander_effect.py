@@ -122,8 +122,13 @@ ATTEMPTS = {
         "DPO, learning rate 2e-4, LoRA on q, k, v, o, 1 epoch",
         {"learning_rate": 2e-4, "epochs": 1, "target_modules": ATTENTION},
     ),
+    "near": Attempt(
+        "the same, retriever reward",
+        {"learning_rate": 2e-4, "epochs": 1, "target_modules": ATTENTION},
+        ("retriever",),
+    ),
     "long": Attempt(
-        "the same, 3 epochs, retriever reward",
+        "the same, retriever reward, 3 epochs",
         {"learning_rate": 2e-4, "epochs": 3, "target_modules": ATTENTION, "precompute_reference": True},
         ("retriever",),
     ),
