@@ -49,6 +49,7 @@ from benchmarks.temperatures import interval
 from benchmarks.thoughts import document_vectors
 from pyterrier_expandr import ExpandREncoder, FaissIndex, HuggingFaceBackend, LLMExpander
 from pyterrier_expandr.collections.qrels import read_qrels
+from pyterrier_expandr.common.hardware import processor_features
 from pyterrier_expandr.common.jsonl import read_jsonl
 from pyterrier_expandr.encoding import demo_encoder_folder
 from pyterrier_expandr.encoding.registry import load_encoder
@@ -388,7 +389,7 @@ def run(names: Sequence[str], seeds: Sequence[int], test: bool, laboratory: Labo
     base = laboratory.measured(queries, written)
     dtype = untrained.backend().fingerprint()["dtype"]
     of = {"queries": where(laboratory, test), "n": len(queries)}
-    on = of | {"dtype": dtype}
+    on = of | {"dtype": dtype, "processor": arithmetic(dtype)}
     rows = [of | {"attempt": "query alone"} | {name: float(value.mean()) for name, value in alone.items()}]
     rows.append(on | {"attempt": "base"} | row_of(base, base, alone, base["nDCG@10"]))
     cool = laboratory.passages(untrained, queries, COOL)
@@ -413,26 +414,34 @@ def where(laboratory: Laboratory, test: bool) -> str:
     return f"{laboratory.collection}{pooled}" if test else f"development{pooled}"
 
 
+def arithmetic(dtype: str) -> str:
+    """What computes: texts and weights differ a little between processors. "" where Linux does not say."""
+    if dtype != "bfloat16":
+        return "avx512f" if "avx512f" in processor_features() else ""
+    return next((name for name in ("amx_bf16", "avx512_bf16") if name in processor_features()), "")
+
+
 def merged_rows(before: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of earlier runs and of this one; a row of the same attempt, seed, queries and dtype is replaced."""
-    found = {(row["queries"], row.get("dtype"), row["attempt"], row.get("seed")): row for row in [*before, *new]}
+    """Rows of earlier runs and of this one; a row of the same attempt, seed, queries and arithmetic is replaced."""
+    key = ("queries", "dtype", "processor", "attempt", "seed")
+    found = {tuple(map(row.get, key)): row for row in [*before, *new]}
     return list(found.values())
 
 
 def reached(rows: list[dict[str, Any]]) -> bool:
     """Whether an attempt reaches the target on the test queries in all its seeds, and is not below the query alone."""
-    verdicts: dict[tuple[str, str], list[bool]] = {}
+    verdicts: dict[tuple[str, str, str | None], list[bool]] = {}
     for row in rows:
         if row["queries"] == "SciFact" and "seed" in row:
             good = row["gain"] >= TARGET and row["gain p"] < LEVEL and row["to query alone"] >= 0
-            verdicts.setdefault((row["attempt"], row["dtype"]), []).append(good)
+            verdicts.setdefault((row["attempt"], row["dtype"], row.get("processor")), []).append(good)
     return any(all(seeds) and len(seeds) >= SEEDS for seeds in verdicts.values())
 
 
 def cells(row: dict[str, Any]) -> dict[str, str]:
     """A row of the table as text, by column; what a row lacks is empty."""
     found = {"queries": row["queries"], "model": row.get("what", row["attempt"]), "seed": str(row.get("seed", ""))}
-    found["dtype"] = row.get("dtype", "")
+    found["computed in"] = " ".join(filter(None, map(row.get, ("dtype", "processor"))))
     for name in ("nDCG@10", "R@100", f"weight {WEIGHT}", "similarity"):
         found[name] = _number(row.get(name), ".4f")
     found["words"] = _number(row.get("words"), ".1f")

@@ -67,6 +67,7 @@ def test_attempts_that_train_online_have_valid_settings():
     online = {name: one for name, one in ATTEMPTS.items() if "online" in one.training}
     assert {one.training["method"] for one in online.values()} == {"grpo", "online-dpo"}
     for attempt in online.values():
-        training = attempt.training | {"online": {"encoder": "contriever", **attempt.training["online"]}}
+        settings = {"encoder": "contriever", "index": "i", "qrels": "q", **attempt.training["online"]}
+        training = attempt.training | {"online": settings}
         config = ExpanderTrainingConfig("base", "queries.jsonl", "out", **{**COMMON, **training})
-        assert config.batch_size % config.group_size == 0 and config.group_size in (2, 4)
+        assert config.batch_size % config.group_size == 0 and config.group_size in (2, 8)
