@@ -96,8 +96,8 @@ $(LOWEST)/.installed: pyproject.toml
 # The two halves of the proof on SciFact, hours each; EXPANDR_DATA names the data, WORK keeps what is finished between runs.
 # The attempts are compared on development queries, and the chosen one is tried on the test queries with three seeds.
 WORK ?= runs
-ATTEMPTS ?= paper rate linear best-gold best-dpo
-CHOSEN ?= rate
+ATTEMPTS ?= paper rate near long several linear best-gold best-dpo
+CHOSEN ?= several
 EFFECT = $(BIN)/python -m benchmarks.expander_effect --folder $(WORK) --json docs/results/expander_effect.json
 expander-effect: $(VENV)/.installed
 	$(EFFECT) $(ATTEMPTS)
