@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -57,11 +58,9 @@ def pairs(
     from ...training.preferences.pairs import PairsConfig, build_pairs
 
     drawn = {"samples": samples, "max_new_tokens": max_new_tokens, "seed": seed}
-    chosen = {"min_gap": min_gap, "pairs_per_query": pairs_per_query, "choose_truncated": choose_truncated}
-    rewards = tuple(reward or PreferenceSettings.rewards)
-    temperatures = tuple(temperature or CandidateSettings.temperatures)
-    preferences = PreferenceSettings(filter, threshold, len(temperatures) * samples, rewards, **chosen)
-    candidates = CandidateSettings(temperatures, answers=preferences.needs_answers, **drawn)
+    candidates = CandidateSettings(tuple(temperature or CandidateSettings.temperatures), **drawn)
+    rewards, rest = tuple(reward or PreferenceSettings.rewards), (min_gap, pairs_per_query, choose_truncated)
+    preferences = PreferenceSettings(filter, threshold, candidates.count, rewards, None, *rest)
     config = PairsConfig(
         dataset,
         split,
@@ -69,7 +68,7 @@ def pairs(
         ratios=shares(ratio or [], "--ratio"),
         limit=limit,
         skip_bad=skip_bad,
-        candidates=candidates,
+        candidates=replace(candidates, answers=preferences.needs_answers),
         preferences=preferences,
         format=format,
         suffix=".parquet" if parquet else ".jsonl",
