@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...common.extras import needed_for
-from .choice import REASONS, Decision
+from .choice import REASONS, Decision, PreferenceSettings, pairs_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,30 +43,30 @@ class PairReport:
     words: dict[str, Counter[int]] = field(default_factory=lambda: {"chosen": Counter(), "rejected": Counter()})
 
     @classmethod
-    def of(cls, decisions: Iterable[Decision], skipped: Counter[str] | None = None) -> PairReport:
-        """The report on a stream of decisions."""
+    def of(
+        cls, decisions: Iterable[Decision], settings: PreferenceSettings, skipped: Counter[str] | None = None
+    ) -> PairReport:
+        """The report on a stream of decisions that were made with these settings."""
         report = cls(skipped=skipped or Counter())
         for decision in decisions:
-            report.add(decision)
+            report.add(decision, pairs_of(decision, settings))
         return report
 
-    def add(self, decision: Decision) -> None:
-        """Count one query."""
+    def add(self, decision: Decision, pairs: Sequence[Decision]) -> None:
+        """Count one query and its pairs."""
         self.queries += 1
         temperatures = decision.of.temperatures
         for temperature, reward in zip(temperatures, decision.rewards, strict=False):
             self.rewards.setdefault(temperature, Counter())[round(reward, 3)] += 1
-        if decision.chosen is None or decision.rejected is None:
+        if decision.dropped is not None:
             self.dropped[str(decision.dropped)] += 1
-            return
-        self.pairs += 1
-        for side, place, won in (
-            ("chosen", decision.chosen, self.chosen),
-            ("rejected", decision.rejected, self.rejected),
-        ):
-            self.words[side][len(decision.of.candidates[place].split())] += 1
-            if temperatures:
-                won[temperatures[place]] += 1
+        self.pairs += len(pairs)
+        for pair in pairs:
+            for side, place, won in (("chosen", pair.chosen, self.chosen), ("rejected", pair.rejected, self.rejected)):
+                if place is not None:
+                    self.words[side][len(pair.of.candidates[place].split())] += 1
+                    if temperatures:
+                        won[temperatures[place]] += 1
 
     def as_json(self) -> dict[str, Any]:
         """All counts as JSON values."""
@@ -122,7 +122,7 @@ class PairReport:
 
     def _draw_outcome(self, axes: Any) -> None:
         names = ["pair", *(reason for reason in REASONS if self.dropped[reason])]
-        values = [self.pairs, *(self.dropped[name] for name in names[1:])]
+        values = [self.queries - self.dropped.total(), *(self.dropped[name] for name in names[1:])]
         bars = axes.barh(names, values, color=[COLOURS[0]] + [COLOURS[5]] * (len(names) - 1))
         axes.bar_label(bars, padding=2)
         axes.invert_yaxis()

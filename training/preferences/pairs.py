@@ -128,7 +128,7 @@ def build_pairs(
             candidates, decisions = work / "candidates.jsonl", work / "decisions.jsonl"
             write_decisions(candidates, decisions, encoder, config.preferences, verbose=verbose)
             _finish(config, settings, work, skipped, out)
-    return _report(out)
+    return _report(out, config.preferences)
 
 
 def _settings(config: PairsConfig, backend: Backend, encoder: ExpandREncoder) -> dict[str, Any]:
@@ -270,7 +270,7 @@ def _finish(config: PairsConfig, settings: dict[str, Any], work: Path, skipped: 
     pairs = (pair for one in read_decisions(work) for pair in pairs_of(one, config.preferences))
     rows = (trl_row(pair, config.candidates.prompt) for pair in pairs)
     write_pairs(finished / f"pairs{config.suffix}", rows, released=config.format == "released")
-    report = PairReport.of(read_decisions(work), skipped)
+    report = PairReport.of(read_decisions(work), config.preferences, skipped)
     write_report(report, finished)
     names = ("pyterrier_expandr", "torch", "transformers", "sentence-transformers")
     record = {"settings": settings, "report": report.as_json(), "versions": {name: version(name) for name in names}}
@@ -282,6 +282,6 @@ def _finish(config: PairsConfig, settings: dict[str, Any], work: Path, skipped: 
     publish(finished, out)
 
 
-def _report(out: Path) -> PairReport:
+def _report(out: Path, preferences: PreferenceSettings) -> PairReport:
     record = read_record(out / RECORD, MEND)
-    return PairReport.of(read_decisions(out), Counter(record["report"]["skipped"]))
+    return PairReport.of(read_decisions(out), preferences, Counter(record["report"]["skipped"]))

@@ -115,7 +115,7 @@ def pairs_stage(
         sets, decisions = drawn / "candidates.jsonl", folder / "decisions.jsonl"
         reward_encoder = load_encoder(str(trained[0] / "model") if trained else encoder, fuse=True, device=device)
         write_decisions(sets, decisions, reward_encoder, preferences, verbose=verbose)
-        report = PairReport.of(read_decisions(decisions, sets))
+        report = PairReport.of(read_decisions(decisions, sets), preferences)
         write_report(report, folder)
         chosen = (pair for one in read_decisions(decisions, sets) for pair in pairs_of(one, preferences))
         rows = [trl_row(pair, prompt) for pair in chosen]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -214,11 +215,13 @@ def test_shares_of_files_on_the_command_line():
 
 def test_the_report_counts_what_it_is_given(tmp_path):
     one = CandidateSet("1", "q", "d", "gold", "answer", ("a b", "a", "a b c d"), (0.8, 0.8, 1.1))
-    report = PairReport()
-    report.add(Decision(one, None, 2, 1, (1.0, 0.5, 2.0)))
-    report.add(Decision(one, None, 2, 0, (0.5, 1.0, 1.5)))
-    report.add(Decision(one, "filtered", rewards=(0.5, 0.5, 0.5)))
-    report.add(Decision(one, "empty answer"))
+    made = [
+        Decision(one, None, 2, 1, (1.0, 0.5, 2.0)),
+        Decision(one, None, 2, 0, (0.5, 1.0, 1.5)),
+        Decision(one, "filtered", rewards=(0.5, 0.5, 0.5)),
+        Decision(one, "empty answer"),
+    ]
+    report = PairReport.of(made, PreferenceSettings(candidates=3))
     assert report.as_json() == {
         "queries": 4,
         "pairs": 2,
@@ -242,3 +245,8 @@ def test_the_report_counts_what_it_is_given(tmp_path):
     assert [axes.get_xlabel() for axes in figure.axes] == ["queries", "reward", "words"]
     assert (tmp_path / "report.png").stat().st_size > 10_000
     assert PairReport().picture().axes  # nothing to draw is no error
+    four = Decision(
+        replace(one, candidates=("a", "b c", "d", "e f"), temperatures=()), None, 1, 0, (0.1, 0.9, 0.2, 0.8)
+    )
+    several = PairReport.of([four], PreferenceSettings(candidates=4, pairs_per_query=2))
+    assert (several.queries, several.pairs, several.words) == (1, 2, {"chosen": {2: 2}, "rejected": {1: 2}})
