@@ -97,8 +97,9 @@ def test_the_page_says_what_the_results_say():
     rows = json.loads((RESULTS / "expander_effect.json").read_text())["rows"]
     text = (RESULTS.parent / "expander_training.md").read_text(encoding="utf-8")
     assert effect.markdown(rows) in text, "python -m benchmarks.report"
-    found = {(row["queries"], row["attempt"]): row for row in rows}
-    trained, cool = found["SciFact", "rate"], found["SciFact", "base at temperature 0.6"]
-    assert f"gives {trained['gain']:.4f} (p = {trained['gain p']:.3f})" in text
+    found = {row["attempt"]: row for row in rows if row["queries"] == "SciFact" and row.get("processor") != "amx_bf16"}
+    trained, cool = found["several"], found["base at temperature 0.6"]
+    text = " ".join(text.split())
+    assert f"gives {trained['gain']:.4f} (p = {trained['gain p']:.4f})" in text
     assert f"{-trained['to query alone']:.3f} less than the query alone (p = {trained['to query alone p']:.3f})" in text
     assert f"{cool['nDCG@10']:.4f} on the test queries at 0.6, against {trained['nDCG@10']:.4f} trained" in text
