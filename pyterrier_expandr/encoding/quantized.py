@@ -57,7 +57,7 @@ def quantize(
     of their own: no texts are needed to learn ranges from, and the vectors stay nearer to the original's than with
     ranges that were learnt. Up to 50 texts measure the cosine between the vectors of both models. The record
     `openvino.json` has the cosines, the original's fingerprint, the SHA-256 of the texts and the versions. Where
-    `folder` appears it is complete. Half a minute for 22 million parameters on one core.
+    `folder` appears it is complete. About ten seconds for 22 million parameters on one core.
 
     Args:
         model: a hub name or folder, with weights that sentence-transformers opens as a plain transformer.
