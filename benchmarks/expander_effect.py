@@ -100,6 +100,8 @@ class Attempt:
     pairs_per_query: int = 1
 
 
+#: ten times the paper's learning rate, on all projections of the attention
+TEN_TIMES = {"learning_rate": 2e-4, "epochs": 1, "target_modules": ATTENTION}
 IMITATION = {"losses": {"sft": 1}, "learning_rate": 2e-4, "epochs": 3, "target_modules": ATTENTION}
 
 #: an LLM that writes while it is trained: a step is 64 texts, and there are no candidates
@@ -121,21 +123,21 @@ ATTEMPTS = {
     "paper": Attempt("DPO as in the paper"),
     "rate": Attempt(
         "DPO, learning rate 2e-4, LoRA on q, k, v, o, 1 epoch",
-        {"learning_rate": 2e-4, "epochs": 1, "target_modules": ATTENTION},
+        TEN_TIMES,
     ),
     "near": Attempt(
         "the same, retriever reward",
-        {"learning_rate": 2e-4, "epochs": 1, "target_modules": ATTENTION},
+        TEN_TIMES,
         ("retriever",),
     ),
     "long": Attempt(
         "the same, retriever reward, 3 epochs",
-        {"learning_rate": 2e-4, "epochs": 3, "target_modules": ATTENTION, "precompute_reference": True},
+        {**TEN_TIMES, "epochs": 3, "precompute_reference": True},
         ("retriever",),
     ),
     "several": Attempt(
         "1 epoch of three pairs per query, by the nDCG@10 of the search and the retriever margin",
-        {"learning_rate": 2e-4, "epochs": 1, "target_modules": ATTENTION},
+        TEN_TIMES,
         (MEASURE, "retriever-margin"),
         pairs_per_query=3,
     ),
@@ -272,14 +274,14 @@ class Laboratory:
         return stage.folder(self.folder / "recipe") / "llm.jsonl"
 
     def searched(self) -> dict[str, str]:
-        """The index and the judgments of SciFact's training queries, for the measure of an online method."""
-        laboratory = Laboratory(self.folder, self.place.parent)
-        index = FaissIndex(self.folder / "scifact.faiss")
+        """The index of SciFact and the judgments of its training queries, which rewards search with."""
+        data, index = self.place.parent, FaissIndex(self.folder / "scifact.faiss")
         if not index.built():
-            docnos, vectors = laboratory.documents
-            sourced = with_source(vectors, laboratory.encoder.source)
+            scifact = Laboratory(self.folder, data)  # not the collection that an adapter is tried on
+            docnos, vectors = scifact.documents
+            sourced = with_source(vectors, scifact.encoder.source)
             index.index({"docno": one, "doc_vec": vector} for one, vector in zip(docnos, sourced, strict=True))
-        return {"index": str(index.path), "qrels": str(laboratory.place / "qrels" / "train.tsv")}
+        return {"index": str(index.path), "qrels": str(data / FOLDERS["SciFact"] / "qrels" / "train.tsv")}
 
     def stages(self, base: str | None = None, rewards: Sequence[str] = ("self",)) -> RecipeStages:
         """The recipe's stages, of its own LLM or of another; answers are written if a reward needs them."""

@@ -140,6 +140,7 @@ class Recipe:
         check_flag("adapt_retriever", self.adapt_retriever)
         self._derive()
         self._check_systems()
+        self._derive_answers()
         self._check_parts()
         check_data(self.data, self.split, self.ratios)
         self._check_models()
@@ -177,6 +178,9 @@ class Recipe:
             raise ValueError(f"unknown systems {unknown}: choose from {list(ROWS)}")
         if repeated := sorted({name for name in self.systems if self.systems.count(name) > 1}):
             raise ValueError(f"systems {repeated} are repeated")
+
+    def _derive_answers(self) -> None:
+        """Draw answers if the rewards of one of the systems, or the filter, compare with them."""
         trained = [rewards for name in self.systems if (rewards := ROWS[name].rewards)]
         chosen = [replace(self.preferences, rewards=rewards, weights=None) for rewards in trained]
         answers = any(one.needs_answers for one in chosen)
