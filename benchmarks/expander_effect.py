@@ -141,6 +141,12 @@ ATTEMPTS = {
         (MEASURE, "retriever-margin"),
         pairs_per_query=3,
     ),
+    "several-fast": Attempt(
+        "the same, learning rate 5e-4",
+        {**TEN_TIMES, "learning_rate": 5e-4},
+        (MEASURE, "retriever-margin"),
+        pairs_per_query=3,
+    ),
     "linear": Attempt(
         "the same with LoRA on all linear layers",
         {"learning_rate": 2e-4, "epochs": 3, "target_modules": ALL_LINEAR},

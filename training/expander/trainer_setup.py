@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from ...common.hardware import warn_of_slow_dtype
+from ...common.hardware import keep_freed_memory, warn_of_slow_dtype
 from ...common.weights import refuse_pickles, weights_options
 from ...expansion.backends.gguf import local_model, resolve_llm
 from ...expansion.backends.local.control_tokens import stop_tokens
@@ -136,7 +136,11 @@ def open_base(config: ExpanderTrainingConfig) -> PreTrainedModel:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=config.compute_dtype(),
         )
-    warn_of_slow_dtype(config.compute_dtype(), "cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = torch.cuda.is_available()
+    warn_of_slow_dtype(config.compute_dtype(), "cuda" if on_gpu else "cpu")
+    if not on_gpu:
+        keep_freed_memory()
+        _score_counted_positions()
     base = local_model(resolve_llm(config.base))
     refuse_pickles(base)
     options |= {"trust_remote_code": config.trust_remote_code, **weights_options()}
@@ -151,3 +155,15 @@ def open_base(config: ExpanderTrainingConfig) -> PreTrainedModel:
         linear = sorted(name for name, module in names.items() if isinstance(module, torch.nn.Linear))
         raise ValueError(f"{config.base!r} has no modules named {unknown}: choose target_modules from {linear}")
     return model
+
+
+def _score_counted_positions() -> None:
+    """Let TRL's head compute on a CPU what it computes on a GPU: only the positions that the loss counts.
+
+    On other devices it also scores prompts and padding and then drops them, since some devices would compile anew for
+    each number of positions. A CPU compiles nothing, and the head is half of a small model's arithmetic.
+    """
+    from trl.trainer import utils
+
+    if hasattr(utils, "_use_triton"):  # where it asks for the device
+        utils._use_triton = lambda device: True

@@ -10,11 +10,13 @@ import sys
 import time
 import warnings
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
+from trl.trainer import utils
 from typer.testing import CliRunner
 
 from pyterrier_expandr import HuggingFaceBackend
@@ -22,6 +24,7 @@ from pyterrier_expandr.cli import app
 from pyterrier_expandr.cli.train.expander import expander
 from pyterrier_expandr.expansion.backends.base import Request, Sampling
 from pyterrier_expandr.expansion.prompts import PROMPTS, render
+from pyterrier_expandr.training.expander import trainer_setup
 from pyterrier_expandr.training.expander.pair_tokens import end_of_turn, held_out, tokenize_pairs
 from pyterrier_expandr.training.expander.report import generation_lengths
 from pyterrier_expandr.training.expander.train import ExpanderTrainingConfig, train_expander
@@ -354,6 +357,30 @@ def test_precomputed_reference_changes_nothing(config, trained, tmp_path):
     folder = train_expander(replace(config, precompute_reference=True, out=str(tmp_path / "adapter")))
     for name, weight in weights(folder).items():
         torch.testing.assert_close(weight, weights(trained[0])[name], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("losses", "sides", "models"), [({"sigmoid": 1}, 2, 2), ({"sft": 1}, 1, 1)])
+def test_the_head_scores_only_what_the_loss_counts(config, tmp_path, monkeypatch, losses, sides, models):
+    """As on a GPU: no prompts and no padding. The weights are those of a head that scores every position."""
+    scored, function = [], utils._ChunkedLogProbFunction
+
+    def apply(hidden, *others):
+        scored.append(len(hidden))
+        return function.apply(hidden, *others)
+
+    monkeypatch.setattr(utils, "_ChunkedLogProbFunction", SimpleNamespace(apply=apply))
+    config = replace(config, losses=losses, eval_fraction=0.0, epochs=1, report_prompts=0)
+    counted = train_expander(replace(config, out=str(tmp_path / "counted")))
+    rows = tokenize_pairs(PAIRS, HuggingFaceBackend(config.base, device="cpu"), max_length=200).rows
+    written = sum(len(row[side]) for row in rows for side in ("chosen_ids", "rejected_ids")[:sides])
+    assert sum(scored) == models * written, "by the model, and by its reference where there is one"
+
+    monkeypatch.setattr(trainer_setup, "_score_counted_positions", lambda: None)
+    monkeypatch.setattr(utils, "_use_triton", lambda device: False)
+    everything = train_expander(replace(config, out=str(tmp_path / "everything")))
+    assert sum(scored) > 3 * models * written
+    for name, weight in weights(everything).items():
+        torch.testing.assert_close(weight, weights(counted)[name], atol=1e-5, rtol=0)
 
 
 def test_the_checkpoint_with_the_least_held_out_loss_is_kept(config, tmp_path, caplog):
