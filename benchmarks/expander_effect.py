@@ -12,7 +12,8 @@ Protocol, written down before the first run:
 - Transfer: `--collection` tries the same models on the test queries of another collection (at most its first 300), and
   `--pooling cls` with another encoder, namely the same network pooled in a way that it was not trained for.
 - A model writes one passage of at most 128 tokens for each query, at temperature 1, top-p 0.9 and the prompt q2d, with
-  the same seed for all models. all-MiniLM-L6-v2 (256 tokens) encodes; the fused vector searches all documents.
+  the same seed for all models; and another at 0.6, which is compared with the base's at 0.6. all-MiniLM-L6-v2 (256
+  tokens) encodes; the fused vector searches all documents.
 - An attempt's training seed is `--seeds`; p is that of a paired permutation test over queries, the interval that of a
   bootstrap over queries.
 
@@ -27,6 +28,7 @@ it was interrupted.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -47,13 +49,10 @@ from benchmarks.exact_search import measured_search
 from benchmarks.hybrid import FOLDERS
 from benchmarks.temperatures import interval
 from benchmarks.thoughts import document_vectors
-from pyterrier_expandr import ExpandREncoder, FaissIndex, HuggingFaceBackend, LLMExpander
-from pyterrier_expandr.collections.qrels import read_qrels
+from pyterrier_expandr import ExpandREncoder, HuggingFaceBackend, LLMExpander
 from pyterrier_expandr.common.hardware import processor_features
 from pyterrier_expandr.common.jsonl import read_jsonl
 from pyterrier_expandr.encoding import demo_encoder_folder
-from pyterrier_expandr.encoding.registry import load_encoder
-from pyterrier_expandr.encoding.vectors import with_source
 from pyterrier_expandr.evaluation.result_store import versions
 from pyterrier_expandr.evaluation.significance import permutation_test
 from pyterrier_expandr.training.data.examples import TrainingExample, examples_from_jsonl, open_examples
@@ -61,18 +60,15 @@ from pyterrier_expandr.training.expander.merge import merge_adapter
 from pyterrier_expandr.training.expander.online.settings import MEASURE
 from pyterrier_expandr.training.expander.pair_tokens import held_out, tokenize_pairs
 from pyterrier_expandr.training.expander.train import RECORD, ExpanderTrainingConfig, train_expander
-from pyterrier_expandr.training.preferences.candidates import read_candidates
-from pyterrier_expandr.training.preferences.choice import decide, pairs_of
-from pyterrier_expandr.training.preferences.pair_files import read_pairs, trl_row, write_pairs
-from pyterrier_expandr.training.preferences.rewards import MeasureGain
+from pyterrier_expandr.training.preferences.pair_files import read_pairs
 from pyterrier_expandr.training.recipe.recipe import read_recipe
 from pyterrier_expandr.training.recipe.stages import RecipeStages
-from pyterrier_expandr.training.stage import build
+from pyterrier_expandr.training.stage import Stage, build
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "scifact-smollm2.yaml"
 DEVELOPMENT, WEIGHT, BATCH = 200, 0.7, 64
-#: a lower temperature costs nothing, so training must beat it
-COOL = 0.6
+#: the temperature of the comparison, and a lower one: it costs nothing, so training must beat it
+WARM, COOL = 1.0, 0.6
 #: test queries of a collection, at most
 MOST = 300
 MEASURES = (nDCG @ 10, R @ 100)
@@ -234,9 +230,12 @@ class Laboratory:
         training = dict(attempt.training)
         if "online" in training:
             training["online"] = {"encoder": demo_encoder_folder(), **training["online"], **self.searched()}
+            learnt = self.made(self.stages().examples()) / "llm.jsonl"
+        else:
+            learnt = self.pairs(attempt, base)
         config = ExpanderTrainingConfig(
             base,
-            str(self.queries_to_write_for() if "online" in attempt.training else self.pairs(attempt, base)),
+            str(learnt),
             str(self.folder / "adapters" / f"{name}-{seed}"),
             **{**COMMON, **training, "seed": seed, "dtype": self.dtype},
         )
@@ -255,56 +254,34 @@ class Laboratory:
 
     def pairs(self, attempt: Attempt, base: str) -> Path:
         """The attempt's pairs: chosen among the base's candidates, or among those of the model that it starts from."""
-        recipe, number, names = self.recipe, attempt.pairs_per_query, "+".join(attempt.rewards)
-        stage = self.stages(base if attempt.on_policy else None, attempt.rewards).candidates()
-        file = self.folder / "pairs" / f"{stage.fingerprint}-{names}-{number}.jsonl"
-        if not file.exists():
-            build([stage], self.folder / "recipe", say=print)
-            chosen = [self.measure_gain() if name == MEASURE else name for name in attempt.rewards]
-            settings = replace(recipe.preferences, rewards=chosen, pairs_per_query=number)
-            sets = read_candidates(stage.folder(self.folder / "recipe") / "candidates.jsonl")
-            decisions = decide(sets, load_encoder(demo_encoder_folder(), fuse=True, device="cpu"), settings)
-            file.parent.mkdir(exist_ok=True)
-            write_pairs(file, [trl_row(pair) for one in decisions for pair in pairs_of(one, settings)])
-        return file
-
-    def measure_gain(self) -> MeasureGain:
-        """The gain in nDCG@10 of the fused search among all documents."""
-        found = self.searched()
-        return MeasureGain(FaissIndex(found["index"]).retriever(num_results=10), read_qrels(Path(found["qrels"])))
-
-    def queries_to_write_for(self) -> Path:
-        """What an online method trains on: the queries of the LLM's half."""
-        stage = self.stages().examples()
-        build([stage], self.folder / "recipe", say=print)
-        return stage.folder(self.folder / "recipe") / "llm.jsonl"
+        preferences = replace(self.recipe.preferences, pairs_per_query=attempt.pairs_per_query)
+        stages = self.stages(base if attempt.on_policy else None, attempt.rewards, preferences=preferences)
+        return self.made(stages.pairs(attempt.rewards)) / "pairs.jsonl"
 
     def searched(self) -> dict[str, str]:
-        """The index of SciFact and the judgments of its training queries, which rewards search with."""
-        data, index = self.place.parent, FaissIndex(self.folder / "scifact.faiss")
-        if not index.built():
-            scifact = Laboratory(self.folder, data)  # not the collection that an adapter is tried on
-            docnos, vectors = scifact.documents
-            sourced = with_source(vectors, scifact.encoder.source)
-            index.index({"docno": one, "doc_vec": vector} for one, vector in zip(docnos, sourced, strict=True))
-        return {"index": str(index.path), "qrels": str(data / FOLDERS["SciFact"] / "qrels" / "train.tsv")}
+        """The index of SciFact and the judgments of its training queries, which online rewards search with."""
+        qrels = self.place.parent / FOLDERS["SciFact"] / "qrels" / "train.tsv"
+        return {"index": str(self.made(self.stages().searched()) / "documents.faiss"), "qrels": str(qrels)}
 
-    def stages(self, base: str | None = None, rewards: Sequence[str] = ("self",)) -> RecipeStages:
+    def made(self, stage: Stage) -> Path:
+        """The folder of a stage, after it was run if it has to be."""
+        build([stage], self.folder / "recipe", say=print)
+        return stage.folder(self.folder / "recipe")
+
+    def stages(self, base: str | None = None, rewards: Sequence[str] = ("self",), **changes: Any) -> RecipeStages:
         """The recipe's stages, of its own LLM or of another; answers are written if a reward needs them."""
         options = f"batch_size={BATCH}" + (f"&dtype={self.dtype}" if self.dtype else "")
-        row = "w/o Retriever Reward" if "self" in rewards else "w/o Self-Reward"
-        recipe = replace(self.recipe, llm=f"{base or self.recipe.model}?{options}", systems=(row,))
-        return RecipeStages(recipe, verbose=True)
+        changes["systems"] = ("w/o Retriever Reward" if "self" in rewards else "w/o Self-Reward",)
+        return RecipeStages(replace(self.recipe, llm=f"{base or self.recipe.model}?{options}", **changes), verbose=True)
 
     def queries(self, test: bool) -> list[TrainingExample]:
         """The development queries, or the test queries, with their relevant documents."""
         if test:
             return list(islice(open_examples(self.place, "test"), MOST))
-        stage, root = self.stages().examples(), self.folder / "recipe"
-        build([stage], root, say=print)
-        return list(islice(examples_from_jsonl(stage.folder(root) / "retriever.jsonl"), DEVELOPMENT))
+        others = self.made(self.stages().examples()) / "retriever.jsonl"
+        return list(islice(examples_from_jsonl(others), DEVELOPMENT))
 
-    def passages(self, model: Model, queries: Sequence[TrainingExample], temperature: float = 1.0) -> list[str]:
+    def passages(self, model: Model, queries: Sequence[TrainingExample], temperature: float) -> list[str]:
         """What a model writes for each query; "" where it writes nothing or refuses."""
         topics = pd.DataFrame({"qid": [q.query_id for q in queries], "query": [q.query for q in queries]})
         with model.backend() as backend:
@@ -393,27 +370,36 @@ def row_of(
 def run(names: Sequence[str], seeds: Sequence[int], test: bool, laboratory: Laboratory) -> list[dict[str, Any]]:
     """A row for the query alone, which no LLM touches, two for the base, and one for each attempt and seed."""
     queries, untrained = laboratory.queries(test), laboratory.model(None, 0)[0]
-    alone, written = laboratory.measured(queries, None), laboratory.passages(untrained, queries)
-    base = laboratory.measured(queries, written)
-    dtype = untrained.backend().fingerprint()["dtype"]
+    alone, dtype = laboratory.measured(queries, None), untrained.backend().fingerprint()["dtype"]
     of = {"queries": where(laboratory, test), "n": len(queries)}
     on = of | {"dtype": dtype, "processor": arithmetic(dtype)}
     rows = [of | {"attempt": "query alone"} | {name: float(value.mean()) for name, value in alone.items()}]
-    rows.append(on | {"attempt": "base"} | row_of(base, base, alone, base["nDCG@10"]))
-    cool = laboratory.passages(untrained, queries, COOL)
-    values, short = (laboratory.measured(queries, texts) for texts in (cool, shortened(cool, written)))
-    rows.append(on | {"attempt": f"base at temperature {COOL}"} | row_of(values, base, alone, short["nDCG@10"]))
-    for name in names:
-        for seed in seeds:
-            model, costs = laboratory.model(name, seed)
-            passages = laboratory.passages(model, queries)
-            values = laboratory.measured(queries, passages)
-            short = laboratory.measured(queries, shortened(passages, written))["nDCG@10"]
-            held = accuracy(model, laboratory.pairs(ATTEMPTS[name], model.base), seed)
-            said = {"attempt": name, "what": ATTEMPTS[name].what, "seed": seed, "accuracy": held}
-            rows.append(on | said | row_of(values, base, alone, short) | {"training": costs})
+
+    def row(model: Model, temperature: float, over: tuple[list[str], dict[str, np.ndarray]]) -> dict[str, Any]:
+        """A model at a temperature, compared with those texts of the base and what these find."""
+        texts = laboratory.passages(model, queries, temperature)
+        short = laboratory.measured(queries, shortened(texts, over[0]))["nDCG@10"]
+        return on | row_of(laboratory.measured(queries, texts), over[1], alone, short)
+
+    bases = {}
+    for temperature in (WARM, COOL):
+        texts = laboratory.passages(untrained, queries, temperature)
+        bases[temperature] = texts, laboratory.measured(queries, texts)
+        rows.append({"attempt": f"base{at(temperature)}"} | row(untrained, temperature, bases[WARM]))
+    for name, seed in itertools.product(names, seeds):
+        model, costs = laboratory.model(name, seed)
+        online = "online" in ATTEMPTS[name].training  # then there are no pairs
+        held = None if online else accuracy(model, laboratory.pairs(ATTEMPTS[name], model.base), seed)
+        for temperature, base in bases.items():
+            said = {"attempt": name + at(temperature), "what": ATTEMPTS[name].what + at(temperature), "seed": seed}
+            rows.append(said | row(model, temperature, base) | {"accuracy": held, "training": costs})
             print(json.dumps(rows[-1]), flush=True)
     return rows
+
+
+def at(temperature: float) -> str:
+    """What the table adds to a model's name if its texts are drawn at a lower temperature."""
+    return "" if temperature == WARM else f" at temperature {temperature}"
 
 
 def where(laboratory: Laboratory, test: bool) -> str:

@@ -139,8 +139,7 @@ def open_base(config: ExpanderTrainingConfig) -> PreTrainedModel:
     on_gpu = torch.cuda.is_available()
     warn_of_slow_dtype(config.compute_dtype(), "cuda" if on_gpu else "cpu")
     if not on_gpu:
-        keep_freed_memory()
-        _score_counted_positions()
+        prepare_cpu()
     base = local_model(resolve_llm(config.base))
     refuse_pickles(base)
     options |= {"trust_remote_code": config.trust_remote_code, **weights_options()}
@@ -157,13 +156,14 @@ def open_base(config: ExpanderTrainingConfig) -> PreTrainedModel:
     return model
 
 
-def _score_counted_positions() -> None:
-    """Let TRL's head compute on a CPU what it computes on a GPU: only the positions that the loss counts.
+def prepare_cpu() -> None:
+    """Keep the memory that tensors leave, and let TRL's head compute what it computes on a GPU: what the loss counts.
 
-    On other devices it also scores prompts and padding and then drops them, since some devices would compile anew for
+    Elsewhere the head also scores prompts and padding and then drops them, since some devices would compile anew for
     each number of positions. A CPU compiles nothing, and the head is half of a small model's arithmetic.
     """
     from trl.trainer import utils
 
+    keep_freed_memory()
     if hasattr(utils, "_use_triton"):  # where it asks for the device
         utils._use_triton = lambda device: True

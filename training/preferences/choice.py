@@ -13,7 +13,7 @@ from ...encoding.encoder import ExpandREncoder
 from ..data.chunks import in_chunks
 from ..setting_checks import check_flag, check_number, check_whole
 from .candidates import CandidateSet
-from .rewards import REWARDS, Candidates, Reward, combined_reward
+from .rewards import MEASURE, REWARDS, Candidates, Reward, combined_reward
 from .text_embeddings import embed
 
 #: reasons why a query yields no pair
@@ -51,7 +51,8 @@ class PreferenceSettings:
             passages that LLMs wrote for a claim has a similarity of at least 0.61 to it, and the best of 13 written for
             another claim at most 0.50: 0.5 keeps what is on topic. Cosines vary between encoders; check the counts.
         candidates: number of candidates each query must have.
-        rewards: names in `REWARDS`, or callables of your own (`Reward`).
+        rewards: names in `REWARDS`, "measure" (the gain in a measure of the search; see `measured`), or callables of
+            your own (`Reward`).
         weights: of the rewards in their sum; None means 1 for each (Eq. 11).
         min_gap: the smallest reward difference between chosen and rejected.
         pairs_per_query: how many pairs a query gives at most: its best candidate with its worst, as in the paper, then
@@ -84,8 +85,9 @@ class PreferenceSettings:
         if not self.rewards or isinstance(self.rewards, str):
             raise ValueError(f"rewards must be a list of at least one name or callable, got {self.rewards!r}")
         for reward in self.rewards:
-            if isinstance(reward, str) and reward not in REWARDS:
-                raise ValueError(f"reward {reward!r} is unknown: use one of {sorted(REWARDS)}, or a callable")
+            if isinstance(reward, str) and reward not in (*REWARDS, MEASURE):
+                known = [*sorted(REWARDS), MEASURE]
+                raise ValueError(f"reward {reward!r} is unknown: use one of {known}, or a callable")
         if self.weights is not None:
             if isinstance(self.weights, (str, int, float)):
                 raise TypeError(f"weights must be a list of numbers, got {self.weights!r}")
@@ -165,7 +167,8 @@ def decide(
         queries_per_chunk: queries encoded together.
 
     Raises:
-        ValueError: an embedding contains NaN or infinity, or a reward's shape is not (n_queries, n_candidates).
+        ValueError: an embedding contains NaN or infinity, a reward's shape is not (n_queries, n_candidates), or the
+            reward "measure" is named but not opened on an index (`measured.with_gain`).
 
     Example:
         >>> sets = [CandidateSet("1", "sky", "d1", "Air scatters.", "Scattering.", ("Air.", "Mud."))]
@@ -173,6 +176,8 @@ def decide(
         >>> next(decide(sets, encoder, PreferenceSettings(candidates=2)))  # doctest: +SKIP
     """
     settings = settings or PreferenceSettings()
+    if MEASURE in settings.rewards:
+        raise ValueError('the reward "measure" searches an index: open one for it (`measured.open_gain`, `with_gain`)')
     for chunk in in_chunks(sets, queries_per_chunk):
         reasons = [_unfit(one, settings) for one in chunk]
         fit = [one for one, reason in zip(chunk, reasons, strict=True) if reason is None]

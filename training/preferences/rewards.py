@@ -38,6 +38,9 @@ class Candidates:
     to_gold: np.ndarray
 
 
+#: the name of the reward that searches an index (`MeasureGain`), and so cannot be named without one
+MEASURE = "measure"
+
 #: larger is better; float (n_queries, n_candidates)
 Reward = Callable[[Candidates], np.ndarray]
 

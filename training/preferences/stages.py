@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from ...encoding.registry import load_encoder
+from ...evaluation.beir_collections import Collection
 from ...expansion.backends.base import Backend
 from ...expansion.cache import GenerationCache
+from ...retrieval.faiss_index import FaissIndex
 from ..data.examples import examples_from_jsonl
-from ..identity import encoder_identity
+from ..identity import corpus_identity, encoder_identity
 from ..stage import Stage
 from .candidates import CandidateSettings, generate_answers, generate_candidates, write_candidates
 from .choice import PreferenceSettings, pairs_of
+from .measured import open_gain, with_gain
 from .pair_files import trl_row, write_pairs
 from .pair_report import PairReport
 from .pairs import read_decisions, write_decisions, write_report
@@ -72,15 +75,33 @@ def answers_stage(
 
 
 def with_rewards(settings: PreferenceSettings, rewards: tuple[str, ...]) -> PreferenceSettings:
-    """The settings with only these rewards, each keeping its weight.
+    """The settings with only these rewards, each keeping its weight; a new one has 1.
 
     Example:
         >>> with_rewards(PreferenceSettings(weights=(2.0, 1.0)), ("retriever",)).weights
         [1.0]
     """
     weights = dict(zip(settings.rewards, settings.weights or (1.0,) * len(settings.rewards), strict=True))
-    own = None if settings.weights is None else [weights[name] for name in rewards]
+    own = None if settings.weights is None else [weights.get(name, 1.0) for name in rewards]
     return replace(settings, rewards=rewards, weights=own)
+
+
+def searched_stage(
+    collection: Collection, encoder: str, *retriever: Stage, device: str | None = None, verbose: bool = False
+) -> Stage:
+    """documents.faiss: the collection of the training queries, encoded by the reward encoder, which may be trained."""
+
+    def run(folder: Path, *trained: Path) -> dict[str, Any]:
+        index = FaissIndex(folder / "documents.faiss")
+        corpus = index.remaining(collection.get_corpus_iter(verbose=verbose))
+        reward_encoder = load_encoder(str(trained[0] / "model") if trained else encoder, fuse=True, device=device)
+        (reward_encoder.doc_encoder() >> index.indexer(mode="resume")).index(corpus)
+        return {"documents": len(index)}
+
+    settings: dict[str, Any] = {"corpus": corpus_identity(collection)}
+    if not retriever:
+        settings["encoder"] = encoder_identity(encoder)
+    return Stage("searched", settings, retriever, run)
 
 
 def pairs_stage(
@@ -88,6 +109,7 @@ def pairs_stage(
     encoder: str,
     candidates: Stage,
     *retriever: Stage,
+    searched: tuple[Stage, Collection] | None = None,
     prompt: str,
     max_pairs: int | None,
     seed: int,
@@ -101,6 +123,7 @@ def pairs_stage(
         encoder: the reward encoder, as accepted by `load_encoder`.
         candidates: the stage with candidates.jsonl.
         retriever: the stage with a trained retriever in model/, if that is the reward encoder instead.
+        searched: the stage with documents.faiss, and its collection, if one of the rewards is "measure".
         prompt: the prompt used for the candidates.
         max_pairs: size of a seeded sample of the pairs; None keeps all.
         seed: for that sample.
@@ -111,10 +134,14 @@ def pairs_stage(
         ValueError: no pair is left (when the stage runs).
     """
 
-    def run(folder: Path, drawn: Path, *trained: Path) -> dict[str, Any]:
+    def run(folder: Path, drawn: Path, *others: Path) -> dict[str, Any]:
         sets, decisions = drawn / "candidates.jsonl", folder / "decisions.jsonl"
+        trained, choosing = others[: len(retriever)], preferences
         reward_encoder = load_encoder(str(trained[0] / "model") if trained else encoder, fuse=True, device=device)
-        write_decisions(sets, decisions, reward_encoder, preferences, verbose=verbose)
+        if searched is not None:
+            gain = open_gain(others[-1] / "documents.faiss", searched[1].qrels, reward_encoder)
+            choosing = with_gain(preferences, gain)
+        write_decisions(sets, decisions, reward_encoder, choosing, verbose=verbose)
         report = PairReport.of(read_decisions(decisions, sets), preferences)
         write_report(report, folder)
         chosen = (pair for one in read_decisions(decisions, sets) for pair in pairs_of(one, preferences))
@@ -133,4 +160,4 @@ def pairs_stage(
     settings = preferences.recorded() | {"seed": seed, "max_pairs": max_pairs}
     if not retriever:
         settings["encoder"] = encoder_identity(encoder)
-    return Stage("pairs", settings, (candidates, *retriever), run)
+    return Stage("pairs", settings, (candidates, *retriever, *([searched[0]] if searched else ())), run)

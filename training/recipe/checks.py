@@ -13,6 +13,8 @@ from ...common.extras import needed_for
 from ...common.files import path_of, with_home
 from ...common.weights import refuse_pickles
 from ...evaluation.beir_collections import resolve
+from ..preferences.measured import training_collection
+from ..preferences.rewards import MEASURE
 from ..setting_checks import check_number
 from .systems import ROWS, SMALL
 
@@ -60,6 +62,11 @@ def check_collections(given: Evaluation) -> None:
 
 def check_training(recipe: Recipe) -> None:
     """Raise ValueError for training settings that are invalid, or do not suit the systems to compare."""
+    if searching := [name for name in recipe.systems if MEASURE in (ROWS[name].rewards or ())]:
+        try:
+            training_collection(recipe.data, recipe.split)
+        except ValueError as error:
+            raise ValueError(f"systems: {searching[0]}: {error}") from error
     configs = [recipe.expander_config("base", "pairs", "out")]
     configs += [recipe.expander_config("base", "pairs", "out", r) for s in recipe.systems if (r := ROWS[s].rewards)]
     for config in configs:

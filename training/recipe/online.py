@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..expander.config import ONLINE
 from ..expander.online.settings import OnlineSettings, search_identity
 from ..identity import encoder_identity
+from ..preferences.rewards import MEASURE
 from .systems import encoder_name
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ def online_values(recipe: Recipe, rewards: Sequence[str]) -> dict[str, Any]:
     known = OnlineSettings.__dataclass_fields__.keys()
     if unknown := sorted(given.keys() - known):
         raise ValueError(f"dpo: online: unknown fields {unknown}, the fields are {sorted(known)}")
+    if MEASURE in rewards:
+        raise ValueError(
+            f"dpo: method {recipe.dpo['method']!r} takes no pairs, which a system is to choose by the search: name the "
+            f'reward "{MEASURE}" in dpo: online instead, with index and qrels, and leave that system out of systems'
+        )
     names = list(values.get("rewards", PAPER_REWARDS))
     weights = values.get("weights") or [1.0] * len(names)
     without = [name for name in PAPER_REWARDS if name not in rewards]

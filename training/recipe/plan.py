@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from ..data.examples import are_counts, split_examples
+from ..preferences.measured import training_collection
 from ..stage import Stage, in_order
 from .recipe import SMALL, Recipe, encoder_name
 from .stages import RecipeStages
@@ -106,9 +107,14 @@ class _Estimate:
         written = (settings.count + 1) * min(DOCUMENT, settings.max_new_tokens)
         return n * (settings.count + 3), n * (written + DOCUMENT + PROMPT), 0, 0.5
 
+    def _searched(self, stage: Stage) -> tuple[int, int, int, float]:
+        documents, _ = collection_size(training_collection(self.recipe.data, self.recipe.split))
+        return documents, documents * DOCUMENT, 0, documents * _width(self.recipe.encoder) * 4 / GIB
+
     def _dpo(self, stage: Stage) -> tuple[int, int, int, float]:
         config = self.recipe.expander_config("base", "pairs", "out")
-        pairs = min(self.queries["llm"], self.recipe.max_pairs or self.queries["llm"])
+        most = self.queries["llm"] * self.recipe.preferences.pairs_per_query
+        pairs = min(most, self.recipe.max_pairs or most)
         held_out = math.ceil(pairs * config.eval_fraction)
         # before the first step and then `evaluations` times, and each pair is two texts
         passes = (pairs - held_out) * config.epochs + held_out * (config.evaluations + 1)

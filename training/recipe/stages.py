@@ -24,7 +24,9 @@ from ..data.examples import TrainingExample, open_examples
 from ..data.stages import examples_stage
 from ..expander.stages import dpo_stage, merge_stage
 from ..identity import corpus_identity, data_identity, model_identity
-from ..preferences.stages import answers_stage, candidates_stage, pairs_stage, with_rewards
+from ..preferences.measured import training_collection
+from ..preferences.rewards import MEASURE
+from ..preferences.stages import answers_stage, candidates_stage, pairs_stage, searched_stage, with_rewards
 from ..retriever.stages import retriever_stage, untrained_retriever_stage
 from ..smalllm.stages import small_lm_stage
 from ..stage import Stage, in_order
@@ -102,13 +104,18 @@ class RecipeStages:
 
     def pairs(self, rewards: tuple[str, ...], round: int = 1) -> Stage:
         """pairs.jsonl: pairs chosen and rejected by these rewards."""
-        recipe = self.recipe
-        adapted = recipe.adapt_retriever and round > 1
+        recipe, encoder = self.recipe, encoder_name(self.recipe.encoder)
+        adapted = (self.retriever("expandr", rewards, round - 1),) if recipe.adapt_retriever and round > 1 else ()
+        searched = None
+        if MEASURE in rewards:
+            index = _of_round(self.searched(*adapted), round if adapted else 1)
+            searched = index, training_collection(recipe.data, recipe.split)
         stage = pairs_stage(
             with_rewards(recipe.preferences, rewards),
-            encoder_name(recipe.encoder),
+            encoder,
             self.candidates(rewards, round),
-            *((self.retriever("expandr", rewards, round - 1),) if adapted else ()),
+            *adapted,
+            searched=searched,
             prompt=recipe.candidates.prompt,
             max_pairs=recipe.max_pairs,
             seed=recipe.seed,
@@ -116,6 +123,12 @@ class RecipeStages:
             verbose=self.verbose,
         )
         return _of_round(stage, round)
+
+    def searched(self, *retriever: Stage) -> Stage:
+        """documents.faiss: the documents of the training queries, encoded by the reward encoder or a trained one."""
+        collection = training_collection(self.recipe.data, self.recipe.split)
+        encoder = encoder_name(self.recipe.encoder)
+        return searched_stage(collection, encoder, *retriever, device=self.device, verbose=self.verbose)
 
     def queries(self, rewards: tuple[str, ...], round: int = 1) -> Stage:
         """What an online method trains on: the LLM's queries, with its answers if a reward compares with them."""

@@ -1,4 +1,4 @@
-"""What a recipe compares, namely the rows of the paper's Table 3, and model names that only recipes use."""
+"""What a recipe compares: the rows of the paper's Table 3 and what goes past them; and names of models."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...encoding.registry import demo_encoder_folder
+from ..preferences.rewards import MEASURE
 
 #: the model trained from scratch, for recipes that name no other
 SMALL = "small"
@@ -38,8 +39,13 @@ SYSTEMS: Mapping[str, System] = {
     "w/o Retriever Reward": System(("self",), "expandr"),
 }
 
-#: everything that a recipe may compare: the paper's rows, and ExpandR without an LLM at query time
-ROWS: Mapping[str, System] = {**SYSTEMS, "ExpandR student": System(("self", "retriever"), "expandr", student=True)}
+#: everything that a recipe may compare: the paper's rows, ExpandR with pairs chosen by the search itself, and ExpandR
+#: without an LLM at query time
+ROWS: Mapping[str, System] = {
+    **SYSTEMS,
+    "ExpandR by search": System((MEASURE, "retriever-margin"), "expandr"),
+    "ExpandR student": System(("self", "retriever"), "expandr", student=True),
+}
 
 
 def encoder_name(name: str) -> str:

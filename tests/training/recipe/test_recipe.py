@@ -20,7 +20,7 @@ from pyterrier_expandr.training.expander import stages as expander_stages
 from pyterrier_expandr.training.expander.train import ExpanderTrainingConfig
 from pyterrier_expandr.training.preferences.candidates import CandidateSet, CandidateSettings, write_candidates
 from pyterrier_expandr.training.recipe.plan import _billions, plan
-from pyterrier_expandr.training.recipe.recipe import ROWS, SYSTEMS, Evaluation, Recipe, read_recipe
+from pyterrier_expandr.training.recipe.recipe import SYSTEMS, Evaluation, Recipe, read_recipe
 from pyterrier_expandr.training.recipe.stages import RecipeStages
 from pyterrier_expandr.training.retriever.train import RetrieverTrainingConfig
 from pyterrier_expandr.training.stage import in_order, status
@@ -215,7 +215,7 @@ def last(**changes) -> str:
 def test_every_field_decides_the_table(tmp_path):
     evaluation = {"collections": ["one"], "data": str(beir(tmp_path / "first" / "one").parent)}
     beir(tmp_path / "first" / "two", "another text")
-    whole = {"data": str(rows(tmp_path / "rows")), "systems": list(ROWS), "evaluation": evaluation}
+    whole = {"data": str(rows(tmp_path / "rows")), "systems": [*SYSTEMS, "ExpandR student"], "evaluation": evaluation}
     of_evaluation = {
         "collections": ["two"],
         "data": str(beir(tmp_path / "second" / "one", "a third text").parent),
@@ -546,7 +546,7 @@ def test_the_recipe_for_scifact_reads(expandr_data, monkeypatch):
     recipe = read_recipe(RECIPES / "scifact-smollm2.yaml", seed=3)
     assert recipe.seed == recipe.candidates.seed == recipe.small_lm.seed == 3
     assert "dtype" not in f"{recipe.llm} {recipe.dpo}", "float32 on a CPU, bfloat16 on a GPU"
-    assert recipe.data == str(expandr_data / "scifact") and len(recipe.systems) == 7
+    assert recipe.data == str(expandr_data / "scifact") and list(recipe.systems) == [*SYSTEMS, "ExpandR by search"]
     monkeypatch.delenv("EXPANDR_DATA")
     with pytest.raises(ValueError, match="scifact-smollm2.yaml: .*EXPANDR_DATA.* is not set"):
         read_recipe(RECIPES / "scifact-smollm2.yaml")

@@ -12,21 +12,16 @@ import numpy as np
 from ....collections.qrels import read_qrels
 from ....encoding.encoder import ExpandREncoder
 from ....encoding.registry import load_encoder
-from ....encoding.vectors import describe_source
 from ....expansion.backends.base import Message
 from ....expansion.backends.huggingface import HuggingFaceBackend
 from ....expansion.cleaning.passage import passages_in
 from ....expansion.thinking import begins_thought, without_thought
-from ....retrieval.faiss_index import FaissIndex
-from ....retrieval.faiss_retriever import FaissRetriever
 from ...preferences.candidates import CandidateSet
 from ...preferences.choice import compare, similarities
-from ...preferences.rewards import Candidates, MeasureGain, Reward, combined_reward
-from .settings import MEASURE, OnlineSettings, named_reward, search_identity
+from ...preferences.measured import check_encoder, open_gain
+from ...preferences.rewards import MEASURE, Candidates, MeasureGain, Reward, combined_reward
+from .settings import OnlineSettings, named_reward, search_identity
 from .signs import Written
-
-#: documents that are searched for a measure
-DEPTH = 100
 
 
 class GroupReward:
@@ -107,17 +102,11 @@ class GroupReward:
         given = self.settings
         if given.index is None or given.qrels is None:
             return None
-        retriever = FaissIndex(given.index).retriever(num_results=DEPTH)
-        return MeasureGain(retriever, read_qrels(Path(given.qrels)), given.measure, given.fusion)
+        qrels = read_qrels(Path(given.qrels))
+        return open_gain(given.index, qrels, self.encoder, measure=given.measure, fusion=given.fusion)
 
     def _check_gain(self, gain: MeasureGain) -> None:
-        if isinstance(gain.retriever, FaissRetriever):
-            index = gain.retriever.faiss_index
-            if not index.accepts(self.encoder.source):
-                raise ValueError(
-                    f"the index {str(index.path)!r} was made by {describe_source(index.encoder)}, but the reward "
-                    f"encoder is {describe_source(self.encoder.source)}: use one encoder for both"
-                )
+        check_encoder(gain, self.encoder)
         judged = set(gain.qrels.loc[gain.qrels["label"] > 0, "qid"])
         if lacking := [name for name in self.queries if name not in judged]:
             raise ValueError(

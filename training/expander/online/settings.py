@@ -12,11 +12,8 @@ from ....common.fingerprint import file_fingerprint
 from ....encoding.fusion import Fusion, check_fusion
 from ....expansion.backends.base import Sampling
 from ....expansion.prompts import resolve_prompt
-from ...preferences.rewards import REWARDS, LengthPenalty, Reward
+from ...preferences.rewards import MEASURE, REWARDS, LengthPenalty, Reward
 from ...setting_checks import check_number, check_whole
-
-#: the reward that searches an index: the gain in a measure
-MEASURE = "measure"
 
 
 @dataclass(frozen=True)
