@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -183,6 +184,33 @@ def killed_and_resumed(config, folder, record, rows, tmp_path):
         assert torch.equal(weight, weights(out)[name]), name
     again, said = (json.loads((out / name).read_text()) for name in ("expander.json", "evaluations.json"))
     assert said == rows and again["after"] == record["after"]
+
+
+@pytest.mark.slow
+def test_two_processes_learn_the_same_reward(trained, tmp_path):
+    """torchrun with two gloo processes, half of the texts in each: other texts are drawn, and as many of them."""
+    config, _, record, rows = trained
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import pickle, sys\n"
+        "from pyterrier_expandr.training.expander import train_expander\n"
+        "train_expander(pickle.load(open(sys.argv[1], 'rb')))\n"
+    )
+    (tmp_path / "config").write_bytes(
+        pickle.dumps(replace(config, device_batch_size=config.device_batch_size // 2, out=str(tmp_path / "both")))
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*command, str(script), str(tmp_path / "config")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    both, two = (json.loads((tmp_path / "both" / name).read_text()) for name in ("expander.json", "evaluations.json"))
+    assert [row["step"] for row in two] == [row["step"] for row in rows] and both["steps"] == record["steps"]
+    assert two[0] == rows[0], "the same held-out texts before training"
+    assert both["after"]["reward"] > both["before"]["reward"] + 0.3
+    assert all(weight.abs().max() > 0 for weight in weights(tmp_path / "both").values())
+    most = config.online.max_new_tokens * (16 if config.method == "grpo" else 8) * 3
+    for one, other in zip(rows[1:], two[1:], strict=True):
+        assert 0.7 * one["tokens"] < other["tokens"] < 1.4 * one["tokens"], "the tokens of both processes"
+    assert two[1]["tokens"] <= most
 
 
 def test_a_run_is_reported_as_a_table_and_as_curves(trained, tmp_path):

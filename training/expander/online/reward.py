@@ -160,7 +160,7 @@ class Scorer:
         ends: Sequence[int],
     ) -> None:
         self.reward, self.backend, self.prompts, self.ends = reward, backend, prompts, set(ends)
-        #: tokens written in training so far
+        #: tokens that this process wrote in training since the last evaluation
         self.tokens = 0
 
     def __call__(

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
@@ -38,9 +39,11 @@ class _Watched:
         self: Any, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """What `Watch.measure` finds, with the prefix, and the number of tokens written in training so far."""
-        before = [entry["eval_tokens"] for entry in self.state.log_history if "eval_tokens" in entry]
-        self.scorer.tokens = max([self.scorer.tokens, *before])  # a resumed run counts on
-        found = self.watch.measure(self.accelerator.unwrap_model(self.model)) | {"tokens": self.scorer.tokens}
+        before = max([0, *(entry["eval_tokens"] for entry in self.state.log_history if "eval_tokens" in entry)])
+        written = torch.tensor(self.scorer.tokens, device=self.accelerator.device)
+        self.scorer.tokens = 0
+        found = self.watch.measure(self.accelerator.unwrap_model(self.model))
+        found |= {"tokens": before + int(self.accelerator.reduce(written, "sum"))}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.model.eval()  # tells TRL that this is no training step
         self.log(dict(metrics))
