@@ -143,6 +143,14 @@ ATTEMPTS = {
         (MEASURE, "retriever-margin"),
         pairs_per_query=3,
     ),
+    "several-again": Attempt(
+        "that, and then the same on its own candidates",
+        TEN_TIMES,
+        (MEASURE, "retriever-margin"),
+        after="several-fast",
+        on_policy=True,
+        pairs_per_query=3,
+    ),
     "linear": Attempt(
         "the same with LoRA on all linear layers",
         {"learning_rate": 2e-4, "epochs": 3, "target_modules": ALL_LINEAR},
