@@ -30,7 +30,7 @@ CHECKED = {
     "expander/dpo.py": ("trl", "datasets"),
     "expander/sft.py": ("trl", "datasets"),
     "online/trainers.py": ("trl", "datasets"),
-    "expander/trainer_setup.py": ("peft",),
+    "expander/trainer_setup.py": ("peft", "trl"),
     "retriever/data.py": ("datasets",),
     "student/train.py": ("datasets",),
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from trl.trainer import utils
 
 from ...common.hardware import keep_freed_memory, warn_of_slow_dtype
 from ...common.weights import refuse_pickles, weights_options
@@ -162,8 +163,6 @@ def prepare_cpu() -> None:
     Elsewhere the head also scores prompts and padding and then drops them, since some devices would compile anew for
     each number of positions. A CPU compiles nothing, and the head is half of a small model's arithmetic.
     """
-    from trl.trainer import utils
-
     keep_freed_memory()
     if hasattr(utils, "_use_triton"):  # where it asks for the device
         utils._use_triton = lambda device: True
