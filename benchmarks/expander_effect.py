@@ -118,33 +118,33 @@ FOUND: dict[str, Any] = {"rewards": (MEASURE, "retriever-margin"), "max_new_toke
 ATTEMPTS = {
     "paper": Attempt("DPO as in the paper"),
     "rate": Attempt(
-        "DPO, learning rate 2e-4, LoRA on q, k, v, o, 1 epoch",
+        "DPO (2e-4, 1 epoch), both rewards",
         TEN_TIMES,
     ),
     "near": Attempt(
-        "the same, retriever reward",
+        "DPO (2e-4, 1 epoch), retriever reward",
         TEN_TIMES,
         ("retriever",),
     ),
     "long": Attempt(
-        "the same, retriever reward, 3 epochs",
+        "DPO (2e-4, 3 epochs), retriever reward",
         {**TEN_TIMES, "epochs": 3, "precompute_reference": True},
         ("retriever",),
     ),
     "several": Attempt(
-        "1 epoch of three pairs per query, by the nDCG@10 of the search and the retriever margin",
+        "DPO (2e-4, 1 epoch), three pairs per query by the search",
         TEN_TIMES,
         (MEASURE, "retriever-margin"),
         pairs_per_query=3,
     ),
     "several-fast": Attempt(
-        "the same, learning rate 5e-4",
+        "DPO (5e-4, 1 epoch), three pairs per query by the search",
         {**TEN_TIMES, "learning_rate": 5e-4},
         (MEASURE, "retriever-margin"),
         pairs_per_query=3,
     ),
     "several-again": Attempt(
-        "that, and then the same on its own candidates",
+        "that at 5e-4, and then at 2e-4 on its own candidates",
         TEN_TIMES,
         (MEASURE, "retriever-margin"),
         after="several-fast",
@@ -152,7 +152,7 @@ ATTEMPTS = {
         pairs_per_query=3,
     ),
     "linear": Attempt(
-        "the same with LoRA on all linear layers",
+        "DPO (2e-4, 3 epochs), both rewards, LoRA on all linear layers",
         {"learning_rate": 2e-4, "epochs": 3, "target_modules": ALL_LINEAR},
     ),
     "best": Attempt("imitation of the best candidate (both rewards)", IMITATION),
@@ -163,20 +163,20 @@ ATTEMPTS = {
         ("retriever",),
     ),
     "best-dpo": Attempt(
-        "that, and then DPO on the same pairs",
+        "imitation of the best candidate, and then DPO on the same pairs",
         {"learning_rate": 1e-4, "epochs": 1, "target_modules": ATTENTION},
         ("retriever",),
         after="best-gold",
     ),
     "round-2": Attempt(
-        "a second round: imitation of the best of its own candidates",
+        "imitation of the best candidate, and then of the best of its own",
         IMITATION,
         ("retriever",),
         after="best-gold",
         on_policy=True,
     ),
     "round-2-dpo": Attempt(
-        "a second round: DPO on its own candidates",
+        "imitation of the best candidate, and then DPO on its own candidates",
         {"learning_rate": 1e-4, "epochs": 1, "target_modules": ATTENTION},
         ("retriever",),
         after="best-gold",
