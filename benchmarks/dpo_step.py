@@ -3,8 +3,7 @@
     EXPANDR_DATA=FOLDER python -m benchmarks.dpo_step [--dtype bfloat16] [--steps N] [--json FILE]
 
 Each trains in a process of its own, on the same pairs (sentences of SciFact's documents, 30 to 100 words), in batches
-of 8 pairs. `TRL` lets its head score every position, and returns freed memory to the system; everything else is the
-same: model, adapter, tokens, loss. Seconds are those of the processor, since other work on the machine changes them
+of 8 pairs. `TRL` lets its head score every position; everything else is the same: model, adapter, tokens, loss. Seconds are those of the processor, since other work on the machine changes them
 less, without the first step. The losses show that both compute the same.
 """
 
@@ -52,7 +51,7 @@ def write_pairs(path: Path, number: int) -> None:
 def trained(name: str, steps: int, dtype: str, folder: Path) -> dict[str, Any]:
     """Seconds of the processor for a step, and the losses."""
     if name == "TRL":
-        trainer_setup.prepare_cpu = lambda: None
+        trainer_setup.score_only_what_counts = lambda: None
     from pyterrier_expandr.training.expander.dpo import TokenizedDPOTrainer
 
     write_pairs(folder / "pairs.jsonl", PAIRS * (steps + 2))

@@ -1,8 +1,7 @@
-"""What the hardware has arithmetic for: bfloat16, and 8-bit integers; and how memory is taken from it."""
+"""What the hardware has arithmetic for: bfloat16, and 8-bit integers."""
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import re
 from pathlib import Path
@@ -13,8 +12,6 @@ logger = logging.getLogger(__name__)
 PROCESSOR = Path("/proc/cpuinfo")
 BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
 INTEGERS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
-#: glibc's numbers for settings of `mallopt`: what is freed at the top is kept up to a limit, and nothing is mapped
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def has_bfloat16(device: str) -> bool:
@@ -55,20 +52,3 @@ def warn_of_slow_integers() -> None:
     """Log a warning if a model in int8 would be computed on a CPU that has no arithmetic for it."""
     if PROCESSOR.is_file() and not has_integers():
         logger.warning("this CPU has no arithmetic in 8-bit integers (VNNI), so a model in int8 is no faster here")
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep the memory that tensors leave, for the next ones; does nothing without glibc.
-
-    Otherwise a large tensor's pages go back to the system, which clears each of them again for the next tensor. For
-    products of small matrices that takes as long as the arithmetic itself.
-
-    Example:
-        >>> keep_freed_memory()
-    """
-    try:
-        set_option = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # macOS, musl, Windows
-        return
-    set_option(M_TRIM_THRESHOLD, 2**31 - 1)
-    set_option(M_MMAP_MAX, 0)

@@ -1,8 +1,6 @@
-"""What the processor has arithmetic for is said where it costs most; and freed memory is kept."""
+"""A language model in bfloat16 on a CPU that only imitates it: allowed, since texts are the same as elsewhere, and said."""
 
 import logging
-import subprocess
-import sys
 
 import pytest
 
@@ -38,32 +36,3 @@ def test_the_backend_says_so_when_it_opens_the_model(tiny_llama, tmp_path, monke
         assert "bfloat16" not in caplog.text
         HuggingFaceBackend(tiny_llama, dtype="bfloat16", device="cpu").load()
     assert "no arithmetic in bfloat16" in caplog.text
-
-
-MEASURED = """
-import resource
-import torch
-from pyterrier_expandr.common.hardware import keep_freed_memory
-{kept}
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-x = torch.ones(16 << 20)
-for _ in range(20):
-    x * 2
-before = faults()
-for _ in range(20):
-    x * 2
-print(faults() - before)
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
-def test_pages_of_freed_tensors_are_used_again():
-    """20 products of 64 MB: without it the system gives, and clears, each of their pages 20 times."""
-    found = {}
-    for kept in ("", "keep_freed_memory()"):
-        run = subprocess.run(
-            [sys.executable, "-c", MEASURED.format(kept=kept)], capture_output=True, text=True, check=True
-        )
-        found[kept] = int(run.stdout)
-    assert 4 * found["keep_freed_memory()"] < found[""]

@@ -12,7 +12,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer import utils
 
-from ...common.hardware import keep_freed_memory, warn_of_slow_dtype
+from ...common.hardware import warn_of_slow_dtype
 from ...common.weights import refuse_pickles, weights_options
 from ...expansion.backends.gguf import local_model, resolve_llm
 from ...expansion.backends.local.control_tokens import stop_tokens
@@ -140,7 +140,7 @@ def open_base(config: ExpanderTrainingConfig) -> PreTrainedModel:
     on_gpu = torch.cuda.is_available()
     warn_of_slow_dtype(config.compute_dtype(), "cuda" if on_gpu else "cpu")
     if not on_gpu:
-        prepare_cpu()
+        score_only_what_counts()
     base = local_model(resolve_llm(config.base))
     refuse_pickles(base)
     options |= {"trust_remote_code": config.trust_remote_code, **weights_options()}
@@ -157,12 +157,11 @@ def open_base(config: ExpanderTrainingConfig) -> PreTrainedModel:
     return model
 
 
-def prepare_cpu() -> None:
-    """Keep the memory that tensors leave, and let TRL's head compute what it computes on a GPU: what the loss counts.
+def score_only_what_counts() -> None:
+    """Let TRL's head compute on a CPU what it computes on a GPU: only the positions that the loss counts.
 
-    Elsewhere the head also scores prompts and padding and then drops them, since some devices would compile anew for
-    each number of positions. A CPU compiles nothing, and the head is half of a small model's arithmetic.
+    Elsewhere it also scores prompts and padding and then drops them, since some devices would compile anew for each
+    number of positions. A CPU compiles nothing, and the head is half of a small model's arithmetic.
     """
-    keep_freed_memory()
     if hasattr(utils, "_use_triton"):  # where it asks for the device
         utils._use_triton = lambda device: True

@@ -375,7 +375,7 @@ def test_the_head_scores_only_what_the_loss_counts(config, tmp_path, monkeypatch
     written = sum(len(row[side]) for row in rows for side in ("chosen_ids", "rejected_ids")[:sides])
     assert sum(scored) == models * written, "by the model, and by its reference where there is one"
 
-    monkeypatch.setattr(trainer_setup, "prepare_cpu", lambda: None)
+    monkeypatch.setattr(trainer_setup, "score_only_what_counts", lambda: None)
     monkeypatch.setattr(utils, "_use_triton", lambda device: False)
     everything = train_expander(replace(config, out=str(tmp_path / "everything")))
     assert sum(scored) > 3 * models * written
