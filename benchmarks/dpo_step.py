@@ -3,8 +3,9 @@
     EXPANDR_DATA=FOLDER python -m benchmarks.dpo_step [--dtype bfloat16] [--steps N] [--json FILE]
 
 Each trains in a process of its own, on the same pairs (sentences of SciFact's documents, 30 to 100 words), in batches
-of 8 pairs. `TRL` lets its head score every position; everything else is the same: model, adapter, tokens, loss. Seconds are those of the processor, since other work on the machine changes them
-less, without the first step. The losses show that both compute the same.
+of 8 pairs. `TRL` lets its head score every position; everything else is the same: model, adapter, tokens, loss. Seconds
+are those of the processor, since other work on the machine changes them less, without the first step. The losses show
+that both compute the same.
 """
 
 from __future__ import annotations
