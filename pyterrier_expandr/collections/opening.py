@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyterrier as pt
+
+from ..common.files import with_home
+
+
+def is_collection(name: str) -> bool:
+    """Whether a name means a collection with documents, which `open_collection` opens, rather than rows of JSONL.
+
+    Example:
+        >>> is_collection("irds:beir/scifact/test"), is_collection("rows.jsonl")
+        (True, False)
+    """
+    return name == "pocket" or name.startswith("irds:") or (Path(with_home(name)) / "corpus.jsonl").is_file()
 
 
 def open_collection(name: str, split: str = "test") -> Any:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ...collections.opening import is_collection
 from ...common.files import path_of, with_home
 from ...common.frames import without_surrogates
 from ...common.jsonl import read_jsonl, write_jsonl
@@ -58,7 +59,7 @@ def open_examples(
     """
     name = with_home(str(source))
     path = Path(name)
-    if name == "pocket" or name.startswith("irds:") or (path / "corpus.jsonl").is_file():
+    if is_collection(name):
         if ratios:
             raise ValueError(f"ratios apply to JSONL files, but {name} is a collection: leave them out")
         return examples_of_collection(name, split, min_relevance=min_relevance, skipped=skipped)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ...collections.opening import open_collection
+from ...collections.opening import is_collection, open_collection
 from ...encoding.encoder import ExpandREncoder
 from ...encoding.fusion import Fusion
 from ...encoding.vectors import describe_source
@@ -99,7 +99,7 @@ def training_collection(data: str, split: str) -> Collection:
         >>> training_collection("pocket", "train")
         Collection('training')
     """
-    if not (data == "pocket" or data.startswith("irds:") or (Path(data) / "corpus.jsonl").is_file()):
+    if not is_collection(data):
         raise ValueError(
             f'the reward "measure" searches the collection of the training queries, but {data!r} is none: give pocket, '
             "irds:NAME, or a folder in BEIR format"

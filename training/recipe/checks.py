@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...collections.opening import open_collection
+from ...collections.opening import is_collection, open_collection
 from ...common.extras import needed_for
 from ...common.files import path_of, with_home
 from ...common.weights import refuse_pickles
@@ -39,7 +39,7 @@ def check_data(data: str, split: str, ratios: Mapping[str, Any]) -> None:
         if share > 1:
             raise ValueError(f"ratios: {name} must be at most 1, got {share}")
     path = Path(data)
-    if data == "pocket" or data.startswith("irds:") or (path / "corpus.jsonl").is_file():
+    if is_collection(data):
         if ratios:
             raise ValueError(f"ratios apply to JSONL files, but {data} is a collection: leave them out")
         open_collection(data, split)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ...collections.opening import open_collection, topics_of
+from ...collections.opening import is_collection, open_collection, topics_of
 from ...expansion.expander import RecordedExpander
 from ..data.examples import TrainingExample, examples_from_jsonl, open_examples
 from .config import StudentConfig
@@ -50,13 +50,9 @@ def _queries(config: StudentConfig) -> list[TrainingExample]:
 
 
 def _examples(source: str, split: str) -> Iterator[TrainingExample]:
-    if _is_collection(source) or not Path(source).exists():
+    if is_collection(source) or not Path(source).exists():
         return open_examples(source, split)
     return examples_from_jsonl(source, unjudged=True)
-
-
-def _is_collection(source: str) -> bool:
-    return source == "pocket" or source.startswith("irds:") or (Path(source) / "corpus.jsonl").is_file()
 
 
 def _refuse_test_queries(log: Iterable[TrainingExample], config: StudentConfig) -> None:
