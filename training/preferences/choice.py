@@ -176,14 +176,19 @@ def decide(
         >>> next(decide(sets, encoder, PreferenceSettings(candidates=2)))  # doctest: +SKIP
     """
     settings = settings or PreferenceSettings()
-    if MEASURE in settings.rewards:
-        raise ValueError('the reward "measure" searches an index: open one for it (`measured.open_gain`, `with_gain`)')
+    check_opened(settings)
     for chunk in in_chunks(sets, queries_per_chunk):
         reasons = [_unfit(one, settings) for one in chunk]
         fit = [one for one, reason in zip(chunk, reasons, strict=True) if reason is None]
         decided = iter(choose(fit, compare(fit, encoder), settings) if fit else ())
         for one, reason in zip(chunk, reasons, strict=True):
             yield Decision(one, dropped=reason) if reason is not None else next(decided)
+
+
+def check_opened(settings: PreferenceSettings) -> None:
+    """Raise ValueError if the reward "measure" is named but not opened on an index."""
+    if MEASURE in settings.rewards:
+        raise ValueError('the reward "measure" searches an index: open one for it (`measured.open_gain`, `with_gain`)')
 
 
 def _unfit(one: CandidateSet, settings: PreferenceSettings) -> Reason | None:

@@ -27,7 +27,7 @@ from ..data.chunks import in_chunks
 from ..data.examples import examples_from_jsonl, open_examples, write_examples
 from ..run_folder import MEND, claim, is_finished, one_run, publish
 from .candidates import CandidateSet, CandidateSettings, generate_candidates, read_candidates, write_candidates
-from .choice import Decision, PreferenceSettings, decide, pairs_of
+from .choice import Decision, PreferenceSettings, check_opened, decide, pairs_of
 from .pair_files import trl_row, write_pairs
 from .pair_report import PairReport
 
@@ -56,7 +56,8 @@ class PairsConfig:
         suffix: ".jsonl" or ".parquet".
 
     Raises:
-        ValueError: `limit` below 1, an unknown format or suffix, or a mismatch of candidates drawn and required.
+        ValueError: `limit` below 1, an unknown format or suffix, or a mismatch of candidates drawn and required, or the
+            reward "measure" without its index.
 
     Example:
         >>> PairsConfig("pocket").candidates.count
@@ -86,6 +87,7 @@ class PairsConfig:
                 f"{self.candidates.count} candidates are sampled for each query, but preferences expect "
                 f"{self.preferences.candidates}: make them equal"
             )
+        check_opened(self.preferences)
         if self.preferences.needs_answers and not self.candidates.answers:
             raise ValueError("a reward or the filter compares with the LLM's answer, so candidates need answers=True")
 

@@ -60,6 +60,11 @@ class RecipeStages:
         given = self.recipe.evaluation
         return resolve(given.collections, data=given.data, split=given.split, num_results=given.num_results)
 
+    @cached_property
+    def training(self) -> Collection:
+        """The collection of the training queries, for rewards that search it."""
+        return training_collection(self.recipe.data, self.recipe.split)
+
     # --- data and the language model
 
     def examples(self) -> Stage:
@@ -108,8 +113,7 @@ class RecipeStages:
         adapted = (self.retriever("expandr", rewards, round - 1),) if recipe.adapt_retriever and round > 1 else ()
         searched = None
         if MEASURE in rewards:
-            index = _of_round(self.searched(*adapted), round if adapted else 1)
-            searched = index, training_collection(recipe.data, recipe.split)
+            searched = _of_round(self.searched(*adapted), round if adapted else 1), self.training
         stage = pairs_stage(
             with_rewards(recipe.preferences, rewards),
             encoder,
@@ -126,9 +130,8 @@ class RecipeStages:
 
     def searched(self, *retriever: Stage) -> Stage:
         """documents.faiss: the documents of the training queries, encoded by the reward encoder or a trained one."""
-        collection = training_collection(self.recipe.data, self.recipe.split)
         encoder = encoder_name(self.recipe.encoder)
-        return searched_stage(collection, encoder, *retriever, device=self.device, verbose=self.verbose)
+        return searched_stage(self.training, encoder, *retriever, device=self.device, verbose=self.verbose)
 
     def queries(self, rewards: tuple[str, ...], round: int = 1) -> Stage:
         """What an online method trains on: the LLM's queries, with its answers if a reward compares with them."""

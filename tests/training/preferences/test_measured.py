@@ -11,8 +11,8 @@ from ir_measures import nDCG
 from pyterrier_expandr import ExpandREncoder, FaissIndex
 from pyterrier_expandr.collections import pocket
 from pyterrier_expandr.training.preferences.choice import PreferenceSettings, decide
-from pyterrier_expandr.training.preferences.measured import open_gain, searching
-from pyterrier_expandr.training.preferences.pairs import read_decisions
+from pyterrier_expandr.training.preferences.measured import open_gain, searching, training_collection
+from pyterrier_expandr.training.preferences.pairs import PairsConfig, read_decisions
 from pyterrier_expandr.training.recipe.plan import plan
 from pyterrier_expandr.training.recipe.recipe import _recipe, read_recipe
 from pyterrier_expandr.training.recipe.stages import RecipeStages
@@ -121,12 +121,21 @@ def test_what_cannot_be_searched_is_refused(index, encoder, rewards, data, messa
         searching(PreferenceSettings(rewards=rewards), index, encoder, data, "train")
 
 
+def test_a_collection_in_the_home_folder_is_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "corpus.jsonl").write_text("{}")
+    assert training_collection("~/mine", "train").name == "training"
+
+
 def test_an_index_of_another_encoder_and_one_never_opened_are_refused(index, minilm):
     other, qrels = ExpandREncoder(minilm, device="cpu", pooling="cls"), pocket("train").get_qrels()
     with pytest.raises(ValueError, match="but the reward encoder is .*: use one encoder for both"):
         open_gain(index, qrels, other)
     with pytest.raises(ValueError, match='the reward "measure" searches an index: open one'):
         next(decide([], other, PreferenceSettings(rewards=REWARDS)))
+    with pytest.raises(ValueError, match='the reward "measure" searches an index: open one'):
+        PairsConfig("pocket", preferences=PreferenceSettings(rewards=REWARDS))  # before anything is drawn
     assert searching(PreferenceSettings(), None, other, "no matter", "train") == PreferenceSettings()
 
 
