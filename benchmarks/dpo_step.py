@@ -51,10 +51,10 @@ def write_pairs(path: Path, number: int) -> None:
 
 def trained(name: str, steps: int, dtype: str, folder: Path) -> dict[str, Any]:
     """Seconds of the processor for a step, and the losses."""
-    if name == "TRL":
-        trainer_setup.score_only_what_counts = lambda: None
     from pyterrier_expandr.training.expander.dpo import TokenizedDPOTrainer
 
+    if name == "TRL":
+        trainer_setup.score_only_what_counts = lambda: None
     write_pairs(folder / "pairs.jsonl", PAIRS * (steps + 2))
     moments, step = [], TokenizedDPOTrainer.training_step
 

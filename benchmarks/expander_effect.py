@@ -57,10 +57,10 @@ from pyterrier_expandr.evaluation.result_store import versions
 from pyterrier_expandr.evaluation.significance import permutation_test
 from pyterrier_expandr.training.data.examples import TrainingExample, examples_from_jsonl, open_examples
 from pyterrier_expandr.training.expander.merge import merge_adapter
-from pyterrier_expandr.training.expander.online.settings import MEASURE
 from pyterrier_expandr.training.expander.pair_tokens import held_out, tokenize_pairs
 from pyterrier_expandr.training.expander.train import RECORD, ExpanderTrainingConfig, train_expander
 from pyterrier_expandr.training.preferences.pair_files import read_pairs
+from pyterrier_expandr.training.preferences.rewards import MEASURE
 from pyterrier_expandr.training.recipe.recipe import read_recipe
 from pyterrier_expandr.training.recipe.stages import RecipeStages
 from pyterrier_expandr.training.stage import Stage, build
@@ -383,9 +383,8 @@ def run(names: Sequence[str], seeds: Sequence[int], test: bool, laboratory: Labo
     on = of | {"dtype": dtype, "processor": arithmetic(dtype)}
     rows = [of | {"attempt": "query alone"} | {name: float(value.mean()) for name, value in alone.items()}]
 
-    def row(model: Model, temperature: float, over: tuple[list[str], dict[str, np.ndarray]]) -> dict[str, Any]:
-        """A model at a temperature, compared with those texts of the base and what these find."""
-        texts = laboratory.passages(model, queries, temperature)
+    def row(texts: list[str], over: tuple[list[str], dict[str, np.ndarray]]) -> dict[str, Any]:
+        """What a model's texts find, compared with those texts of the base and what these find."""
         short = laboratory.measured(queries, shortened(texts, over[0]))["nDCG@10"]
         return on | row_of(laboratory.measured(queries, texts), over[1], alone, short)
 
@@ -393,14 +392,18 @@ def run(names: Sequence[str], seeds: Sequence[int], test: bool, laboratory: Labo
     for temperature in (WARM, COOL):
         texts = laboratory.passages(untrained, queries, temperature)
         bases[temperature] = texts, laboratory.measured(queries, texts)
-        rows.append({"attempt": f"base{at(temperature)}"} | row(untrained, temperature, bases[WARM]))
+        rows.append({"attempt": f"base{at(temperature)}"} | row(texts, bases[WARM]))
     for name, seed in itertools.product(names, seeds):
         model, costs = laboratory.model(name, seed)
         online = "online" in ATTEMPTS[name].training  # then there are no pairs
         held = None if online else accuracy(model, laboratory.pairs(ATTEMPTS[name], model.base), seed)
         for temperature, base in bases.items():
             said = {"attempt": name + at(temperature), "what": ATTEMPTS[name].what + at(temperature), "seed": seed}
-            rows.append(said | row(model, temperature, base) | {"accuracy": held, "training": costs})
+            rows.append(
+                said
+                | row(laboratory.passages(model, queries, temperature), base)
+                | {"accuracy": held, "training": costs}
+            )
             print(json.dumps(rows[-1]), flush=True)
     return rows
 
