@@ -12,8 +12,9 @@ Protocol, written down before the first run:
 - Transfer: `--collection` tries the same models on the test queries of another collection (at most its first 300), and
   `--pooling cls` with another encoder, namely the same network pooled in a way that it was not trained for.
 - A model writes one passage of at most 128 tokens for each query, at temperature 1, top-p 0.9 and the prompt q2d, with
-  the same seed for all models; and another at 0.6, which is compared with the base's at 0.6. all-MiniLM-L6-v2 (256
-  tokens) encodes; the fused vector searches all documents.
+  the same seed for all models; another at 0.6; and at temperature 1 three more, whose mean with the first is fused. A
+  model is compared with the base that writes in the same way. all-MiniLM-L6-v2 (256 tokens) encodes; the fused vector
+  searches all documents.
 - An attempt's training seed is `--seeds`; p is that of a paired permutation test over queries, the interval that of a
   bootstrap over queries.
 
@@ -21,8 +22,8 @@ Columns: `nDCG@10` and `R@100` of the fused query (mean of query and passage), `
 `gain` of nDCG@10 over the base, `to query alone` the difference from the query without a passage, `shortened` the gain
 if each passage is cut to the words of the base's for that query, `similarity` of the passage to the relevant document,
 `words`, and `accuracy`: in which share of held-out pairs training raised the log-probability of the chosen text by more
-than that of the rejected one. The LLM writes and is trained in `--dtype`, by default the machine's. A run goes on where
-it was interrupted.
+than that of the rejected one. The LLM writes in `--dtype`, by default the machine's, and is trained in it unless the
+attempt names another. A run goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ir_measures
 import numpy as np
@@ -67,11 +68,29 @@ from pyterrier_expandr.training.stage import Stage, build
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "scifact-smollm2.yaml"
 DEVELOPMENT, WEIGHT, BATCH = 200, 0.7, 64
-#: the temperature of the comparison, and a lower one: it costs nothing, so training must beat it
-WARM, COOL = 1.0, 0.6
+
+
+class Way(NamedTuple):
+    """How a model writes: at this temperature, so many passages for each query."""
+
+    temperature: float = 1.0
+    passages: int = 1
+
+    def __str__(self) -> str:
+        """What the table adds to a model's name."""
+        if self.passages > 1:
+            return f", {self.passages} passages"
+        return "" if self == COMPARED else f" at temperature {self.temperature}"
+
+
+#: what is compared, and two ways without training: a lower temperature costs nothing, four passages four times as much
+COMPARED = Way()
+WAYS = (COMPARED, Way(temperature=0.6), Way(passages=4))
 #: test queries of a collection, at most
 MOST = 300
 MEASURES = (nDCG @ 10, R @ 100)
+#: the passages of each query
+Passages = Sequence[Sequence[str]]
 #: what training is to reach on the test queries: this gain of nDCG@10 over the base, with this p, in so many seeds
 TARGET, LEVEL, SEEDS = 0.03, 0.01, 3
 
@@ -134,6 +153,12 @@ ATTEMPTS = {
     "several": Attempt(
         "DPO (2e-4, 1 epoch), three pairs per query by the search",
         TEN_TIMES,
+        (MEASURE, "retriever-margin"),
+        pairs_per_query=3,
+    ),
+    "several-float32": Attempt(
+        "DPO (2e-4, 1 epoch, in float32), three pairs per query by the search",
+        {**TEN_TIMES, "dtype": "float32"},
         (MEASURE, "retriever-margin"),
         pairs_per_query=3,
     ),
@@ -245,7 +270,7 @@ class Laboratory:
             base,
             str(learnt),
             str(self.folder / "adapters" / f"{name}-{seed}"),
-            **{**COMMON, **training, "seed": seed, "dtype": self.dtype},
+            **{**COMMON, "dtype": self.dtype, **training, "seed": seed},
         )
         adapter = train_expander(config, verbose=True)
         record = json.loads((adapter / RECORD).read_text())
@@ -289,14 +314,16 @@ class Laboratory:
         others = self.made(self.stages().examples()) / "retriever.jsonl"
         return list(islice(examples_from_jsonl(others), DEVELOPMENT))
 
-    def passages(self, model: Model, queries: Sequence[TrainingExample], temperature: float) -> list[str]:
-        """What a model writes for each query; "" where it writes nothing or refuses."""
+    def passages(self, model: Model, queries: Sequence[TrainingExample], way: Way) -> list[list[str]]:
+        """What a model writes for each query; nothing where it writes nothing or refuses."""
         topics = pd.DataFrame({"qid": [q.query_id for q in queries], "query": [q.query for q in queries]})
         with model.backend() as backend:
-            settings: dict[str, Any] = {"temperature": temperature, "max_new_tokens": 128, "seed": 42}
-            expander = LLMExpander(backend, cache=self.folder / "texts.sqlite", verbose=True, **settings)
+            settings: dict[str, Any] = {"temperature": way.temperature, "max_new_tokens": 128, "seed": 42}
+            expander = LLMExpander(
+                backend, n=way.passages, cache=self.folder / "texts.sqlite", verbose=True, **settings
+            )
             found = expander.transform(topics)
-        return [next(iter(one), "") for one in found["query_expansions"]]
+        return [list(one) for one in found["query_expansions"]]
 
     @cached_property
     def documents(self) -> tuple[list[str], np.ndarray]:
@@ -305,7 +332,7 @@ class Laboratory:
         vectors = document_vectors(self.encoder, corpus, self.folder / f"{self.place.name}-{self.pooling}.npy")
         return [row["_id"] for row in corpus], vectors
 
-    def measured(self, queries: Sequence[TrainingExample], passages: Sequence[str] | None) -> dict[str, np.ndarray]:
+    def measured(self, queries: Sequence[TrainingExample], passages: Passages | None) -> dict[str, np.ndarray]:
         """Values (n,) of each query; `passages` of None is the query alone."""
         docnos, documents = self.documents
         qids = [query.query_id for query in queries]
@@ -318,14 +345,17 @@ class Laboratory:
         alone = np.asarray(self.encoder.encode_queries([query.query for query in queries]))
         if passages is None:
             return scored(alone)
-        # Both are documents, but remembered: the same texts are measured for each attempt.
-        written = np.array(self.encoder.encode_expansions(list(passages)))
-        written[[not text.strip() for text in passages]] = 0  # an empty passage leaves the query as it is
+        # Passages and documents are remembered: the same texts are measured for each attempt.
+        vectors = iter(np.asarray(self.encoder.encode_expansions([text for texts in passages for text in texts])))
+        written = np.zeros_like(alone)  # a query without a passage stays as it is
+        for row, texts in zip(written, passages, strict=True):
+            if texts:
+                row[:] = np.mean(list(islice(vectors, len(texts))), axis=0)
         gold = np.asarray(self.encoder.encode_expansions([query.positives[0] for query in queries]))
         values = scored((alone + written) / 2)
         values[f"weight {WEIGHT}"] = scored(WEIGHT * alone + (1 - WEIGHT) * written)["nDCG@10"]
         values["similarity"] = np.einsum("nd,nd->n", written, gold)
-        values["words"] = np.array([len(text.split()) for text in passages], dtype=float)
+        values["words"] = np.array(list(map(mean_words, passages)))
         return values
 
 
@@ -355,9 +385,18 @@ def log_probability(model: Any, prompt: list[int], text: list[int]) -> float:
     return float(found.gather(1, ids[0, len(prompt) :, None]).sum())
 
 
-def shortened(passages: Sequence[str], like: Sequence[str]) -> tuple[str, ...]:
-    """Each passage cut to as many words as its counterpart has."""
-    return tuple(" ".join(text.split()[: len(other.split())]) for text, other in zip(passages, like, strict=True))
+def mean_words(texts: Sequence[str]) -> float:
+    """The mean number of words of a query's passages; 0 without any."""
+    return float(np.mean([len(text.split()) for text in texts])) if texts else 0.0
+
+
+def shortened(passages: Passages, like: Passages) -> Passages:
+    """Each passage cut to as many words as that query's passages in `like` have in the mean; nothing is left of 0."""
+    limits = [round(mean_words(texts)) for texts in like]
+    return [
+        [" ".join(text.split()[:limit]) for text in texts if limit]
+        for texts, limit in zip(passages, limits, strict=True)
+    ]
 
 
 def row_of(
@@ -383,34 +422,26 @@ def run(names: Sequence[str], seeds: Sequence[int], test: bool, laboratory: Labo
     on = of | {"dtype": dtype, "processor": arithmetic(dtype)}
     rows = [of | {"attempt": "query alone"} | {name: float(value.mean()) for name, value in alone.items()}]
 
-    def row(texts: list[str], over: tuple[list[str], dict[str, np.ndarray]]) -> dict[str, Any]:
+    def row(texts: Passages, over: tuple[Passages, dict[str, np.ndarray]]) -> dict[str, Any]:
         """What a model's texts find, compared with those texts of the base and what these find."""
         short = laboratory.measured(queries, shortened(texts, over[0]))["nDCG@10"]
         return on | row_of(laboratory.measured(queries, texts), over[1], alone, short)
 
     bases = {}
-    for temperature in (WARM, COOL):
-        texts = laboratory.passages(untrained, queries, temperature)
-        bases[temperature] = texts, laboratory.measured(queries, texts)
-        rows.append({"attempt": f"base{at(temperature)}"} | row(texts, bases[WARM]))
+    for way in WAYS:
+        texts = laboratory.passages(untrained, queries, way)
+        bases[way] = texts, laboratory.measured(queries, texts)
+        rows.append({"attempt": f"base{way}"} | row(texts, bases[COMPARED]))
     for name, seed in itertools.product(names, seeds):
         model, costs = laboratory.model(name, seed)
         online = "online" in ATTEMPTS[name].training  # then there are no pairs
         held = None if online else accuracy(model, laboratory.pairs(ATTEMPTS[name], model.base), seed)
-        for temperature, base in bases.items():
-            said = {"attempt": name + at(temperature), "what": ATTEMPTS[name].what + at(temperature), "seed": seed}
-            rows.append(
-                said
-                | row(laboratory.passages(model, queries, temperature), base)
-                | {"accuracy": held, "training": costs}
-            )
+        for way, base in bases.items():
+            said = {"attempt": f"{name}{way}", "what": f"{ATTEMPTS[name].what}{way}", "seed": seed}
+            found = row(laboratory.passages(model, queries, way), base)
+            rows.append(said | found | {"accuracy": held, "training": costs})
             print(json.dumps(rows[-1]), flush=True)
     return rows
-
-
-def at(temperature: float) -> str:
-    """What the table adds to a model's name if its texts are drawn at a lower temperature."""
-    return "" if temperature == WARM else f" at temperature {temperature}"
 
 
 def where(laboratory: Laboratory, test: bool) -> str:

@@ -35,7 +35,9 @@ def test_rows_of_several_runs_are_one_table_and_a_repeated_one_is_replaced():
 
 
 def test_a_passage_is_cut_to_the_words_of_its_counterpart():
-    assert effect.shortened(["one two  three", "one", ""], ["a b", "a b", "a"]) == ("one two", "one", "")
+    assert effect.shortened([["one two  three"], ["one"], []], [["a b"], ["a b"], ["a"]]) == [["one two"], ["one"], []]
+    four = effect.shortened([["a b c d", "a"], ["gone"]], [["x y z", "x"], []])
+    assert four == [["a b", "a"], []], "the mean of several, and nothing where the other wrote nothing"
 
 
 def test_the_target_is_reached_by_three_good_seeds_and_not_by_the_best_three_of_four():
