@@ -271,13 +271,13 @@ class ExpandREncoder(Shown, BiEncoder):
         """Embeddings (n, d), float32, of texts encoded by the "query" or the "document" side; none is remembered."""
         encode = self.model.encode_query if side == "query" else self.model.encode_document
         vectors = encode(
-            list(texts),
+            list(texts) or [""],  # of no text at all the library does not tell the dimension
             prompt=self.source["query_prompt" if side == "query" else "doc_prompt"],
             batch_size=batch_size or self.batch_size,
             normalize_embeddings=host.normalizes_again(self.model),
             show_progress_bar=False,
         )
-        vectors = np.asarray(vectors, dtype=np.float32).reshape(len(texts), -1)
+        vectors = np.asarray(vectors, dtype=np.float32)[: len(texts)]
         return with_source(vectors, self.source)
 
     def _remembered(self, side: Side, texts: list[str], batch_size: int | None) -> SourcedArray:

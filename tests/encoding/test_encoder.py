@@ -106,6 +106,11 @@ def test_blank_expansions_are_never_embedded(encoder):
         np.testing.assert_array_equal(encoder.query_encoder()(frame)["query_vec"].iloc[0], alone)
 
 
+def test_no_text_at_all_gives_no_vectors_of_the_right_size(encoder):
+    for encode in (encoder.encode_queries, encoder.encode_expansions, encoder.encode_docs):
+        assert (encode([]).shape, encode([]).dtype) == ((0, 384), np.float32)
+
+
 def test_documents_carry_their_title(encoder, reference):
     out = encoder.doc_encoder()(DOCS)
     expected = reference.encode(["Sky Light scatters.", "Vitamin C cures scurvy."])
