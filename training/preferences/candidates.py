@@ -18,9 +18,9 @@ from ..data.chunks import in_chunks
 from ..data.examples import TrainingExample
 from ..setting_checks import check_flag, check_number, check_whole
 
-#: number of queries whose texts are requested together; more for backends that start a sample as soon as another is
-#: finished, since they idle while the longest sample of a chunk is written
-CHUNK, LARGE_CHUNK = 32, 512
+#: number of queries whose texts are requested together: many, since a backend batches prompts of similar length, and an
+#: engine idles while the last texts of a chunk are written; each batch is stored when it finishes all the same
+CHUNK = 512
 
 #: characters of the gold document for which an overlong query must leave room
 LEAST_DOCUMENT = 200
@@ -162,7 +162,7 @@ def generate_candidates(
     run = {"texts": texts, "cached": cached, "tokens": tokens, "verbose": verbose}
     with generation_progress("Candidates", backend, **run) as progress:
         progress.expect(cached)  # each chunk takes off those that it finds
-        for chunk in in_chunks(examples, LARGE_CHUNK if backend.samples_apart else CHUNK):
+        for chunk in in_chunks(examples, CHUNK):
             yield from _of_chunk(chunk, backend, settings, store, progress)
 
 
@@ -210,7 +210,7 @@ def generate_answers(
     """
     run = {"texts": total, "cached": 0, "tokens": total * settings.max_new_tokens, "verbose": verbose}
     with generation_progress("Answers", backend, **run) as progress:
-        for chunk in in_chunks(examples, LARGE_CHUNK if backend.samples_apart else CHUNK):
+        for chunk in in_chunks(examples, CHUNK):
             requests = [_answer_request(example, backend, settings) for example in chunk]
             drawn = generate_cached(backend, requests, cache, progress=progress)
             given = [_clean(group[0], request) for group, request in zip(drawn, requests, strict=True)]
