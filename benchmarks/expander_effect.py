@@ -51,7 +51,7 @@ from benchmarks.hybrid import FOLDERS
 from benchmarks.temperatures import interval
 from benchmarks.thoughts import document_vectors
 from pyterrier_expandr import ExpandREncoder, HuggingFaceBackend, LLMExpander
-from pyterrier_expandr.common.hardware import processor_features
+from pyterrier_expandr.common.hardware import PROCESSOR, processor_features
 from pyterrier_expandr.common.jsonl import read_jsonl
 from pyterrier_expandr.encoding import demo_encoder_folder
 from pyterrier_expandr.evaluation.result_store import versions
@@ -454,7 +454,10 @@ def arithmetic(dtype: str) -> str:
     """What computes: texts and weights differ a little between processors. "" where Linux does not say."""
     if dtype != "bfloat16":
         return "avx512f" if "avx512f" in processor_features() else ""
-    return next((name for name in ("amx_bf16", "avx512_bf16") if name in processor_features()), "")
+    found = next((name for name in ("amx_bf16", "avx512_bf16") if name in processor_features()), "")
+    # Both makers' processors have these instructions, and the libraries' kernels for them round differently.
+    intel = found == "avx512_bf16" and "GenuineIntel" in PROCESSOR.read_text(encoding="utf-8")
+    return found + ", Intel" * intel
 
 
 def merged_rows(before: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:

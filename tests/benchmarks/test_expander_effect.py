@@ -6,6 +6,7 @@ import pytest
 from benchmarks import expander_effect as effect
 from benchmarks.expander_effect import ATTEMPTS, Attempt, Model
 from benchmarks.report import RESULTS
+from pyterrier_expandr.common import hardware
 
 
 def values(nDCG, seed=0):
@@ -32,6 +33,23 @@ def test_rows_of_several_runs_are_one_table_and_a_repeated_one_is_replaced():
     assert effect.merged_rows(old, new) == [old[0], new[1], new[0]]
     rounded = old[1] | {"dtype": "bfloat16"}
     assert effect.merged_rows(old, [rounded]) == [*old, rounded], "another arithmetic is another row"
+
+
+@pytest.mark.parametrize(
+    "vendor, flags, said",
+    [
+        ("GenuineIntel", "avx512f avx512_bf16 amx_bf16", "amx_bf16"),
+        ("GenuineIntel", "avx512f avx512_bf16", "avx512_bf16, Intel"),
+        ("AuthenticAMD", "avx512f avx512_bf16", "avx512_bf16"),
+        ("GenuineIntel", "avx2", ""),
+    ],
+)
+def test_a_row_names_the_arithmetic_that_its_numbers_depend_on(vendor, flags, said, tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text(f"vendor_id\t: {vendor}\nflags\t\t: {flags}\n")
+    for module in (effect, hardware):
+        monkeypatch.setattr(module, "PROCESSOR", tmp_path / "cpuinfo")
+    assert effect.arithmetic("bfloat16") == said
+    assert effect.arithmetic("float32") == ("avx512f" if "avx512f" in flags else "")
 
 
 def test_a_passage_is_cut_to_the_words_of_its_counterpart():
