@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..collections import POCKET, BeirFolder
-from ..common.fingerprint import file_fingerprint, model_fingerprint
+from ..common.fingerprint import file_fingerprint, model_fingerprint, stable_repr
 from ..encoding.registry import ENCODERS
 from ..evaluation.beir_collections import SOURCES, Collection
-from ..evaluation.provenance import stable_repr
 from ..expansion.backends.gguf import resolve_llm
 
 

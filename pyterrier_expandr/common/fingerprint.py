@@ -55,6 +55,16 @@ def model_fingerprint(name_or_folder: str | Path, revision: str | None = None) -
     return {"model": name, "revision": revision} if commit is None else {"model": name, "commit": commit}
 
 
+def stable_repr(thing: Any) -> str:
+    """The `repr` of an object without its memory address.
+
+    Example:
+        >>> stable_repr(object())
+        '<object object>'
+    """
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
+
+
 def digest(values: Any) -> str:
     """A SHA-256 over JSON values.
 

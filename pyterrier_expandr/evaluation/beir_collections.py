@@ -15,9 +15,8 @@ from ..collections import BeirFolder
 from ..collections.opening import open_collection, topics_of
 from ..collections.qrels import distinct
 from ..common.files import path_of, with_home
-from ..common.fingerprint import file_fingerprint
+from ..common.fingerprint import digest, file_fingerprint, stable_repr
 from .averages import AVERAGES, COLLECTIONS, FORUMS
-from .provenance import digest, stable_repr
 
 logger = logging.getLogger(__name__)
 

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pyterrier as pt
 
 from ..common.fingerprint import digest as digest
-
-
-def stable_repr(thing: Any) -> str:
-    """The `repr` of an object without its memory address.
-
-    Example:
-        >>> stable_repr(object())
-        '<object object>'
-    """
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
+from ..common.fingerprint import stable_repr
 
 
 def describe_pipeline(pipeline: pt.Transformer) -> Any:

@@ -43,7 +43,7 @@ class ExpanderTrainingConfig:
         losses: of "dpo", the weight of each loss: "sigmoid" is DPO's, "sft" the mean negative log-likelihood of the
             chosen text's tokens; both together keep DPO from making the chosen text less likely as well (RPO). "sft"
             alone, with the weight 1, is "sft-best" and gets its name.
-        beta: strength of the penalty for diverging from the reference model.
+        beta: strength of the penalty for diverging from the reference model; 0 for none, which "grpo" alone allows.
         lora_r, lora_alpha, lora_dropout, target_modules: settings of the LoRA adapter. The online methods train without
             dropout, so that texts come from the model that is trained.
         learning_rate: for AdamW, decaying linearly to 0.
@@ -111,8 +111,9 @@ class ExpanderTrainingConfig:
         object.__setattr__(self, "target_modules", tuple(self.target_modules))
         self._check_losses()
         self._check_method()
-        for name in ("beta", "learning_rate", "epochs", "max_grad_norm", "lora_alpha"):
+        for name in ("learning_rate", "epochs", "max_grad_norm", "lora_alpha"):
             check_number(name, getattr(self, name), above=0)
+        check_number("beta", self.beta, **({"least": 0} if self.method == "grpo" else {"above": 0}))
         for name in ("lora_dropout", "eval_fraction"):
             check_number(name, getattr(self, name), least=0, below=1)
         for name in ("lora_r", "batch_size", "device_batch_size", "evaluations", "report_tokens"):
@@ -155,8 +156,9 @@ class ExpanderTrainingConfig:
         if self.online is not None and not isinstance(self.online, OnlineSettings):
             object.__setattr__(self, "online", OnlineSettings(**self.online))
         if (self.online is None) == (self.method in ONLINE):
+            missing = "needs online settings, which `expandr train online` takes and which say"
             raise ValueError(
-                f"method {self.method!r} {'needs' if self.method in ONLINE else 'takes no'} online settings, which say "
+                f"method {self.method!r} {missing if self.method in ONLINE else 'takes no online settings, which say'} "
                 "how the texts that it writes are rewarded"
             )
 

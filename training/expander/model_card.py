@@ -15,7 +15,7 @@ def adapter_card(record: dict[str, Any]) -> str:
     rows = [f"| {name} | {settings[name]} |" for name in sorted(settings) if name != "base_fingerprint"]
     return "\n".join(
         [
-            _front_matter(record["base"], "peft"),
+            _front_matter(record["base"], "peft", "lora", *_tags(settings)),
             "# Query expander, a LoRA adapter",
             "",
             *_method(settings),
@@ -23,6 +23,7 @@ def adapter_card(record: dict[str, Any]) -> str:
             f"Base model: `{_shown(record['base'])}`. {rows_are}: {pairs['training']} for training,",
             f"{pairs['held out']} held out, {sum(pairs['dropped'].values())} dropped of {pairs['read']}.",
             f"Step {record['kept_step']} of {record['steps']} was kept.",
+            *([f"It shows a collapse: {reason}."] if (reason := record.get("collapse")) else []),
             "",
             *_held_out(record["before"], record["after"]),
             *_generations(record["generation_words"]),
@@ -48,11 +49,19 @@ def _method(settings: dict[str, Any]) -> list[str]:
         method = "Trained by direct preference optimisation (DPO) with a supervised loss on the chosen passages"
     else:
         method = "Fine-tuned on the chosen passages of preference pairs"
+    equations = ", Eq. 10-17" if "dpo" in _tags(settings) else ""
     return [
         f"{method} to write passages that its dense retriever prefers, after",
-        "ExpandR (Yao et al., EMNLP 2025, Eq. 10-17). The prompt for expansions is one user message; see",
+        f"ExpandR (Yao et al., EMNLP 2025{equations}). The prompt for expansions is one user message; see",
         "`pyterrier_expandr`.",
     ]
+
+
+def _tags(settings: dict[str, Any]) -> list[str]:
+    """What the hub calls the methods of training."""
+    if "online" in settings:
+        return [settings["method"]]
+    return ["dpo" if name == "sigmoid" else name for name in settings.get("losses") or ("sigmoid",)]
 
 
 def _held_out(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[str]:
@@ -119,11 +128,11 @@ def _shown(model: str) -> str:
     return Path(model).name if Path(model).exists() else model
 
 
-def _front_matter(base: str, library: str) -> str:
+def _front_matter(base: str, library: str, *tags: str) -> str:
     from huggingface_hub import ModelCardData
 
     named = None if Path(base).exists() else base
-    data = ModelCardData(base_model=named, library_name=library, tags=["dpo", "lora", "expandr", "query-expansion"])
+    data = ModelCardData(base_model=named, library_name=library, tags=[*tags, "expandr", "query-expansion"])
     return f"---\n{data.to_yaml()}\n---"
 
 

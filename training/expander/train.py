@@ -20,7 +20,7 @@ from ..progress import ProgressBar
 from ..run_folder import claim, is_finished, is_first_process, one_run, publish
 from .config import ExpanderTrainingConfig as ExpanderTrainingConfig
 from .methods import TrainingMethod, method_of
-from .online.signs import EVALUATIONS, gained
+from .online.signs import EVALUATIONS, collapse, evaluation_rows, gained
 from .pair_tokens import TokenizedPairs, held_out
 from .report import generation_lengths, held_out_metrics, step_metrics
 
@@ -109,6 +109,8 @@ def _make(
 
 
 def _warn_of_no_gain(metrics: dict[str, Any]) -> None:
+    if (reason := metrics.get("collapse")) is not None:
+        logger.warning("the checkpoint that was kept, step %d, shows a collapse: %s", metrics["kept_step"], reason)
     before, after = metrics["before"], metrics["after"]
     if before and after and not gained(before, after):
         name = "reward" if "reward" in after else "loss"
@@ -152,7 +154,9 @@ def _run(
             shutil.copyfile(work / EVALUATIONS, finished / EVALUATIONS)
     del trainer
     gc.collect()  # frees the model's memory for the generations
-    return held_out_metrics(state)
+    metrics = held_out_metrics(state)
+    until = [row for row in evaluation_rows(state.log_history) if row["step"] <= metrics["kept_step"]]
+    return metrics | ({"collapse": collapse(until)} if config.online is not None else {})
 
 
 def _fitting(config: ExpanderTrainingConfig, backend: HuggingFaceBackend, method: TrainingMethod) -> TokenizedPairs:

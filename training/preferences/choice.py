@@ -200,7 +200,10 @@ def _unfit(one: CandidateSet, settings: PreferenceSettings) -> Reason | None:
 
 
 def compare(sets: Sequence[CandidateSet], encoder: ExpandREncoder) -> Candidates:
-    """Embeddings and similarities for queries that all have the same number of candidates."""
+    """Embeddings and similarities for queries that all have the same number of candidates.
+
+    Without an answer, `to_answer` is NaN: an empty text has no embedding that would mean anything.
+    """
     size = len(sets[0].candidates) + 2
     texts = [text for one in sets for text in (one.positive, one.answer, *one.candidates)]
     embedded = embed(encoder, texts, "document").reshape(len(sets), size, -1)
@@ -213,9 +216,14 @@ def compare(sets: Sequence[CandidateSet], encoder: ExpandREncoder) -> Candidates
         query_vectors=queries,
         vectors=vectors,
         to_query=similarities(queries, vectors),
-        to_answer=similarities(answers, vectors),
+        to_answer=similarities(answers, vectors) + nan_without_answer(sets),
         to_gold=similarities(golds, vectors),
     )
+
+
+def nan_without_answer(sets: Sequence[CandidateSet]) -> np.ndarray:
+    """NaN for each query without an answer, 0 for the others (n, 1)."""
+    return np.array([[0.0 if one.answer.strip() else np.nan] for one in sets], dtype=np.float32)
 
 
 def similarities(anchors: np.ndarray, candidates: np.ndarray) -> np.ndarray:
@@ -230,7 +238,7 @@ def similarities(anchors: np.ndarray, candidates: np.ndarray) -> np.ndarray:
 
 def choose(sets: Sequence[CandidateSet], candidates: Candidates, settings: PreferenceSettings) -> Iterator[Decision]:
     """The `Decision` for each of `sets`, from their similarities; all have an answer and as many candidates."""
-    _check_finite(candidates)
+    _check_finite(candidates, without_answer=np.isnan(nan_without_answer(sets))[:, 0])
     parts = [_computed(reward, candidates) for reward in settings.rewards]
     rewards = combined_reward(parts, settings.weights)
     score, _ = FILTERS[settings.filter]
@@ -292,10 +300,11 @@ def not_truncated(one: CandidateSet) -> np.ndarray:
     return ~np.array(one.truncated or [False] * len(one.candidates), dtype=bool)
 
 
-def _check_finite(candidates: Candidates) -> None:
+def _check_finite(candidates: Candidates, without_answer: np.ndarray) -> None:
     """Reject NaN and infinity: comparisons with NaN are false, so a broken embedding would look off-topic."""
     for anchor in ("query", "answer", "gold"):
         finite = np.isfinite(getattr(candidates, f"to_{anchor}")).all(axis=1)
+        finite |= without_answer & (anchor == "answer")
         if not finite.all():
             broken = [candidates.query_ids[row] for row in np.flatnonzero(~finite)[:5]]
             raise ValueError(

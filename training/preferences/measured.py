@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...collections.opening import is_collection, open_collection
 from ...encoding.encoder import ExpandREncoder
@@ -39,13 +41,21 @@ def open_gain(
         fusion: how query and candidate become one vector.
 
     Raises:
-        ValueError: another encoder filled the index. FileNotFoundError: there is no index.
+        ValueError: another encoder filled the index, or it holds no relevant document. FileNotFoundError: there is no
+            index.
 
     Example:
         >>> open_gain("pocket.faiss", pocket("train").get_qrels(), ExpandREncoder("demo"))  # doctest: +SKIP
     """
-    gain = MeasureGain(FaissIndex(index).retriever(num_results=DEPTH), qrels, measure, fusion)
+    searched = FaissIndex(index)
+    gain = MeasureGain(searched.retriever(num_results=DEPTH), qrels, measure, fusion)
     check_encoder(gain, encoder)
+    relevant = qrels.loc[qrels["label"] > 0, "docno"].astype(str)
+    if len(relevant) and not pc.any(pc.is_in(searched.docnos, pa.array(relevant, pa.large_string()))).as_py():
+        raise ValueError(
+            f"the index {str(index)!r} holds none of the {len(relevant)} documents that the judgments call relevant, "
+            f"such as {relevant.iloc[0]!r}: index the collection that is judged"
+        )
     return gain
 
 

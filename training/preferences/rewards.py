@@ -25,7 +25,7 @@ class Candidates:
     """The input of a reward: n queries with m candidates each, their embeddings (of dimension d) and similarities.
 
     `to_query`, `to_answer` and `to_gold` are (n, m) dot products of each candidate's embedding with that of its query,
-    of the LLM's own answer and of the relevant document.
+    of the LLM's own answer and of the relevant document; `to_answer` is NaN for a query without an answer.
     """
 
     query_ids: Sequence[str]

@@ -59,11 +59,16 @@ def answers_stage(
     llm: dict[str, Any],
     inputs: tuple[Stage, ...],
     *,
+    check: Callable[[Path], Any],
     verbose: bool = False,
 ) -> Stage:
-    """candidates.jsonl: an answer for each query of the LLM's part, and no candidates; see `candidates_stage`."""
+    """candidates.jsonl: an answer for each query of the LLM's part, and no candidates; see `candidates_stage`.
+
+    `check` gets the file of the queries before the LLM is opened, and raises if the answers could not be used.
+    """
 
     def run(folder: Path, examples: Path, *model: Path) -> dict[str, Any]:
+        check(examples / "llm.jsonl")
         found = list(examples_from_jsonl(examples / "llm.jsonl"))
         with open_llm(model) as backend, closing(GenerationCache(folder / "generations.sqlite")) as cache:
             sets = generate_answers(found, backend, settings, cache=cache, total=len(found), verbose=verbose)

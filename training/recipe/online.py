@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..expander.config import ONLINE
@@ -61,3 +62,15 @@ def online_values(recipe: Recipe, rewards: Sequence[str]) -> dict[str, Any]:
 def reward_identity(settings: OnlineSettings) -> dict[str, Any]:
     """What determines the rewards besides the settings: encoder, index and judgments by content."""
     return {"reward_encoder": encoder_identity(settings.encoder), **search_identity(settings)}
+
+
+def check_rewards(settings: OnlineSettings, queries: Path) -> None:
+    """Open what the rewards need, and nothing of the LLM.
+
+    Raises:
+        ValueError: an index of another encoder or collection, or judgments that lack some of the queries.
+    """
+    from ..expander.online.queries import read_queries
+    from ..expander.online.reward import GroupReward
+
+    GroupReward(settings, read_queries(queries, answers=False))

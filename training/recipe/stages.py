@@ -31,7 +31,7 @@ from ..retriever.stages import retriever_stage, untrained_retriever_stage
 from ..smalllm.stages import small_lm_stage
 from ..stage import Stage, in_order
 from ..student.stages import student_stage
-from .online import reward_identity
+from .online import check_rewards, reward_identity
 from .recipe import ROWS, SMALL, Recipe, encoder_name
 from .search_stages import expansions_stage, experiment_stage, index_stage, test_expansions_stage
 
@@ -135,11 +135,12 @@ class RecipeStages:
 
     def queries(self, rewards: tuple[str, ...], round: int = 1) -> Stage:
         """What an online method trains on: the LLM's queries, with its answers if a reward compares with them."""
-        if not self._training(rewards)("base", "data", "out").online_settings.needs_answers:
+        online = self._training(rewards)("base", "data", "out").online_settings
+        if not online.needs_answers:
             return self.examples()
         inputs, settings = (self.examples(), *self.writer(rewards, round)), self._backend_settings()
-        answers = answers_stage(self.recipe.candidates, self._backend, settings, inputs, verbose=self.verbose)
-        return _of_round(answers, round)
+        options: dict[str, Any] = {"check": partial(check_rewards, online), "verbose": self.verbose}
+        return _of_round(answers_stage(self.recipe.candidates, self._backend, settings, inputs, **options), round)
 
     def trained(self, rewards: tuple[str, ...], round: int | None = None) -> tuple[Stage, ...]:
         """The stage whose folder holds the LLM trained with these rewards; without rewards, the base's stage.

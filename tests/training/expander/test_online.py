@@ -126,7 +126,11 @@ def test_a_toy_reward_goes_up_and_every_weight_moves(trained):
     assert len(steps) == record["steps"] == 12 and all({"loss", "reward", "kl"} <= row.keys() for row in steps)
     card = (folder / "README.md").read_text()
     assert "on texts that it wrote itself (rewards: brevity)" in card and "| on held-out queries | before |" in card
+    assert f"- {config.method}\n" in card and "- dpo\n" not in card and "Eq. 10-17" not in card
     assert record["settings"]["online"]["group_size"] == config.group_size and "losses" not in record["settings"]
+    reason = record["collapse"]
+    assert reason == collapse([row for row in rows if row["step"] <= record["kept_step"]])
+    assert (f"shows a collapse: {reason}." in card) == (reason is not None)
 
 
 def test_an_evaluation_reads_what_the_adapter_writes_at_inference(trained):
@@ -307,7 +311,8 @@ def test_the_reward_sees_the_text_that_retrieval_sees(work, tiny_llama):
     np.testing.assert_allclose(seen.given.vectors[0, [1, 2]], np.repeat(alone, 2, 0), atol=1e-5)
     fused = fuse(alone[0], np.asarray(seen.given.vectors[0, 1])[None])
     np.testing.assert_allclose(fused, alone[0], atol=1e-5)  # an empty text leaves the query as it is
-    assert sorted(rewards, reverse=True) == [1, 1 / 2, 1 / 3, 1 / 4]
+    assert rewards[1] == rewards[2], "ranks would tell two texts that are equal apart"
+    assert sum(rewards) == pytest.approx(1 + 1 / 2 + 1 / 3 + 1 / 4) and len(set(rewards)) == 3
     assert scorer.written("q0", backend.text_ids("no end")).truncated
 
 
@@ -394,6 +399,7 @@ def test_a_reward_that_fails_leaves_the_last_checkpoint_from_which_a_rerun_goes_
             {},
             "was made by '.*other_encoder', but the reward encoder is '.*encoder': use one encoder",
         ),
+        ({"index": "elsewhere"}, {}, "elsewhere' holds none of the 16 documents that the judgments call relevant"),
         ({"qrels": "few.tsv"}, {}, r"no relevant document for 15 of the 16 training queries, such as \['q1', 'q2'"),
         ({"group_size": 1}, {}, "group_size must be 2 or more"),
         ({}, {"batch_size": 18, "device_batch_size": 9}, "batch_size 18 must be a multiple of group_size 4"),
@@ -414,11 +420,45 @@ def test_what_cannot_work_is_refused_before_the_model_is_loaded(work, config, on
         build_bert(work / "other_encoder", seed=1)
         other = ExpandREncoder(work / "other_encoder", device="cpu")
         (other.doc_encoder() >> FaissIndex(work / "other")).index([{"docno": "d0", "text": "sky"}])
+        own = ExpandREncoder(work / "encoder", device="cpu")
+        (own.doc_encoder() >> FaissIndex(work / "elsewhere")).index([{"docno": "x0", "text": "sky"}])
         (work / "few.tsv").write_text("q0\td0\t1\n")
     places = {name: str(work / online[name]) for name in ("index", "qrels") if online.get(name)}
     with pytest.raises(ValueError, match=message):
         own = replace(config, base="no/such-model", online=replace(config.online, **online | places), **changes)
         train_expander(own)
+
+
+class Shortest:
+    """A reward with settings of its own, whose `repr` tells an address."""
+
+    def __call__(self, candidates):
+        return brevity(candidates)
+
+
+def test_a_run_that_was_killed_knows_its_reward_again_in_another_process(config):
+    def recorded(reward):
+        return replace(config.online, rewards=(reward,), fusion=lambda query, texts: query).recorded()
+
+    assert recorded(Shortest()) == recorded(Shortest())
+    assert recorded(brevity)["rewards"] == ["brevity"] and recorded(Shortest())["rewards"][0].endswith(
+        "Shortest object>"
+    )
+
+
+def test_grpo_may_do_without_a_reference(config):
+    assert replace(config, beta=0).beta == 0
+    with pytest.raises(ValueError, match="beta must be above 0"):
+        of_method(config, "online-dpo", beta=0)
+
+
+def test_a_reward_that_reads_answers_is_refused_where_there_are_none(work, tiny_llama):
+    queries = [replace(one, answer="") for one in read_queries(work / "queries.jsonl", answers=False)]
+    settings = OnlineSettings(str(work / "encoder"), rewards=(lambda candidates: candidates.to_answer,))
+    reward = GroupReward(settings, queries, device="cpu")
+    for texts in (["air", "sky"], ["air", ""]):
+        with pytest.raises(ValueError, match=r"is NaN or infinite for the queries \['q0'\]"):
+            reward.parts(["q0"], [texts])
 
 
 def test_answers_and_ids_are_checked(work, tmp_path):
@@ -446,6 +486,8 @@ def test_figures_of_texts():
         "as_query": pytest.approx(1 / 3),
     }
     assert distinct_2([]) == distinct_2(["one", "two"]) == 0
+    repeated = ["**The sky**, the sky!", '"sky"', "the sky is blue", "?"]
+    assert text_figures([Written(text, False) for text in repeated], ["the sky"] * 4)["as_query"] == 1 / 2
 
 
 HEALTHY = {"reward": 0.3, "measure": 0.0, "distinct_2": 0.8, "empty": 0.0, "as_query": 0.0}

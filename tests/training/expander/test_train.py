@@ -310,7 +310,8 @@ def test_the_supervised_loss_is_that_of_the_chosen_texts(config, tmp_path, losse
         assert record["after"] == {"loss": pytest.approx(float(after), abs=1e-4)}
     assert all(weight.abs().max() > 0 for weight in weights(folder).values()), "LoRA's B begins at 0"
     assert record["settings"]["losses"] == {name: float(weight) for name, weight in losses.items()}
-    assert card in (folder / "README.md").read_text()
+    said = (folder / "README.md").read_text()
+    assert card in said and "- sft\n" in said and ("- dpo\n" in said) == ("Eq. 10-17" in said) == bool(dpo)
 
 
 def test_held_out_figures_are_means_over_pairs(config, tmp_path):

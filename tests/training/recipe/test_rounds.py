@@ -6,6 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pyterrier_expandr import ExpandREncoder, FaissIndex
+from pyterrier_expandr.training.expander.online.report import is_training_run
 from pyterrier_expandr.training.preferences.candidates import read_candidates
 from pyterrier_expandr.training.recipe.plan import plan
 from pyterrier_expandr.training.recipe.recipe import _recipe, read_recipe
@@ -123,6 +125,19 @@ def test_the_online_stages_run_and_end_in_a_model(tmp_path, minilm):
     assert record["pairs"]["training"] + record["pairs"]["held out"] == len(answers)
     assert (found["merge"] / "model" / "config.json").is_file()
     assert json.loads(Path(found["grpo"] / "adapter" / "evaluations.json").read_text())[0]["step"] == 0
+    assert is_training_run(found["grpo"]) and not is_training_run(found["answers"])
+
+
+def test_what_the_rewards_lack_is_said_before_the_llm_writes_answers(tmp_path, minilm):
+    pytest.importorskip("faiss")
+    (tmp_path / "qrels.tsv").write_text("no-such-query\tastro1\t1\n")
+    encoder = ExpandREncoder(minilm, device="cpu")
+    (encoder.doc_encoder() >> FaissIndex(tmp_path / "index")).index([{"docno": "astro1", "text": "a star"}])
+    online = GRPO["online"] | {"index": str(tmp_path / "index"), "qrels": str(tmp_path / "qrels.tsv")}
+    stages = tiny(dpo=GRPO | {"online": online}, encoder=str(minilm))
+    with pytest.raises(ValueError, match="the judgments have no relevant document for"):
+        build(stages.trained(BOTH), tmp_path / "runs")
+    assert not list((tmp_path / "runs").glob("answers*/**/*.sqlite")), "nothing was written"
 
 
 def test_the_recipe_for_grpo_is_planned():

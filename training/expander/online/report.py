@@ -87,7 +87,8 @@ def training_picture(rows: Sequence[Mapping[str, float]], path: str | Path | Non
 
 
 def _file(folder: Any) -> Path | None:
-    """The file of a finished run, or of one at work next to it."""
+    """The file of a finished run, of one at work next to it, or of either in a recipe's stage."""
     folder = Path(folder)
-    places = (folder, folder.with_name(folder.name + ".work"))
+    runs = (folder, folder / "adapter")
+    places = [place for run in runs for place in (run, run.with_name(run.name + ".work"))]
     return next((place / EVALUATIONS for place in places if (place / EVALUATIONS).is_file()), None)

@@ -17,7 +17,7 @@ from ....expansion.backends.huggingface import HuggingFaceBackend
 from ....expansion.cleaning.passage import passages_in
 from ....expansion.thinking import begins_thought, without_thought
 from ...preferences.candidates import CandidateSet
-from ...preferences.choice import compare, similarities
+from ...preferences.choice import compare, nan_without_answer, similarities
 from ...preferences.measured import check_encoder, open_gain
 from ...preferences.rewards import MEASURE, Candidates, MeasureGain, Reward, combined_reward
 from .settings import OnlineSettings, named_reward, search_identity
@@ -28,7 +28,8 @@ class GroupReward:
     """Values groups of texts of some queries by weighted rewards; opening it checks everything that it needs.
 
     An empty text or a refusal is valued as retrieval treats it: the query is searched alone, so the text has the
-    query's own vector.
+    query's own vector. Equal texts of a query share the mean of their values, since ranks would tell them apart by
+    their place alone.
 
     Args:
         settings: rewards, weights, encoder, index.
@@ -68,7 +69,7 @@ class GroupReward:
             ValueError: a reward fails, or returns NaN, infinity or another shape; the queries are named.
         """
         candidates = self.candidates(query_ids, texts)
-        return {name: _checked(name, reward, candidates) for name, reward in self.rewards.items()}
+        return {name: shared(_checked(name, reward, candidates), texts) for name, reward in self.rewards.items()}
 
     def total(self, parts: Mapping[str, np.ndarray]) -> np.ndarray:
         """The weighted sum of `parts`."""
@@ -88,7 +89,7 @@ class GroupReward:
             found,
             vectors=alone,
             to_query=similarities(found.query_vectors, alone),
-            to_answer=similarities(answers, alone),
+            to_answer=similarities(answers, alone) + nan_without_answer(sets),
             to_gold=similarities(golds, alone),
         )
 
@@ -113,6 +114,21 @@ class GroupReward:
                 f"the judgments have no relevant document for {len(lacking)} of the {len(self.queries)} training "
                 f"queries, such as {lacking[:5]}: give the judgments of the split that is trained on"
             )
+
+
+def shared(values: np.ndarray, texts: Sequence[Sequence[str]]) -> np.ndarray:
+    """`values` (n_queries, n_texts) in which equal texts of a query have the mean of what they have.
+
+    Example:
+        >>> shared(np.array([[1.0, 0.5, 0.75]]), [["a", "b", "b"]])
+        array([[1.   , 0.625, 0.625]])
+    """
+    found = np.empty_like(values)
+    for row, (own, of_query) in enumerate(zip(values, texts, strict=True)):
+        for text in set(of_query):
+            same = [other == text for other in of_query]
+            found[row, same] = own[same].mean()
+    return found
 
 
 def _checked(name: str, reward: Reward, candidates: Candidates) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ....common.files import with_home
-from ....common.fingerprint import file_fingerprint
+from ....common.fingerprint import file_fingerprint, stable_repr
 from ....encoding.fusion import Fusion, check_fusion
 from ....expansion.backends.base import Sampling
 from ....expansion.prompts import resolve_prompt
@@ -111,8 +111,8 @@ class OnlineSettings:
 
     @property
     def names(self) -> list[str]:
-        """The names of the rewards, also of callables."""
-        return [r if isinstance(r, str) else str(getattr(r, "__name__", None) or repr(r)) for r in self.rewards]
+        """The names of the rewards, also of callables, which a run that was killed knows again by them."""
+        return [r if isinstance(r, str) else str(getattr(r, "__name__", None) or stable_repr(r)) for r in self.rewards]
 
     @property
     def needs_answers(self) -> bool:
@@ -137,7 +137,7 @@ class OnlineSettings:
         """
         left_out = ("encoder", "index", "qrels", "rewards", "weights", "fusion", "vllm")
         values = {name: value for name, value in vars(self).items() if name not in left_out}
-        fusion = repr(self.fusion) if callable(self.fusion) else self.fusion
+        fusion = stable_repr(self.fusion) if callable(self.fusion) else self.fusion
         engine = {} if self.vllm is None else {"engine": "vllm"}
         weights = [float(weight) for weight in self.weights or (1.0,) * len(self.rewards)]
         return {"rewards": self.names, "weights": weights, "fusion": fusion, **values, **engine}

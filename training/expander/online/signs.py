@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,6 +13,7 @@ import numpy as np
 #: the file with one row for each evaluation
 EVALUATIONS = "evaluations.json"
 
+WORD = re.compile(r"\w+")
 #: how far the gain in the measure may fall below that before training while the reward rises
 DROP = 0.02
 #: the share of texts that are empty or the query again at which a model is taken to have collapsed
@@ -29,6 +31,8 @@ class Written:
 def text_figures(texts: Sequence[Written], queries: Sequence[str]) -> dict[str, float]:
     """Figures of one text for each query: `distinct_2`, `words`, and the shares `truncated`, `empty`, `as_query`.
 
+    `as_query` is the share of passages without a word that their query lacks.
+
     Example:
         >>> text_figures([Written("the sky the sky", False), Written("", True)], ["the sky", "iron"])["distinct_2"]
         0.6666666666666666
@@ -39,9 +43,7 @@ def text_figures(texts: Sequence[Written], queries: Sequence[str]) -> dict[str, 
         "words": float(np.mean([len(row) for row in words])),
         "truncated": float(np.mean([text.truncated for text in texts])),
         "empty": float(np.mean([not row for row in words])),
-        "as_query": float(
-            np.mean([_folded(text.passage) == _folded(query) for text, query in zip(texts, queries, strict=True)])
-        ),
+        "as_query": float(np.mean([_repeats(text.passage, query) for text, query in zip(texts, queries, strict=True)])),
     }
 
 
@@ -113,5 +115,7 @@ def gained(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     return bool(after["reward"] > before["reward"] if "reward" in after else after["loss"] < before["loss"])
 
 
-def _folded(text: str) -> str:
-    return " ".join(text.casefold().split()).rstrip(".?! ")
+def _repeats(passage: str, query: str) -> bool:
+    """Whether a passage has words, and none that the query lacks."""
+    words = set(WORD.findall(passage.casefold()))
+    return bool(words) and words <= set(WORD.findall(query.casefold()))

@@ -89,6 +89,7 @@ def online_trainer(
     queries = queries_per_step(config, process_count())
     if len(train.rows) < queries:
         raise ValueError(f"a step takes {queries} queries, but only {len(train.rows)} are left to train on")
+    shared = _shared(config, len(train.rows), len(evaluation.rows), folder)
     model = open_base(config)
     check_end(model, backend.tokenizer, train.end, config.base)
     # A prompt's last hidden states are a slice, for which torch copies the head's weights once for each row: 8 s where
@@ -96,7 +97,6 @@ def online_trainer(
     model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0].contiguous(), *given[1:]))
     prompts = {row["query_id"]: prompt for row, prompt in zip(train.rows, train.prompts, strict=True)}
     scorer = Scorer(reward, backend, prompts, stop_tokens(model, backend.tokenizer))
-    shared = _shared(config, len(train.rows), len(evaluation.rows), folder)
     build, arguments = (_grpo if config.method == "grpo" else _online_dpo)(config, shared)
     trainer = build(
         model=model,

@@ -54,7 +54,7 @@ class Watch:
         self.query_ids = [row["query_id"] for row in held_out.rows]
         self.prompts, self.end = held_out.prompts, held_out.end
         self.others, self.sampling = tuple(range(1, group_size)), reward.settings.sampling(seed)
-        self._said: set[str] = set()
+        self._warned = False
 
     def measure(self, model: Any) -> dict[str, float]:
         """`reward`, its parts as `reward/NAME`, `measure` if there is an index, and what tells of a collapse."""
@@ -78,8 +78,8 @@ class Watch:
         if not is_first_process():
             return rows
         write_json(self.folder / EVALUATIONS, rows)
-        if (reason := collapse(rows)) is not None and reason not in self._said:
-            self._said.add(reason)
+        if not self._warned and (reason := collapse(rows)) is not None:
+            self._warned = True
             logger.warning("the model is collapsing at step %d: %s", rows[-1]["step"], reason)
         return rows
 
