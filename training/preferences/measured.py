@@ -45,7 +45,7 @@ def open_gain(
             index.
 
     Example:
-        >>> open_gain("pocket.faiss", pocket("train").get_qrels(), ExpandREncoder("demo"))  # doctest: +SKIP
+        >>> open_gain("pocket.faiss", pocket("train").get_qrels(), ExpandREncoder(demo_encoder()))  # doctest: +SKIP
     """
     searched = FaissIndex(index)
     gain = MeasureGain(searched.retriever(num_results=DEPTH), qrels, measure, fusion)
@@ -90,7 +90,7 @@ def searching(
             documents.
 
     Example:
-        >>> searching(PreferenceSettings(), None, ExpandREncoder("demo"), "pocket", "train")  # doctest: +SKIP
+        >>> searching(PreferenceSettings(), None, ExpandREncoder(demo_encoder()), "pocket", "train")  # doctest: +SKIP
     """
     if (MEASURE in settings.rewards) != (index is not None):
         raise ValueError('the reward "measure" and an index to search belong together: give both, or neither')
