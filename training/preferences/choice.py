@@ -200,10 +200,7 @@ def _unfit(one: CandidateSet, settings: PreferenceSettings) -> Reason | None:
 
 
 def compare(sets: Sequence[CandidateSet], encoder: ExpandREncoder) -> Candidates:
-    """Embeddings and similarities for queries that all have the same number of candidates.
-
-    Without an answer, `to_answer` is NaN: an empty text has no embedding that would mean anything.
-    """
+    """Embeddings and similarities for queries with equally many candidates; `to_answer` is NaN without an answer."""
     size = len(sets[0].candidates) + 2
     texts = [text for one in sets for text in (one.positive, one.answer, *one.candidates)]
     embedded = embed(encoder, texts, "document").reshape(len(sets), size, -1)
