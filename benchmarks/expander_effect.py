@@ -22,8 +22,9 @@ Columns: `nDCG@10` and `R@100` of the fused query (mean of query and passage), `
 `gain` of nDCG@10 over the base, `to query alone` the difference from the query without a passage, `shortened` the gain
 if each passage is cut to the words of the base's for that query, `similarity` of the passage to the relevant document,
 `words`, and `accuracy`: in which share of held-out pairs training raised the log-probability of the chosen text by more
-than that of the rejected one. The LLM writes in `--dtype`, by default the machine's, and is trained in it unless the
-attempt names another. A run goes on where it was interrupted.
+than that of the rejected one; `tokens` those that the LLM wrote to be trained (candidates, or texts while training),
+and `seconds` those of training, without drawing candidates. The LLM writes in `--dtype`, by default the machine's, and
+is trained in it unless the attempt names another. A run goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -58,8 +59,10 @@ from pyterrier_expandr.evaluation.result_store import versions
 from pyterrier_expandr.evaluation.significance import permutation_test
 from pyterrier_expandr.training.data.examples import TrainingExample, examples_from_jsonl, open_examples
 from pyterrier_expandr.training.expander.merge import merge_adapter
+from pyterrier_expandr.training.expander.online.signs import EVALUATIONS
 from pyterrier_expandr.training.expander.pair_tokens import held_out, tokenize_pairs
 from pyterrier_expandr.training.expander.train import RECORD, ExpanderTrainingConfig, train_expander
+from pyterrier_expandr.training.preferences.candidates import read_candidates
 from pyterrier_expandr.training.preferences.pair_files import read_pairs
 from pyterrier_expandr.training.preferences.rewards import MEASURE
 from pyterrier_expandr.training.recipe.recipe import read_recipe
@@ -257,28 +260,32 @@ class Laboratory:
         """The model of an attempt, trained if it is not there, and its costs; the base for None."""
         if name is None:
             return Model(self.recipe.model, dtype=self.dtype), {}
-        attempt, start = ATTEMPTS[name], time.monotonic()
-        before, _ = self.model(attempt.after, seed)
+        attempt = ATTEMPTS[name]
+        before, earlier = self.model(attempt.after, seed)
         base = before.base if before.adapter is None else str(self.merged(before, f"{attempt.after}-{seed}"))
         training = dict(attempt.training)
         if "online" in training:
             training["online"] = {"encoder": demo_encoder_folder(), **training["online"], **self.searched()}
             learnt = self.made(self.stages().examples()) / "llm.jsonl"
+            drawn = 0
         else:
-            learnt = self.pairs(attempt, base)
+            learnt, drawn = self.pairs(attempt, base), self.drawn(attempt, base)
         config = ExpanderTrainingConfig(
             base,
             str(learnt),
             str(self.folder / "adapters" / f"{name}-{seed}"),
             **{**COMMON, "dtype": self.dtype, **training, "seed": seed},
         )
+        start = time.monotonic()
         adapter = train_expander(config, verbose=True)
         record = json.loads((adapter / RECORD).read_text())
         cost = self.folder / "adapters" / f"{name}-{seed}.seconds"
         if not cost.exists():
             cost.write_text(f"{time.monotonic() - start:.0f}")
         said = {key: record[key] for key in ("pairs", "steps", "kept_step", "before", "after")}
-        return Model(base, adapter, self.dtype), {**said, "seconds": int(cost.read_text())}
+        written = json.loads((adapter / EVALUATIONS).read_text())[-1]["tokens"] if "online" in training else drawn
+        tokens = {"tokens": written + (earlier.get("tokens", 0) if attempt.on_policy or not drawn else 0)}
+        return Model(base, adapter, self.dtype), {**said, **tokens, "seconds": int(cost.read_text())}
 
     def merged(self, model: Model, name: str) -> Path:
         """The model as a folder that can be trained further."""
@@ -290,6 +297,13 @@ class Laboratory:
         preferences = replace(self.recipe.preferences, pairs_per_query=attempt.pairs_per_query)
         stages = self.stages(base if attempt.on_policy else None, attempt.rewards, preferences=preferences)
         return self.made(stages.pairs(attempt.rewards)) / "pairs.jsonl"
+
+    def drawn(self, attempt: Attempt, base: str) -> int:
+        """The tokens of the candidates among which the attempt's pairs were chosen."""
+        stages = self.stages(base if attempt.on_policy else None, attempt.rewards)
+        tokenizer = self.model(None, 0)[0].backend().tokenizer
+        sets = read_candidates(self.made(stages.candidates(attempt.rewards)) / "candidates.jsonl")
+        return sum(len(ids) for one in sets for ids in tokenizer(list(one.candidates))["input_ids"])
 
     def searched(self) -> dict[str, str]:
         """The index of SciFact and the judgments of its training queries, which online rewards search with."""
@@ -492,7 +506,7 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
         to_alone = f"{row['to query alone']:+.4f}, {row['to query alone p']:.4f}"
     found |= {"gain (95 % interval), p": gain, "to query alone, p": to_alone}
     found |= {"shortened": _number(row.get("shortened"), "+.4f"), "accuracy": _number(row.get("accuracy"), ".2f")}
-    return found | {"seconds": str(row.get("training", {}).get("seconds", ""))}
+    return found | {name: str(row.get("training", {}).get(name, "")) for name in ("tokens", "seconds")}
 
 
 def markdown(rows: list[dict[str, Any]], without: Sequence[str] = ()) -> str:

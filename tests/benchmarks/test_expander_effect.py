@@ -85,7 +85,7 @@ def test_the_table_has_a_line_for_each_row_and_empty_cells_for_what_a_row_lacks(
     trained |= effect.row_of(*[values(np.linspace(0, 1, 20))] * 3, np.linspace(0, 1, 20))
     head, line, first, second = effect.markdown([alone, trained]).splitlines()
     assert first.startswith("| SciFact | query alone |  |  | 0.6451 | 0.9250 |  |")
-    assert second.startswith("| SciFact | DPO | 3 | float32 | 0.5000 |") and second.endswith("| +0.0000 | 0.50 | 7 |")
+    assert second.startswith("| SciFact | DPO | 3 | float32 | 0.5000 |") and second.endswith("| +0.0000 | 0.50 |  | 7 |")
     assert len({one.count("|") for one in (head, line, first, second)}) == 1
     assert effect.markdown([alone], ["queries", "words"]).count("|") == head.count("|") * 3 - 6
 
