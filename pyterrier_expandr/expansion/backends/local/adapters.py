@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from ....common.extras import needed_for
@@ -22,7 +23,9 @@ def with_adapter(model: Any, adapter: str | None) -> Any:
     with needed_for("an adapter", "train"):
         from peft import PeftModel
     try:
-        return PeftModel.from_pretrained(model, adapter)
+        with warnings.catch_warnings():  # PEFT reads it under the name that works in every transformers 5 release
+            warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
+            return PeftModel.from_pretrained(model, adapter)
     except Exception as error:  # PEFT answers a wrong configuration with errors of many types
         raise ValueError(
             f"cannot open the adapter {adapter!r} on this model ({type(error).__name__}: {error}): train it again on "
