@@ -52,7 +52,7 @@ from benchmarks.hybrid import FOLDERS
 from benchmarks.temperatures import interval
 from benchmarks.thoughts import document_vectors
 from pyterrier_expandr import ExpandREncoder, HuggingFaceBackend, LLMExpander
-from pyterrier_expandr.common.hardware import PROCESSOR, processor_features
+from pyterrier_expandr.common.hardware import processor_features, processor_vendor
 from pyterrier_expandr.common.jsonl import read_jsonl
 from pyterrier_expandr.encoding import demo_encoder_folder
 from pyterrier_expandr.evaluation.result_store import versions
@@ -81,9 +81,8 @@ class Way(NamedTuple):
 
     def __str__(self) -> str:
         """What the table adds to a model's name."""
-        if self.passages > 1:
-            return f", {self.passages} passages"
-        return "" if self == COMPARED else f" at temperature {self.temperature}"
+        cooler = f" at temperature {self.temperature}" if self.temperature != COMPARED.temperature else ""
+        return cooler + (f", {self.passages} passages" if self.passages > 1 else "")
 
 
 #: what is compared, and two ways without training: a lower temperature costs nothing, four passages four times as much
@@ -264,12 +263,12 @@ class Laboratory:
         before, earlier = self.model(attempt.after, seed)
         base = before.base if before.adapter is None else str(self.merged(before, f"{attempt.after}-{seed}"))
         training = dict(attempt.training)
-        if "online" in training:
+        online = "online" in training
+        if online:
             training["online"] = {"encoder": demo_encoder_folder(), **training["online"], **self.searched()}
             learnt = self.made(self.stages().examples()) / "llm.jsonl"
-            drawn = 0
         else:
-            learnt, drawn = self.pairs(attempt, base), self.drawn(attempt, base)
+            learnt = self.pairs(attempt, base)
         config = ExpanderTrainingConfig(
             base,
             str(learnt),
@@ -283,9 +282,10 @@ class Laboratory:
         if not cost.exists():
             cost.write_text(f"{time.monotonic() - start:.0f}")
         said = {key: record[key] for key in ("pairs", "steps", "kept_step", "before", "after")}
-        written = json.loads((adapter / EVALUATIONS).read_text())[-1]["tokens"] if "online" in training else drawn
-        tokens = {"tokens": written + (earlier.get("tokens", 0) if attempt.on_policy or not drawn else 0)}
-        return Model(base, adapter, self.dtype), {**said, **tokens, "seconds": int(cost.read_text())}
+        tokens = json.loads((adapter / EVALUATIONS).read_text())[-1]["tokens"] if online else self.drawn(attempt, base)
+        if online or attempt.on_policy:  # otherwise the pairs are among the candidates that were drawn before
+            tokens += earlier.get("tokens", 0)
+        return Model(base, adapter, self.dtype), {**said, "tokens": tokens, "seconds": int(cost.read_text())}
 
     def merged(self, model: Model, name: str) -> Path:
         """The model as a folder that can be trained further."""
@@ -359,12 +359,11 @@ class Laboratory:
         alone = np.asarray(self.encoder.encode_queries([query.query for query in queries]))
         if passages is None:
             return scored(alone)
-        # Passages and documents are remembered: the same texts are measured for each attempt.
-        vectors = iter(np.asarray(self.encoder.encode_expansions([text for texts in passages for text in texts])))
-        written = np.zeros_like(alone)  # a query without a passage stays as it is
-        for row, texts in zip(written, passages, strict=True):
-            if texts:
-                row[:] = np.mean(list(islice(vectors, len(texts))), axis=0)
+        # Passages and relevant documents are remembered: the same texts are measured for each attempt.
+        vectors = np.asarray(self.encoder.encode_expansions([text for texts in passages for text in texts]))
+        groups = np.split(vectors, np.cumsum([len(texts) for texts in passages])[:-1])
+        nothing = np.zeros_like(alone[0])  # a query without a passage stays as it is
+        written = np.array([own.mean(axis=0) if len(own) else nothing for own in groups])
         gold = np.asarray(self.encoder.encode_expansions([query.positives[0] for query in queries]))
         values = scored((alone + written) / 2)
         values[f"weight {WEIGHT}"] = scored(WEIGHT * alone + (1 - WEIGHT) * written)["nDCG@10"]
@@ -470,7 +469,7 @@ def arithmetic(dtype: str) -> str:
         return "avx512f" if "avx512f" in processor_features() else ""
     found = next((name for name in ("amx_bf16", "avx512_bf16") if name in processor_features()), "")
     # Both makers' processors have these instructions, and the libraries' kernels for them round differently.
-    intel = found == "avx512_bf16" and "GenuineIntel" in PROCESSOR.read_text(encoding="utf-8")
+    intel = found == "avx512_bf16" and processor_vendor() == "GenuineIntel"
     return found + ", Intel" * intel
 
 

@@ -31,9 +31,23 @@ def has_integers() -> bool:
 
 def processor_features() -> set[str]:
     """What Linux says that the processor can do, in its words; nothing on other systems."""
+    return set(_told("flags|Features").split())
+
+
+def processor_vendor() -> str:
+    """Who made the processor, as Linux says: "GenuineIntel", "AuthenticAMD"; "" on other systems, and for Arm's.
+
+    Example:
+        >>> processor_vendor() in ("GenuineIntel", "AuthenticAMD", "")
+        True
+    """
+    return _told("vendor_id").strip()
+
+
+def _told(names: str) -> str:
+    """What Linux says first under one of these names (a pattern); "" if nothing."""
     text = PROCESSOR.read_text(encoding="utf-8") if PROCESSOR.is_file() else ""
-    lists: list[str] = re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.M)
-    return set(lists[0].split()) if lists else set()
+    return next(iter(re.findall(rf"^(?:{names})\s*:(.*)$", text, re.M)), "")
 
 
 def warn_of_slow_dtype(dtype: str, device: str) -> None:

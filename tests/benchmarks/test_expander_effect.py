@@ -46,8 +46,7 @@ def test_rows_of_several_runs_are_one_table_and_a_repeated_one_is_replaced():
 )
 def test_a_row_names_the_arithmetic_that_its_numbers_depend_on(vendor, flags, said, tmp_path, monkeypatch):
     (tmp_path / "cpuinfo").write_text(f"vendor_id\t: {vendor}\nflags\t\t: {flags}\n")
-    for module in (effect, hardware):
-        monkeypatch.setattr(module, "PROCESSOR", tmp_path / "cpuinfo")
+    monkeypatch.setattr(hardware, "PROCESSOR", tmp_path / "cpuinfo")
     assert effect.arithmetic("bfloat16") == said
     assert effect.arithmetic("float32") == ("avx512f" if "avx512f" in flags else "")
 

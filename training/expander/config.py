@@ -156,11 +156,10 @@ class ExpanderTrainingConfig:
         if self.online is not None and not isinstance(self.online, OnlineSettings):
             object.__setattr__(self, "online", OnlineSettings(**self.online))
         if (self.online is None) == (self.method in ONLINE):
-            missing = "needs online settings, which `expandr train online` takes and which say"
-            raise ValueError(
-                f"method {self.method!r} {missing if self.method in ONLINE else 'takes no online settings, which say'} "
-                "how the texts that it writes are rewarded"
-            )
+            wanted = "needs online settings (`expandr train online`)"
+            if self.method not in ONLINE:
+                wanted = "takes no online settings"
+            raise ValueError(f"method {self.method!r} {wanted}: they say how the texts that it writes are rewarded")
 
     def _check_groups(self) -> None:
         """Refuse groups that a batch cannot hold, and texts that leave no room for a prompt."""

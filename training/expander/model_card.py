@@ -38,18 +38,18 @@ def adapter_card(record: dict[str, Any]) -> str:
 
 def _method(settings: dict[str, Any]) -> list[str]:
     """The training objective of the adapter; `losses` are not recorded if they are the paper's."""
-    losses = settings.get("losses")
+    tags = _tags(settings)
     if "online" in settings:
         name = {"grpo": "GRPO", "online-dpo": "online DPO"}[settings["method"]]
         rewards = ", ".join(settings["online"]["rewards"])
         method = f"Trained by {name} on texts that it wrote itself (rewards: {rewards})"
-    elif losses is None:
+    elif tags == ["dpo"]:
         method = "Trained by direct preference optimisation (DPO)"
-    elif "sigmoid" in losses:
+    elif "dpo" in tags:
         method = "Trained by direct preference optimisation (DPO) with a supervised loss on the chosen passages"
     else:
         method = "Fine-tuned on the chosen passages of preference pairs"
-    equations = ", Eq. 10-17" if "dpo" in _tags(settings) else ""
+    equations = ", Eq. 10-17" if "dpo" in tags else ""
     return [
         f"{method} to write passages that its dense retriever prefers, after",
         f"ExpandR (Yao et al., EMNLP 2025{equations}). The prompt for expansions is one user message; see",

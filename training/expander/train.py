@@ -6,7 +6,6 @@ import gc
 import json
 import logging
 import shutil
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ...common.extras import check_installed
 from ...common.files import write_json
 from ...common.records.manifest import write_record
 from ...expansion.backends.huggingface import HuggingFaceBackend
+from ...expansion.backends.local.adapters import without_renaming_warnings
 from ..checkpoints import last_checkpoint, train_from
 from ..progress import ProgressBar
 from ..run_folder import claim, is_finished, is_first_process, one_run, publish
@@ -100,7 +100,7 @@ def _make(
             shutil.rmtree(work)  # nothing is lost, and a start with corrected settings is not rejected
         raise
     if is_first_process():
-        _warn_of_no_gain(metrics)
+        _warn_of_result(metrics)
         words = None
         if config.online is None:  # its evaluations tell the lengths
             prompts, of = (evaluation.prompts, "held-out") if evaluation.rows else (train.prompts, "training")
@@ -108,7 +108,7 @@ def _make(
         _finish(settings, {"base": config.base, "pairs": counts} | metrics | {"generation_words": words}, work, out)
 
 
-def _warn_of_no_gain(metrics: dict[str, Any]) -> None:
+def _warn_of_result(metrics: dict[str, Any]) -> None:
     if (reason := metrics.get("collapse")) is not None:
         logger.warning("the checkpoint that was kept, step %d, shows a collapse: %s", metrics["kept_step"], reason)
     before, after = metrics["before"], metrics["after"]
@@ -134,9 +134,7 @@ def _run(
     """Train from the last checkpoint in `work`, leave the adapter in `work/finished`, and return the metrics."""
     from transformers import PrinterCallback, set_seed
 
-    with warnings.catch_warnings():
-        # TRL and PEFT read and set it under the name that works in every transformers 5 release.
-        warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
+    with without_renaming_warnings():
         trainer = method.trainer(backend, train, evaluation, work / "checkpoints")
         trainer.remove_callback(PrinterCallback)
         if verbose:

@@ -200,12 +200,13 @@ def _unfit(one: CandidateSet, settings: PreferenceSettings) -> Reason | None:
 
 
 def compare(sets: Sequence[CandidateSet], encoder: ExpandREncoder) -> Candidates:
-    """Embeddings and similarities for queries with equally many candidates; `to_answer` is NaN without an answer."""
+    """Embeddings and similarities for queries with equally many candidates; a blank one has its query's vector."""
     size = len(sets[0].candidates) + 2
     texts = [text for one in sets for text in (one.positive, one.answer, *one.candidates)]
     embedded = embed(encoder, texts, "document").reshape(len(sets), size, -1)
-    golds, answers, vectors = embedded[:, 0], embedded[:, 1], embedded[:, 2:]
     queries = embed(encoder, [one.query for one in sets], "query")
+    blank = np.array([[not text.strip() for text in one.candidates] for one in sets])
+    vectors = np.where(blank[..., None], queries[:, None], embedded[:, 2:])
     return Candidates(
         query_ids=[one.query_id for one in sets],
         queries=[one.query for one in sets],
@@ -213,14 +214,13 @@ def compare(sets: Sequence[CandidateSet], encoder: ExpandREncoder) -> Candidates
         query_vectors=queries,
         vectors=vectors,
         to_query=similarities(queries, vectors),
-        to_answer=similarities(answers, vectors) + nan_without_answer(sets),
-        to_gold=similarities(golds, vectors),
+        to_answer=np.where(_unanswered(sets)[:, None], np.float32(np.nan), similarities(embedded[:, 1], vectors)),
+        to_gold=similarities(embedded[:, 0], vectors),
     )
 
 
-def nan_without_answer(sets: Sequence[CandidateSet]) -> np.ndarray:
-    """NaN for each query without an answer, 0 for the others (n, 1)."""
-    return np.array([[0.0 if one.answer.strip() else np.nan] for one in sets], dtype=np.float32)
+def _unanswered(sets: Sequence[CandidateSet]) -> np.ndarray:
+    return np.array([not one.answer.strip() for one in sets])
 
 
 def similarities(anchors: np.ndarray, candidates: np.ndarray) -> np.ndarray:
@@ -235,7 +235,7 @@ def similarities(anchors: np.ndarray, candidates: np.ndarray) -> np.ndarray:
 
 def choose(sets: Sequence[CandidateSet], candidates: Candidates, settings: PreferenceSettings) -> Iterator[Decision]:
     """The `Decision` for each of `sets`, from their similarities; all have an answer and as many candidates."""
-    _check_finite(candidates, without_answer=np.isnan(nan_without_answer(sets))[:, 0])
+    _check_finite(candidates, _unanswered(sets))
     parts = [_computed(reward, candidates) for reward in settings.rewards]
     rewards = combined_reward(parts, settings.weights)
     score, _ = FILTERS[settings.filter]
@@ -297,11 +297,11 @@ def not_truncated(one: CandidateSet) -> np.ndarray:
     return ~np.array(one.truncated or [False] * len(one.candidates), dtype=bool)
 
 
-def _check_finite(candidates: Candidates, without_answer: np.ndarray) -> None:
+def _check_finite(candidates: Candidates, unanswered: np.ndarray) -> None:
     """Reject NaN and infinity: comparisons with NaN are false, so a broken embedding would look off-topic."""
     for anchor in ("query", "answer", "gold"):
         finite = np.isfinite(getattr(candidates, f"to_{anchor}")).all(axis=1)
-        finite |= without_answer & (anchor == "answer")
+        finite |= unanswered & (anchor == "answer")
         if not finite.all():
             broken = [candidates.query_ids[row] for row in np.flatnonzero(~finite)[:5]]
             raise ValueError(

@@ -17,7 +17,7 @@ from ....expansion.backends.huggingface import HuggingFaceBackend
 from ....expansion.cleaning.passage import passages_in
 from ....expansion.thinking import begins_thought, without_thought
 from ...preferences.candidates import CandidateSet
-from ...preferences.choice import compare, nan_without_answer, similarities
+from ...preferences.choice import compare
 from ...preferences.measured import check_encoder, open_gain
 from ...preferences.rewards import MEASURE, Candidates, MeasureGain, Reward, combined_reward
 from .settings import OnlineSettings, named_reward, search_identity
@@ -78,20 +78,7 @@ class GroupReward:
     def candidates(self, query_ids: Sequence[str], texts: Sequence[Sequence[str]]) -> Candidates:
         """The input of a reward: embeddings and similarities of the texts."""
         sets = [replace(self.queries[name], candidates=tuple(row)) for name, row in zip(query_ids, texts, strict=True)]
-        found = compare(sets, self.encoder)
-        empty = np.array([[not text.strip() for text in row] for row in texts])
-        if not empty.any():
-            return found
-        alone = np.where(empty[..., None], found.query_vectors[:, None], found.vectors)
-        golds = self.encoder.encode([one.positive for one in sets], "document")
-        answers = self.encoder.encode([one.answer for one in sets], "document")
-        return replace(
-            found,
-            vectors=alone,
-            to_query=similarities(found.query_vectors, alone),
-            to_answer=similarities(answers, alone) + nan_without_answer(sets),
-            to_gold=similarities(golds, alone),
-        )
+        return compare(sets, self.encoder)
 
     def measured(self, query_ids: Sequence[str], texts: Sequence[str]) -> np.ndarray | None:
         """The gain in the measure (n,) from one text for each query, or None without an index."""

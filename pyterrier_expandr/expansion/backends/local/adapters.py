@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ....common.extras import needed_for
@@ -23,11 +25,23 @@ def with_adapter(model: Any, adapter: str | None) -> Any:
     with needed_for("an adapter", "train"):
         from peft import PeftModel
     try:
-        with warnings.catch_warnings():  # PEFT reads it under the name that works in every transformers 5 release
-            warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
+        with without_renaming_warnings():
             return PeftModel.from_pretrained(model, adapter)
     except Exception as error:  # PEFT answers a wrong configuration with errors of many types
         raise ValueError(
             f"cannot open the adapter {adapter!r} on this model ({type(error).__name__}: {error}): train it again on "
             "this model, or copy it again"
         ) from error
+
+
+@contextmanager
+def without_renaming_warnings() -> Iterator[None]:
+    """Silence what is not the user's to mend: TRL and PEFT use a name that works in every transformers 5 release.
+
+    Example:
+        >>> with without_renaming_warnings():
+        ...     pass
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
+        yield
