@@ -11,6 +11,8 @@ Protocol, written down before the first run:
 - The 300 test queries are only looked at with `--test`: for the base, the paper's setting and the chosen attempt.
 - Transfer: `--collection` tries the same models on the test queries of another collection (at most its first 300), and
   `--pooling cls` with another encoder, namely the same network pooled in a way that it was not trained for.
+- A teacher's passages exist for the test queries alone. An attempt with one is trained five times, each time without a
+  fifth of the test queries, which that model then writes for; how it is trained was fixed before the first run.
 - A model writes one passage of at most 128 tokens for each query, at temperature 1, top-p 0.9 and the prompt q2d, with
   the same seed for all models; another at 0.6; and at temperature 1 three more, whose mean with the first is fused. A
   model is compared with the base that writes in the same way. all-MiniLM-L6-v2 (256 tokens) encodes; the fused vector
@@ -35,7 +37,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -49,6 +51,7 @@ from ir_measures import R, nDCG
 
 from benchmarks.exact_search import measured_search
 from benchmarks.hybrid import FOLDERS
+from benchmarks.retriever_training import folds_of
 from benchmarks.temperatures import interval
 from benchmarks.thoughts import document_vectors
 from pyterrier_expandr import ExpandREncoder, HuggingFaceBackend, LLMExpander
@@ -57,13 +60,15 @@ from pyterrier_expandr.common.jsonl import read_jsonl
 from pyterrier_expandr.encoding import demo_encoder_folder
 from pyterrier_expandr.evaluation.result_store import versions
 from pyterrier_expandr.evaluation.significance import permutation_test
+from pyterrier_expandr.expansion.prompts import render, resolve_prompt
+from pyterrier_expandr.expansion.recorded import read_expansions
 from pyterrier_expandr.training.data.examples import TrainingExample, examples_from_jsonl, open_examples
 from pyterrier_expandr.training.expander.merge import merge_adapter
 from pyterrier_expandr.training.expander.online.signs import EVALUATIONS
 from pyterrier_expandr.training.expander.pair_tokens import held_out, tokenize_pairs
 from pyterrier_expandr.training.expander.train import RECORD, ExpanderTrainingConfig, train_expander
 from pyterrier_expandr.training.preferences.candidates import read_candidates
-from pyterrier_expandr.training.preferences.pair_files import read_pairs
+from pyterrier_expandr.training.preferences.pair_files import read_pairs, write_pairs
 from pyterrier_expandr.training.preferences.rewards import MEASURE
 from pyterrier_expandr.training.recipe.recipe import read_recipe
 from pyterrier_expandr.training.recipe.stages import RecipeStages
@@ -107,6 +112,7 @@ class Attempt:
     """One way to train: settings of `ExpanderTrainingConfig`, the rewards that choose the pairs, and where it starts.
 
     `after` names an attempt whose model is the base, and with `on_policy` that model's own candidates give the pairs.
+    With `taught`, other LLMs' passages for the test queries are imitated, and there are no candidates.
     """
 
     what: str
@@ -115,6 +121,7 @@ class Attempt:
     after: str | None = None
     on_policy: bool = False
     pairs_per_query: int = 1
+    taught: bool = False
 
 
 #: ten times the paper's learning rate, on all projections of the attention
@@ -132,6 +139,11 @@ ONLINE = {
     "evaluations": 2,
     "target_modules": ATTENTION,
 }
+#: recorded passages of other LLMs for the test queries
+TEACHERS = (
+    "query2doc.fs.Qwen2.5-72B-Instruct.0656857b.059e46.jsonl",
+    "query2doc.fs.gpt-4.1-nano.03ac266c.bfacd0.jsonl",
+)
 #: the nearness to the relevant document, and with it the nDCG@10 of the fused search among all documents
 NEAR: dict[str, Any] = {"rewards": ("retriever",), "max_new_tokens": 96}
 FOUND: dict[str, Any] = {"rewards": (MEASURE, "retriever-margin"), "max_new_tokens": 96}
@@ -209,6 +221,11 @@ ATTEMPTS = {
         after="best-gold",
         on_policy=True,
     ),
+    "teacher": Attempt(
+        "imitation of Qwen2.5-72B and gpt-4.1-nano (5e-4, 2 epochs; five folds of the test queries)",
+        {**IMITATION, "learning_rate": 5e-4, "epochs": 2, "device_batch_size": 2},
+        taught=True,
+    ),
     "grpo": Attempt("GRPO on its own texts (retriever reward)", {**ONLINE, "method": "grpo", "online": NEAR}),
     "grpo-measure": Attempt(
         "GRPO on its own texts (nDCG@10 of the search, and retriever margin)",
@@ -237,6 +254,15 @@ class Model:
     def backend(self) -> HuggingFaceBackend:
         """The backend that opens it."""
         return HuggingFaceBackend(self.base, adapter=self.adapter, batch_size=BATCH, dtype=self.dtype)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Queries, and the model that writes for them; `pairs` trained it, and are None for online methods."""
+
+    queries: Sequence[TrainingExample]
+    model: Model
+    pairs: Path | None
 
 
 class Laboratory:
@@ -275,17 +301,42 @@ class Laboratory:
             str(self.folder / "adapters" / f"{name}-{seed}"),
             **{**COMMON, "dtype": self.dtype, **training, "seed": seed},
         )
-        start = time.monotonic()
-        adapter = train_expander(config, verbose=True)
-        record = json.loads((adapter / RECORD).read_text())
-        cost = self.folder / "adapters" / f"{name}-{seed}.seconds"
-        if not cost.exists():
-            cost.write_text(f"{time.monotonic() - start:.0f}")
-        said = {key: record[key] for key in ("pairs", "steps", "kept_step", "before", "after")}
+        adapter, said = trained(config)
         tokens = json.loads((adapter / EVALUATIONS).read_text())[-1]["tokens"] if online else self.drawn(attempt, base)
         if online or attempt.on_policy:  # otherwise the pairs are among the candidates that were drawn before
             tokens += earlier.get("tokens", 0)
-        return Model(base, adapter, self.dtype), {**said, "tokens": tokens, "seconds": int(cost.read_text())}
+        return Model(base, adapter, self.dtype), said | {"tokens": tokens}
+
+    def parts(self, name: str, seed: int, queries: Sequence[TrainingExample]) -> tuple[list[Part], dict[str, Any]]:
+        """The models of an attempt, each with the queries for which it writes, and what they cost together."""
+        attempt = ATTEMPTS[name]
+        if not attempt.taught:
+            model, costs = self.model(name, seed)
+            online = "online" in attempt.training  # then there are no pairs
+            return [Part(queries, model, None if online else self.pairs(attempt, model.base))], costs
+        if (self.collection, len(queries)) != ("SciFact", MOST):
+            raise ValueError(f"{name}: passages of a teacher are recorded for SciFact's test queries alone: add --test")
+        found, seconds = [], 0
+        for number, left_out in enumerate(folds_of(list(queries))):
+            part, cost = self.pupil(name, seed, queries, number, left_out)
+            found.append(part)
+            seconds += cost
+        return found, {"seconds": seconds}
+
+    def pupil(
+        self, name: str, seed: int, queries: Sequence[TrainingExample], fold: int, left_out: Sequence[TrainingExample]
+    ) -> tuple[Part, int]:
+        """The model that learnt from the teachers on all queries but those left out, and the seconds that took."""
+        untrained = self.model(None, 0)[0]
+        own = {q.query_id: texts for q, texts in zip(queries, self.passages(untrained, queries, COMPARED), strict=True)}
+        pairs = self.folder / "taught" / f"{fold}.jsonl"
+        pairs.parent.mkdir(exist_ok=True)
+        apart = {query.query_id for query in left_out}
+        write_pairs(pairs, lessons([q for q in queries if q.query_id not in apart], own, self.place.parent))
+        training = {**COMMON, "dtype": self.dtype, **ATTEMPTS[name].training, "seed": seed}
+        out = self.folder / "adapters" / f"{name}-{seed}-{fold}"
+        adapter, said = trained(ExpanderTrainingConfig(untrained.base, str(pairs), str(out), **training))
+        return Part(left_out, Model(untrained.base, adapter, self.dtype), pairs), said["seconds"]
 
     def merged(self, model: Model, name: str) -> Path:
         """The model as a folder that can be trained further."""
@@ -339,6 +390,14 @@ class Laboratory:
             found = expander.transform(topics)
         return [list(one) for one in found["query_expansions"]]
 
+    def written(self, parts: Sequence[Part], queries: Sequence[TrainingExample], way: Way) -> list[list[str]]:
+        """What the models of `parts` write, in the order of `queries`."""
+        found: dict[str, list[str]] = {}
+        for part in parts:
+            ids = [query.query_id for query in part.queries]
+            found |= zip(ids, self.passages(part.model, part.queries, way), strict=True)
+        return [found[query.query_id] for query in queries]
+
     @cached_property
     def documents(self) -> tuple[list[str], np.ndarray]:
         """The ids of the collection's documents, and their vectors."""
@@ -372,8 +431,41 @@ class Laboratory:
         return values
 
 
-def accuracy(model: Model, pairs: Path, seed: int) -> float:
-    """In which share of held-out pairs the adapter raises the chosen text's log-probability more than the other's."""
+def trained(config: ExpanderTrainingConfig) -> tuple[Path, dict[str, Any]]:
+    """The adapter, and what its training counted and cost; the seconds are kept beside it."""
+    start = time.monotonic()
+    adapter = train_expander(config, verbose=True)
+    record, cost = json.loads((adapter / RECORD).read_text()), Path(f"{adapter}.seconds")
+    if not cost.exists():
+        cost.write_text(f"{time.monotonic() - start:.0f}")
+    said = {key: record[key] for key in ("pairs", "steps", "kept_step", "before", "after")}
+    return adapter, said | {"seconds": int(cost.read_text())}
+
+
+def lessons(
+    queries: Sequence[TrainingExample], own: Mapping[str, Sequence[str]], data: Path
+) -> Iterator[dict[str, Any]]:
+    """A row of each teacher for each query: its passage is chosen, and the model's own rejected, where there is one."""
+    for file in TEACHERS:
+        recorded, _ = read_expansions(data / "expansions" / "scifact" / file)
+        for query in queries:
+            for text in own[query.query_id]:
+                yield {
+                    "query_id": query.query_id,
+                    "prompt": list(render(resolve_prompt("q2d"), query=query.query)),
+                    "chosen": [{"role": "assistant", "content": recorded[query.query_id].passages[0]}],
+                    "rejected": [{"role": "assistant", "content": text}],
+                }
+
+
+def accuracy(parts: Sequence[Part], seed: int) -> float | None:
+    """In which share of held-out pairs training raised the chosen text's log-probability more than the other's."""
+    preferred = [better for part in parts if part.pairs for better in learnt(part.model, part.pairs, seed)]
+    return float(np.mean(preferred)) if preferred else None
+
+
+def learnt(model: Model, pairs: Path, seed: int) -> list[bool]:
+    """For each held-out pair, whether the adapter raises the chosen text's log-probability more than the other's."""
     import torch
 
     base = replace(model, adapter=None)
@@ -386,7 +478,7 @@ def accuracy(model: Model, pairs: Path, seed: int) -> float:
             with torch.inference_mode():
                 sums.append([log_probability(opened, row["prompt_ids"], row[side]) for row in rows])
         gains.append(np.subtract(*sums))
-    return float((gains[0] > gains[1]).mean())
+    return [bool(better) for better in gains[0] > gains[1]]
 
 
 def log_probability(model: Any, prompt: list[int], text: list[int]) -> float:
@@ -446,12 +538,11 @@ def run(names: Sequence[str], seeds: Sequence[int], test: bool, laboratory: Labo
         bases[way] = texts, laboratory.measured(queries, texts)
         rows.append({"attempt": f"base{way}"} | row(texts, bases[COMPARED]))
     for name, seed in itertools.product(names, seeds):
-        model, costs = laboratory.model(name, seed)
-        online = "online" in ATTEMPTS[name].training  # then there are no pairs
-        held = None if online else accuracy(model, laboratory.pairs(ATTEMPTS[name], model.base), seed)
+        parts, costs = laboratory.parts(name, seed, queries)
+        held = accuracy(parts, seed)
         for way, base in bases.items():
             said = {"attempt": f"{name}{way}", "what": f"{ATTEMPTS[name].what}{way}", "seed": seed}
-            found = row(laboratory.passages(model, queries, way), base)
+            found = row(laboratory.written(parts, queries, way), base)
             rows.append(said | found | {"accuracy": held, "training": costs})
             print(json.dumps(rows[-1]), flush=True)
     return rows
