@@ -222,8 +222,8 @@ ATTEMPTS = {
         on_policy=True,
     ),
     "teacher": Attempt(
-        "imitation of Qwen2.5-72B and gpt-4.1-nano (5e-4, 2 epochs; five folds of the test queries)",
-        {**IMITATION, "learning_rate": 5e-4, "epochs": 2, "device_batch_size": 2},
+        "imitation of Qwen2.5-72B and gpt-4.1-nano (5e-4, 1 epoch; five folds of the test queries)",
+        {**IMITATION, "learning_rate": 5e-4, "epochs": 1, "evaluations": 2, "device_batch_size": 2},
         taught=True,
     ),
     "grpo": Attempt("GRPO on its own texts (retriever reward)", {**ONLINE, "method": "grpo", "online": NEAR}),

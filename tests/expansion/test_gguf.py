@@ -29,8 +29,7 @@ def write_gguf(folder: str, file: Path, *, arch: str = "llama", leave_out: tuple
     core = json.loads((Path(folder) / "tokenizer.json").read_text())["model"]
     tokenizer, config = AutoTokenizer.from_pretrained(folder), model.config
     writer = gguf.GGUFWriter(str(file), arch)
-    tokens = [tokenizer.convert_ids_to_tokens(place) for place in range(config.vocab_size)]
-    special = set(tokenizer.all_special_tokens)
+    tokens, special = tokenizer.convert_ids_to_tokens(range(config.vocab_size)), set(tokenizer.all_special_tokens)
     fields = {
         "context": lambda: writer.add_context_length(config.max_position_embeddings),
         "sizes": lambda: (
@@ -53,8 +52,8 @@ def write_gguf(folder: str, file: Path, *, arch: str = "llama", leave_out: tuple
             writer.add_bos_token_id(tokenizer.bos_token_id),
             writer.add_pad_token_id(tokenizer.pad_token_id),
         ),
-        "end": lambda: writer.add_eos_token_id(tokenizer.eos_token_id),
-        "template": lambda: writer.add_chat_template(tokenizer.chat_template),
+        "end": lambda: writer.add_eos_token_id(more.get("end", tokenizer.eos_token_id)),
+        "template": lambda: writer.add_chat_template(more.get("template", tokenizer.chat_template)),
     }
     for name, add in fields.items():
         if name not in leave_out:
@@ -64,6 +63,8 @@ def write_gguf(folder: str, file: Path, *, arch: str = "llama", leave_out: tuple
     heads = {"q": config.num_attention_heads, "k": config.num_key_value_heads}
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for name, tensor in model.state_dict().items():
+        if name in leave_out:
+            continue
         weights = tensor.numpy()
         if name.endswith(("q_proj.weight", "k_proj.weight")):  # llama.cpp keeps rotary halves interleaved
             n = heads[name[-len("q_proj.weight")]]
@@ -101,6 +102,59 @@ def test_the_converted_model_is_the_original(file, tiny_llama, cache, caplog):
     assert "quantization_config" not in json.loads((folder / "config.json").read_text())
 
 
+def write_moe(folder: str, file: Path) -> torch.nn.Module:
+    """A random model with experts as a GGUF file, with the tokenizer of `folder`; and that model."""
+    tokenizer, core = AutoTokenizer.from_pretrained(folder), json.loads((Path(folder) / "tokenizer.json").read_text())
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_experts": 4, "head_dim": 8}
+    config = transformers.Qwen3MoeConfig(
+        vocab_size=len(tokenizer), **sizes, num_attention_heads=4, num_key_value_heads=2, num_experts_per_tok=2,
+        norm_topk_prob=True, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = transformers.Qwen3MoeForCausalLM(config).eval()
+    writer = gguf.GGUFWriter(str(file), "qwen3moe")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(32)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_key_length(8)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_expert_count(4)
+    writer.add_expert_used_count(2)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokenizer.convert_ids_to_tokens(range(config.vocab_size)))
+    writer.add_token_merges([" ".join(pair) for pair in core["model"]["merges"]])
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_chat_template(tokenizer.chat_template)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3MOE, 2)
+    for name, tensor in model.state_dict().items():
+        weights, block = tensor.numpy(), f"blk.{(name.split('.') * 2)[2]}"
+        if name.endswith("gate_up_proj"):
+            for part, half in zip(("gate", "up"), np.split(weights, 2, axis=1), strict=True):
+                writer.add_tensor(f"{block}.ffn_{part}_exps.weight", np.ascontiguousarray(half))
+        elif name.endswith("experts.down_proj"):
+            writer.add_tensor(f"{block}.ffn_down_exps.weight", weights)
+        else:
+            writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), weights)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return model
+
+
+@pytest.mark.skipif(transformers.__version__ < "5", reason="transformers 4 has other names for experts")
+def test_a_model_of_experts_is_the_original(tiny_llama, tmp_path):
+    model = write_moe(tiny_llama, tmp_path / "moe.gguf")
+    found = AutoModelForCausalLM.from_pretrained(local_model(tmp_path / "moe.gguf")).eval()
+    ids = torch.arange(5, 60)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(found(ids).logits, model(ids).logits, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("named", ["file", "folder", "hf:"])
 def test_it_writes_what_the_original_writes(named, file, tiny_llama):
     name = {"file": str(file), "folder": str(file.parent), "hf:": f"hf:{file}"}[named]
@@ -126,8 +180,12 @@ def test_what_a_killed_conversion_left_does_not_count(file, cache):
     part = target.with_name(f".part.{target.name}.1")
     part.mkdir(parents=True)
     (part / "config.json").write_text("{")
+    long_ago = target.with_name(".part.other.2")
+    long_ago.mkdir()
+    os.utime(long_ago, (0, 0))
     assert (Path(local_model(file)) / GGUF_RECORD).is_file()
     assert AutoModelForCausalLM.from_pretrained(target).config.num_hidden_layers == 2
+    assert part.exists() and not long_ago.exists(), "what another process may be writing stays"
 
 
 def test_two_processes_at_once(file, cache):
@@ -144,11 +202,15 @@ def test_two_processes_at_once(file, cache):
         ({"arch": "clip"}, "kind 'clip', which writes no text"),
         ({"extra": {"llama.pooling_type": 1}}, "which writes no text"),
         ({"extra": {"general.type": "mmproj"}}, "which writes no text"),
-        ({"arch": "newest"}, "the architecture 'newest', which transformers does not open"),
+        ({"arch": "newest"}, "the architecture 'newest', which is not opened from GGUF, only .*'llama'"),
         ({"extra": {"split.count": 2}}, "one of several shards.*gguf-split"),
         ({"tensors": {"rope_freqs.weight": np.ones(4, np.float32)}}, "rotary factors of its own"),
         ({"leave_out": ("template",)}, "no chat template"),
         ({"leave_out": ("end",)}, "no end-of-turn token"),
+        ({"end": 10**6}, "no end-of-turn token among its [0-9]+ tokens, but 1000000"),
+        ({"leave_out": ("tokenizer",)}, "has no tokens"),
+        ({"leave_out": ("model.layers.1.mlp.up_proj.weight",)}, "lacks 1 weights, such as model.layers.1.mlp.up_proj"),
+        ({"template": "{% for %}"}, "chat template of .* cannot render a question"),
         pytest.param(
             {"tokenizer": "rwkv"},
             "transformers cannot convert",
@@ -161,7 +223,7 @@ def test_what_cannot_be_used_is_refused_by_name(options, message, tiny_llama, tm
     file = write_gguf(tiny_llama, tmp_path / "odd.gguf", **options)
     with pytest.raises(ValueError, match=message) as refused:
         HuggingFaceBackend(file, device="cpu").generate([ask("sky")])
-    assert "odd.gguf" in str(refused.value)
+    assert "odd.gguf" in str(refused.value) and "folder that holds a causal" not in str(refused.value)
     assert not list(cache.glob("gguf/*"))
 
 

@@ -178,8 +178,10 @@ def _finish(settings: dict[str, Any], results: dict[str, Any], work: Path, out: 
     finished = work / "finished"
     file = finished / "adapter_config.json"
     adapter = json.loads(file.read_text(encoding="utf-8"))
-    # PEFT keeps a set, whose order, and thus the adapter's fingerprint, would vary between processes.
-    write_json(file, adapter | {"target_modules": sorted(adapter["target_modules"])})
+    # PEFT keeps a set, whose order, and thus the adapter's fingerprint, would vary between processes, and names the
+    # folder that a GGUF base was converted into, which no other machine has.
+    named = {"target_modules": sorted(adapter["target_modules"]), "base_model_name_or_path": results["base"]}
+    write_json(file, adapter | named)
     (finished / "README.md").write_text(adapter_card(record), encoding="utf-8")
     write_record(finished / RECORD, record)
     publish(finished, out)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +38,10 @@ NOT_WRITING = (
 )
 #: dtype of the converted weights, by the type of the matrices in the file; every quantised type becomes bfloat16
 DTYPES = {"F32": "float32", "F16": "float16"}
+#: seconds without a new file after which an unfinished conversion is taken for one that was killed
+ABANDONED = 3600
+#: transformers' names of architectures that llama.cpp calls otherwise
+RENAMED = {"qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe"}
 
 
 def resolve_llm(name: str | Path) -> str:
@@ -110,17 +116,24 @@ def _check_kind(file: Path, reader: GGUFReader) -> None:
     if kind in NOT_WRITING or _field(reader, "general.type") == "mmproj" or f"{kind}.pooling_type" in reader.fields:
         raise ValueError(f"{of} is a model of the kind {kind!r}, which writes no text: name an instruct model")
     known = sorted(set(GGUF_SUPPORTED_ARCHITECTURES) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
-    if kind not in known:
-        raise ValueError(f"{of} has the architecture {kind!r}, which transformers does not open from GGUF: {known}")
+    if RENAMED.get(kind, kind) not in known:
+        raise ValueError(
+            f"{of} has the architecture {kind!r}, which is not opened from GGUF, only {sorted({*known, *RENAMED})}: "
+            "name the original model"
+        )
     if any(tensor.name == "rope_freqs.weight" for tensor in reader.tensors):  # Llama 3.1 and later
         raise ValueError(
             f"{of} has rotary factors of its own, which transformers drops: name the original model instead"
         )
     if not _field(reader, "tokenizer.chat_template"):
         raise ValueError(f"{of} has no chat template, so it cannot be asked for a passage: name an instruct model")
-    if _field(reader, "tokenizer.ggml.eos_token_id") is None:
+    end, tokens = _field(reader, "tokenizer.ggml.eos_token_id"), reader.get_field("tokenizer.ggml.tokens")
+    if tokens is None:
+        raise ValueError(f"{of} has no tokens, so it can neither read nor write: name another conversion of it")
+    if end is None or not 0 <= end < len(tokens.data):
         raise ValueError(
-            f"{of} names no end-of-turn token, so its texts would never end: name another conversion of it"
+            f"{of} names no end-of-turn token among its {len(tokens.data)} tokens, but {end}, so its texts would never "
+            "end: name another conversion of it"
         )
 
 
@@ -145,6 +158,7 @@ def _convert(file: Path, target: Path) -> None:
             "are free: free some space, or name another folder in the environment variable EXPANDR_CACHE"
         )
     logger.warning("converting %s to %s once: %.0f MB in %s", file.name, dtype, size / 1e6, target)
+    _clear_abandoned(target.parent)
     part = target.with_name(f".part.{target.name}.{os.getpid()}")
     try:
         _write(file, part, dtype, reader)
@@ -161,15 +175,36 @@ def _convert(file: Path, target: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def _clear_abandoned(folder: Path) -> None:
+    """Remove what conversions that were killed have left."""
+    for part in folder.glob(".part.*"):
+        with suppress(FileNotFoundError):  # another process may remove it at the same time
+            if time.time() - part.stat().st_mtime > ABANDONED:
+                shutil.rmtree(part, ignore_errors=True)
+
+
 def _write(file: Path, folder: Path, dtype: str, reader: GGUFReader) -> None:
+    from jinja2 import TemplateError
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     place = {"gguf_file": file.name, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **place)
-        loaded = AutoModelForCausalLM.from_pretrained(file.parent, dtype=dtype, **place)
-    except (ValueError, KeyError, NotImplementedError, TypeError, AttributeError) as error:
-        raise ValueError(f"transformers cannot convert {str(file)!r}: {error}") from error
+        tokenizer.apply_chat_template([{"role": "user", "content": "question"}], tokenize=False)
+        loaded, report = AutoModelForCausalLM.from_pretrained(
+            file.parent, dtype=dtype, output_loading_info=True, **place
+        )
+        if missing := sorted(report["missing_keys"]):  # transformers would draw them at random
+            raise ValueError(f"it lacks {len(missing)} weights, such as {missing[0]}")
+    except TemplateError as error:
+        raise ValueError(
+            f"the chat template of {str(file)!r} cannot render a question ({error}): name another conversion of it"
+        ) from error
+    except (ValueError, KeyError, IndexError, RuntimeError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"transformers cannot convert {str(file)!r} ({type(error).__name__}: {error}): name another conversion of "
+            "it, or the original model"
+        ) from error
     for name, word in (("eos", "eos"), ("bos", "bos"), ("pad", "padding")):  # transformers 4 mistakes some of them
         if (place_of := _field(reader, f"tokenizer.ggml.{word}_token_id")) is not None:
             setattr(tokenizer, f"{name}_token", tokenizer.convert_ids_to_tokens(int(place_of)))

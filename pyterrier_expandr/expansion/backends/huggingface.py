@@ -116,8 +116,9 @@ class HuggingFaceBackend(Backend):
     def _open(self, loader: Any, **options: Any) -> Any:
         """What `loader` finds under the model's name, or a single clear error."""
         options |= {"revision": pinned_revision(self.place, self.revision), "trust_remote_code": self.trust_remote_code}
+        opened = self.opened  # what is wrong with a GGUF file, or with the disk, is told as it is
         try:
-            return loader.from_pretrained(self.opened, **options)
+            return loader.from_pretrained(opened, **options)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(
                 f"cannot open the language model {self.model!r}: {explained(error)}\nName a folder that holds a causal "
