@@ -25,10 +25,12 @@ from pyterrier_expandr.cli.train.expander import expander
 from pyterrier_expandr.expansion.backends.base import Request, Sampling
 from pyterrier_expandr.expansion.prompts import PROMPTS, render
 from pyterrier_expandr.training.expander import trainer_setup
+from pyterrier_expandr.training.expander.merge import merge_adapter
 from pyterrier_expandr.training.expander.pair_tokens import end_of_turn, held_out, tokenize_pairs
 from pyterrier_expandr.training.expander.report import generation_lengths
 from pyterrier_expandr.training.expander.train import ExpanderTrainingConfig, train_expander
 from tests.tiny import TEMPLATE, build_tiny_llama
+from tests.tiny_gguf import write_gguf
 
 QWEN_LIKE = (
     "{% if messages[0]['role'] != 'system' %}<|start_header_id|>system<|end_header_id|>Be helpful.<|eot_id|>\n{% endif %}"
@@ -264,6 +266,18 @@ def test_the_adapter_names_its_base_and_what_made_it(trained, config):
     card = (folder / "README.md").read_text()
     assert "library_name: peft" in card and "| reward margin | 0.0000 |" in card and "| learning_rate | 0.002 |" in card
     assert "| reward accuracy | - | 1.0000 |" in card and "did not fall" not in card
+
+
+def test_an_adapter_on_a_gguf_model_is_merged_where_its_conversion_is_elsewhere(config, tmp_path, monkeypatch):
+    pytest.importorskip("gguf")
+    file = write_gguf(config.base, tmp_path / "tiny.gguf")
+    monkeypatch.setenv("EXPANDR_CACHE", str(tmp_path / "cache"))
+    adapter = train_expander(replace(config, base=str(file), out=str(tmp_path / "adapter"), report_prompts=0))
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == str(file)
+    monkeypatch.setenv("EXPANDR_CACHE", str(tmp_path / "another"))
+    merged = merge_adapter(adapter, tmp_path / "merged", device="cpu")
+    record = json.loads((merged / "merge.json").read_text())
+    assert record["base"] == str(file) and record["error"] < 1e-4 < record["effect"]
 
 
 def test_lengths_of_generations_are_reported(trained, config):
