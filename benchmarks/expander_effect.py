@@ -21,12 +21,14 @@ Protocol, written down before the first run:
   bootstrap over queries.
 
 Columns: `nDCG@10` and `R@100` of the fused query (mean of query and passage), `weight 0.7` with 0.7 for the query,
-`gain` of nDCG@10 over the base, `to query alone` the difference from the query without a passage, `shortened` the gain
-if each passage is cut to the words of the base's for that query, `similarity` of the passage to the relevant document,
-`words`, and `accuracy`: in which share of held-out pairs training raised the log-probability of the chosen text by more
-than that of the rejected one; `tokens` those that the LLM wrote to be trained (candidates, or texts while training),
-and `seconds` those of training, without drawing candidates. The LLM writes in `--dtype`, by default the machine's, and
-is trained in it unless the attempt names another. A run goes on where it was interrupted.
+`gain` of nDCG@10 over the base, `to query alone` the difference from the query without a passage, `equal lengths` the
+gain if of each passage and the base's both are cut to the words of the shorter, `similarity` of the passage to the
+relevant document, `words`, and `accuracy`: in which share of held-out pairs training raised the log-probability of the
+chosen text by more than that of the rejected one. A number behind a figure is the p of its difference from the base's,
+and for the accuracy that of an exact binomial test against a half; the JSON has the intervals. `tokens` are those that
+the LLM wrote to be trained (candidates, or texts while training), and `seconds` those of training, without drawing
+candidates. The LLM writes in `--dtype`, by default the machine's, and is trained in it unless the attempt names
+another. A run goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -48,8 +50,10 @@ import ir_measures
 import numpy as np
 import pandas as pd
 from ir_measures import R, nDCG
+from scipy.stats import binomtest
 
 from benchmarks.exact_search import measured_search
+from benchmarks.expander_attempts import ATTEMPTS, COMMON, TEACHERS, Attempt
 from benchmarks.hybrid import FOLDERS
 from benchmarks.retriever_training import folds_of
 from benchmarks.temperatures import interval
@@ -69,7 +73,6 @@ from pyterrier_expandr.training.expander.pair_tokens import held_out, tokenize_p
 from pyterrier_expandr.training.expander.train import RECORD, ExpanderTrainingConfig, train_expander
 from pyterrier_expandr.training.preferences.candidates import read_candidates
 from pyterrier_expandr.training.preferences.pair_files import read_pairs, write_pairs
-from pyterrier_expandr.training.preferences.rewards import MEASURE
 from pyterrier_expandr.training.recipe.recipe import read_recipe
 from pyterrier_expandr.training.recipe.stages import RecipeStages
 from pyterrier_expandr.training.stage import Stage, build
@@ -100,147 +103,6 @@ MEASURES = (nDCG @ 10, R @ 100)
 Passages = Sequence[Sequence[str]]
 #: what training is to reach on the test queries: this gain of nDCG@10 over the base, with this p, in so many seeds
 TARGET, LEVEL, SEEDS = 0.03, 0.01, 3
-
-#: what all attempts share, and the paper's own values for what they differ in
-COMMON = {"device_batch_size": 8, "report_prompts": 0, "evaluations": 4}
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-ALL_LINEAR = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One way to train: settings of `ExpanderTrainingConfig`, the rewards that choose the pairs, and where it starts.
-
-    `after` names an attempt whose model is the base, and with `on_policy` that model's own candidates give the pairs.
-    With `taught`, other LLMs' passages for the test queries are imitated, and there are no candidates.
-    """
-
-    what: str
-    training: Mapping[str, Any] = field(default_factory=dict)
-    rewards: tuple[str, ...] = ("self", "retriever")
-    after: str | None = None
-    on_policy: bool = False
-    pairs_per_query: int = 1
-    taught: bool = False
-
-
-#: ten times the paper's learning rate, on all projections of the attention
-TEN_TIMES = {"learning_rate": 2e-4, "epochs": 1, "target_modules": ATTENTION}
-IMITATION = {"losses": {"sft": 1}, "learning_rate": 2e-4, "epochs": 3, "target_modules": ATTENTION}
-
-#: an LLM that writes while it is trained: a step is 64 texts, and there are no candidates
-ONLINE = {
-    "learning_rate": 2e-4,
-    "epochs": 1,
-    "batch_size": 64,
-    "device_batch_size": 16,
-    "beta": 0.01,
-    "eval_fraction": 0.05,
-    "evaluations": 2,
-    "target_modules": ATTENTION,
-}
-#: recorded passages of other LLMs for the test queries
-TEACHERS = (
-    "query2doc.fs.Qwen2.5-72B-Instruct.0656857b.059e46.jsonl",
-    "query2doc.fs.gpt-4.1-nano.03ac266c.bfacd0.jsonl",
-)
-#: the nearness to the relevant document, and with it the nDCG@10 of the fused search among all documents
-NEAR: dict[str, Any] = {"rewards": ("retriever",), "max_new_tokens": 96}
-FOUND: dict[str, Any] = {"rewards": (MEASURE, "retriever-margin"), "max_new_tokens": 96}
-
-ATTEMPTS = {
-    "paper": Attempt("DPO as in the paper"),
-    "rate": Attempt(
-        "DPO (2e-4, 1 epoch), both rewards",
-        TEN_TIMES,
-    ),
-    "near": Attempt(
-        "DPO (2e-4, 1 epoch), retriever reward",
-        TEN_TIMES,
-        ("retriever",),
-    ),
-    "long": Attempt(
-        "DPO (2e-4, 3 epochs), retriever reward",
-        {**TEN_TIMES, "epochs": 3, "precompute_reference": True},
-        ("retriever",),
-    ),
-    "several": Attempt(
-        "DPO (2e-4, 1 epoch), three pairs per query by the search",
-        TEN_TIMES,
-        (MEASURE, "retriever-margin"),
-        pairs_per_query=3,
-    ),
-    "several-float32": Attempt(
-        "DPO (2e-4, 1 epoch, in float32), three pairs per query by the search",
-        {**TEN_TIMES, "dtype": "float32"},
-        (MEASURE, "retriever-margin"),
-        pairs_per_query=3,
-    ),
-    "several-fast": Attempt(
-        "DPO (5e-4, 1 epoch), three pairs per query by the search",
-        {**TEN_TIMES, "learning_rate": 5e-4},
-        (MEASURE, "retriever-margin"),
-        pairs_per_query=3,
-    ),
-    "several-again": Attempt(
-        "that at 5e-4, and then at 2e-4 on its own candidates",
-        TEN_TIMES,
-        (MEASURE, "retriever-margin"),
-        after="several-fast",
-        on_policy=True,
-        pairs_per_query=3,
-    ),
-    "linear": Attempt(
-        "DPO (2e-4, 3 epochs), both rewards, LoRA on all linear layers",
-        {"learning_rate": 2e-4, "epochs": 3, "target_modules": ALL_LINEAR},
-    ),
-    "best": Attempt("imitation of the best candidate (both rewards)", IMITATION),
-    "best-gold": Attempt("imitation of the best candidate (retriever reward)", IMITATION, ("retriever",)),
-    "both": Attempt(
-        "DPO and imitation of the chosen text in one loss",
-        {**IMITATION, "losses": {"sigmoid": 1, "sft": 1}},
-        ("retriever",),
-    ),
-    "best-dpo": Attempt(
-        "imitation of the best candidate, and then DPO on the same pairs",
-        {"learning_rate": 1e-4, "epochs": 1, "target_modules": ATTENTION},
-        ("retriever",),
-        after="best-gold",
-    ),
-    "round-2": Attempt(
-        "imitation of the best candidate, and then of the best of its own",
-        IMITATION,
-        ("retriever",),
-        after="best-gold",
-        on_policy=True,
-    ),
-    "round-2-dpo": Attempt(
-        "imitation of the best candidate, and then DPO on its own candidates",
-        {"learning_rate": 1e-4, "epochs": 1, "target_modules": ATTENTION},
-        ("retriever",),
-        after="best-gold",
-        on_policy=True,
-    ),
-    "teacher": Attempt(
-        "imitation of Qwen2.5-72B and gpt-4.1-nano (5e-4, 1 epoch; five folds of the test queries)",
-        {**IMITATION, "learning_rate": 5e-4, "epochs": 1, "evaluations": 2, "device_batch_size": 2},
-        taught=True,
-    ),
-    "grpo": Attempt("GRPO on its own texts (retriever reward)", {**ONLINE, "method": "grpo", "online": NEAR}),
-    "grpo-measure": Attempt(
-        "GRPO on its own texts (nDCG@10 of the search, and retriever margin)",
-        {**ONLINE, "method": "grpo", "online": FOUND},
-    ),
-    "online-dpo": Attempt(
-        "online DPO on its own texts (retriever reward)",
-        {**ONLINE, "method": "online-dpo", "batch_size": 32, "beta": 0.1, "online": NEAR},
-    ),
-    "grpo-after": Attempt(
-        "DPO, and then GRPO (nDCG@10 of the search, and retriever margin)",
-        {**ONLINE, "method": "grpo", "online": FOUND},
-        after="rate",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -458,10 +320,14 @@ def lessons(
                 }
 
 
-def accuracy(parts: Sequence[Part], seed: int) -> float | None:
-    """In which share of held-out pairs training raised the chosen text's log-probability more than the other's."""
-    preferred = [better for part in parts if part.pairs for better in learnt(part.model, part.pairs, seed)]
-    return float(np.mean(preferred)) if preferred else None
+def accuracy(parts: Sequence[Part], seed: int) -> dict[str, Any]:
+    """In which share of held-out pairs training raised the chosen text's log-probability more; {} without pairs."""
+    better = [one for part in parts if part.pairs for one in learnt(part.model, part.pairs, seed)]
+    if not better:
+        return {}
+    test = binomtest(sum(better), len(better))
+    sure = test.proportion_ci(method="wilson")
+    return {"accuracy": float(np.mean(better)), "accuracy interval": [sure.low, sure.high], "accuracy p": test.pvalue}
 
 
 def learnt(model: Model, pairs: Path, seed: int) -> list[bool]:
@@ -495,31 +361,54 @@ def mean_words(texts: Sequence[str]) -> float:
     return float(np.mean([len(text.split()) for text in texts])) if texts else 0.0
 
 
-def shortened(passages: Passages, like: Passages) -> Passages:
-    """Each passage cut to as many words as that query's passages in `like` have in the mean; nothing is left of 0."""
-    limits = [round(mean_words(texts)) for texts in like]
-    return [
-        [" ".join(text.split()[:limit]) for text in texts if limit]
-        for texts, limit in zip(passages, limits, strict=True)
-    ]
+def equally_long(ones: Passages, others: Passages) -> tuple[list[list[str]], list[list[str]]]:
+    """Both, with each passage and its counterpart cut to the words of the shorter; none is left without one."""
+    left, right = [], []
+    for one, other in zip(ones, others, strict=True):
+        pairs = [(a.split(), b.split()) for a, b in itertools.zip_longest(one, other, fillvalue="")]
+        for side, cut in enumerate((left, right)):
+            cut.append([" ".join(pair[side][: min(map(len, pair))]) for pair in pairs if all(pair)])
+    return left, right
 
 
-def row_of(
-    values: dict[str, np.ndarray], base: dict[str, np.ndarray], alone: dict[str, np.ndarray], short: np.ndarray
-) -> dict[str, Any]:
-    """A line of the table: means, and differences of nDCG@10 with their p-values and intervals."""
-    gain, to_alone = values["nDCG@10"] - base["nDCG@10"], values["nDCG@10"] - alone["nDCG@10"]
-    return {name: float(value.mean()) for name, value in values.items()} | {
-        "gain": float(gain.mean()),
-        "gain interval": interval(gain),
-        "gain p": permutation_test(values["nDCG@10"], base["nDCG@10"]).pvalue,
-        "to query alone": float(to_alone.mean()),
-        "to query alone p": permutation_test(values["nDCG@10"], alone["nDCG@10"]).pvalue,
-        "shortened": float((short - base["nDCG@10"]).mean()),
+def compared(values: np.ndarray, base: np.ndarray) -> dict[str, Any]:
+    """By how much the mean of `values` is above that of `base`, both (n,), with interval and p."""
+    found = values - base
+    return {
+        "gain": float(found.mean()),
+        "interval": interval(found),
+        "p": permutation_test(values, base).pvalue,
     }
 
 
-def run(names: Sequence[str], seeds: Sequence[int], test: bool, laboratory: Laboratory) -> list[dict[str, Any]]:
+def row_of(
+    values: dict[str, np.ndarray],
+    base: dict[str, np.ndarray],
+    alone: dict[str, np.ndarray],
+    equal: tuple[np.ndarray, np.ndarray],
+) -> dict[str, Any]:
+    """A line of the table: means, and differences with their p-values and intervals.
+
+    Args:
+        values, base: of the model and of the one that it is compared with, by measure, each (n,).
+        alone: of the query without a passage.
+        equal: nDCG@10 (n,) of both with passages of equal lengths.
+    """
+    gain, to_alone = (compared(values["nDCG@10"], of["nDCG@10"]) for of in (base, alone))
+    return {name: float(value.mean()) for name, value in values.items()} | {
+        "gain": gain["gain"],
+        "gain interval": gain["interval"],
+        "gain p": gain["p"],
+        "to query alone": to_alone["gain"],
+        "to query alone p": to_alone["p"],
+        "compared": {name: compared(values[name], base[name]) for name in ("R@100", "similarity")},
+        "equal lengths": compared(*equal),
+    }
+
+
+def run(
+    names: Sequence[str], seeds: Sequence[int], test: bool, laboratory: Laboratory, ways: Sequence[Way] = WAYS
+) -> list[dict[str, Any]]:
     """A row for the query alone, which no LLM touches, two for the base, and one for each attempt and seed."""
     queries, untrained = laboratory.queries(test), laboratory.model(None, 0)[0]
     alone, dtype = laboratory.measured(queries, None), untrained.backend().fingerprint()["dtype"]
@@ -529,11 +418,11 @@ def run(names: Sequence[str], seeds: Sequence[int], test: bool, laboratory: Labo
 
     def row(texts: Passages, over: tuple[Passages, dict[str, np.ndarray]]) -> dict[str, Any]:
         """What a model's texts find, compared with those texts of the base and what these find."""
-        short = laboratory.measured(queries, shortened(texts, over[0]))["nDCG@10"]
-        return on | row_of(laboratory.measured(queries, texts), over[1], alone, short)
+        equal = [laboratory.measured(queries, cut)["nDCG@10"] for cut in equally_long(texts, over[0])]
+        return on | row_of(laboratory.measured(queries, texts), over[1], alone, (equal[0], equal[1]))
 
     bases = {}
-    for way in WAYS:
+    for way in ways:
         texts = laboratory.passages(untrained, queries, way)
         bases[way] = texts, laboratory.measured(queries, texts)
         rows.append({"attempt": f"base{way}"} | row(texts, bases[COMPARED]))
@@ -543,7 +432,7 @@ def run(names: Sequence[str], seeds: Sequence[int], test: bool, laboratory: Labo
         for way, base in bases.items():
             said = {"attempt": f"{name}{way}", "what": f"{ATTEMPTS[name].what}{way}", "seed": seed}
             found = row(laboratory.written(parts, queries, way), base)
-            rows.append(said | found | {"accuracy": held, "training": costs})
+            rows.append(said | found | held | {"training": costs})
             print(json.dumps(rows[-1]), flush=True)
     return rows
 
@@ -585,17 +474,20 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
     """A row of the table as text, by column; what a row lacks is empty."""
     found = {"queries": row["queries"], "model": row.get("what", row["attempt"]), "seed": str(row.get("seed", ""))}
     found["computed in"] = " ".join(filter(None, map(row.get, ("dtype", "processor"))))
+    tests = row.get("compared", {}) if row["attempt"] != "base" else {}
     for name in ("nDCG@10", "R@100", f"weight {WEIGHT}", "similarity"):
-        found[name] = _number(row.get(name), ".4f")
-    found["words"] = _number(row.get("words"), ".1f")
-    gain = to_alone = ""
+        found[name] = _tested(row.get(name), ".4f", tests.get(name, {}).get("p"))
+    found["words"] = _tested(row.get("words"), ".1f")
+    gain = to_alone = equal = ""
     if "gain" in row and row["attempt"] != "base":
         low, high = row["gain interval"]
         gain = f"{row['gain']:+.4f} ({low:+.3f} - {high:+.3f}), {row['gain p']:.4f}"
+        at_equal = row.get("equal lengths", {"gain": row.get("shortened"), "p": None})
+        equal = _tested(at_equal["gain"], "+.4f", at_equal["p"])
     if "to query alone" in row:
         to_alone = f"{row['to query alone']:+.4f}, {row['to query alone p']:.4f}"
-    found |= {"gain (95 % interval), p": gain, "to query alone, p": to_alone}
-    found |= {"shortened": _number(row.get("shortened"), "+.4f"), "accuracy": _number(row.get("accuracy"), ".2f")}
+    found |= {"gain (95 % interval), p": gain, "to query alone, p": to_alone, "equal lengths": equal}
+    found["accuracy"] = _tested(row.get("accuracy"), ".2f", row.get("accuracy p"))
     return found | {name: str(row.get("training", {}).get(name, "")) for name in ("tokens", "seconds")}
 
 
@@ -606,8 +498,9 @@ def markdown(rows: list[dict[str, Any]], without: Sequence[str] = ()) -> str:
     return "\n".join([*head, *(f"| {' | '.join(line.values())} |" for line in lines)])
 
 
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else f"{value:{form}}"
+def _tested(value: float | None, form: str, p: float | None = None) -> str:
+    """A figure, with the p of its test where there is one; empty for None."""
+    return "" if value is None else f"{value:{form}}" + ("" if p is None else f", {p:.4f}")
 
 
 def main() -> int:
@@ -619,12 +512,15 @@ def main() -> int:
     parser.add_argument("--test", action="store_true", help="on the test queries, not on the development queries")
     parser.add_argument("--collection", choices=list(FOLDERS), default="SciFact", help="implies --test if not SciFact")
     parser.add_argument("--pooling", help="another way to pool the encoder's tokens, such as cls")
+    parser.add_argument(
+        "--ways", type=int, choices=range(1, len(WAYS) + 1), default=len(WAYS), help="the first so many"
+    )
     parser.add_argument("--dtype", help="of the LLM; bfloat16 is fast on a CPU that has arithmetic for it")
     parser.add_argument("--json", type=Path, help="add the rows to this file")
     given = parser.parse_args()
     data = Path(os.environ["EXPANDR_DATA"])
     laboratory = Laboratory(given.folder, data, given.collection, given.pooling, given.dtype)
-    rows = run(given.attempts, given.seeds, given.test or given.collection != "SciFact", laboratory)
+    rows = run(given.attempts, given.seeds, given.test or given.collection != "SciFact", laboratory, WAYS[: given.ways])
     if given.json:
         before = json.loads(given.json.read_text())["rows"] if given.json.exists() else []
         rows = merged_rows(before, rows)

@@ -7,6 +7,8 @@ from benchmarks import expander_effect as effect
 from benchmarks.expander_effect import ATTEMPTS, Attempt, Model
 from benchmarks.report import RESULTS
 from pyterrier_expandr.common import hardware
+from pyterrier_expandr.training.data.examples import TrainingExample
+from pyterrier_expandr.training.preferences.pair_files import read_pairs
 
 
 def values(nDCG, seed=0):
@@ -19,11 +21,14 @@ def test_a_row_says_what_training_gained_and_how_sure_that_is():
     draw = np.random.default_rng(1)
     base = draw.random(200)
     better = base + 0.05 + 0.1 * draw.standard_normal(200)
-    row = effect.row_of(values(better), values(base), values(better), base + 0.02)
+    row = effect.row_of(values(better), values(base, seed=2), values(better), (base + 0.02, base))
     assert row["gain"] == pytest.approx(0.05, abs=0.02) and row["gain p"] < 0.001
     assert row["gain interval"][0] < row["gain"] < row["gain interval"][1] and row["gain interval"][0] > 0
     assert (row["to query alone"], row["to query alone p"]) == (0, 1)
-    assert row["shortened"] == pytest.approx(0.02) and row["words"] == 12
+    assert row["equal lengths"]["gain"] == pytest.approx(0.02) and row["equal lengths"]["p"] < 0.001
+    assert row["words"] == 12
+    similar = row["compared"]["similarity"]  # of random numbers alike
+    assert abs(similar["gain"]) < 0.1 and similar["interval"][0] < 0 < similar["interval"][1] and similar["p"] > 0.01
 
 
 def test_rows_of_several_runs_are_one_table_and_a_repeated_one_is_replaced():
@@ -51,10 +56,20 @@ def test_a_row_names_the_arithmetic_that_its_numbers_depend_on(vendor, flags, sa
     assert effect.arithmetic("float32") == ("avx512f" if "avx512f" in flags else "")
 
 
-def test_a_passage_is_cut_to_the_words_of_its_counterpart():
-    assert effect.shortened([["one two  three"], ["one"], []], [["a b"], ["a b"], ["a"]]) == [["one two"], ["one"], []]
-    four = effect.shortened([["a b c d", "a"], ["gone"]], [["x y z", "x"], []])
-    assert four == [["a b", "a"], []], "the mean of several, and nothing where the other wrote nothing"
+def test_both_passages_are_cut_to_the_words_of_the_shorter():
+    long, short = [["one two  three"], ["one"], []], [["a b"], ["a b"], ["a"]]
+    assert effect.equally_long(long, short) == ([["one two"], ["one"], []], [["a b"], ["a"], []])
+    four = effect.equally_long([["a b c d", "a"], ["gone"]], [["x y z"], [""]])
+    assert four == ([["a b c"], []], [["x y z"], []]), "nothing is left where the other wrote nothing"
+
+
+def test_the_accuracy_is_tested_against_a_half(monkeypatch, tmp_path):
+    part = effect.Part([], Model("base"), tmp_path)
+    monkeypatch.setattr(effect, "learnt", lambda *given: [True] * 18 + [False] * 2)
+    found = effect.accuracy([part, part], seed=1)
+    assert found["accuracy"] == 0.9 and found["accuracy p"] < 1e-6
+    assert 0.75 < found["accuracy interval"][0] < 0.9 < found["accuracy interval"][1] < 1
+    assert effect.accuracy([effect.Part([], Model("base"), None)], seed=1) == {}, "no pairs, no accuracy"
 
 
 def test_the_target_is_reached_by_three_good_seeds_and_not_by_the_best_three_of_four():
@@ -81,11 +96,12 @@ def test_the_table_has_a_line_for_each_row_and_empty_cells_for_what_a_row_lacks(
         "accuracy": 0.5,
         "training": {"seconds": 7},
     }
-    trained |= effect.row_of(*[values(np.linspace(0, 1, 20))] * 3, np.linspace(0, 1, 20))
+    same = np.linspace(0, 1, 20)
+    trained |= effect.row_of(*[values(same)] * 3, (same, same))
     head, line, first, second = effect.markdown([alone, trained]).splitlines()
     assert first.startswith("| SciFact | query alone |  |  | 0.6451 | 0.9250 |  |")
     assert second.startswith("| SciFact | DPO | 3 | float32 | 0.5000 |") and second.endswith(
-        "| +0.0000 | 0.50 |  | 7 |"
+        "| +0.0000, 1.0000 | 0.50 |  | 7 |"
     )
     assert len({one.count("|") for one in (head, line, first, second)}) == 1
     assert effect.markdown([alone], ["queries", "words"]).count("|") == head.count("|") * 3 - 6
@@ -112,6 +128,31 @@ def test_an_attempt_starts_from_one_that_exists_and_its_settings_are_valid():
     assert ATTEMPTS["paper"] == Attempt("DPO as in the paper"), "nothing differs from the paper's values"
     backend = Model("base").backend()
     assert backend.adapter is backend.dtype is None and "dtype" not in effect.COMMON, "what the machine computes best"
+
+
+def test_a_teacher_s_lessons_are_its_passages_against_the_model_s_own(tmp_path):
+    folder = tmp_path / "expansions" / "scifact"
+    folder.mkdir(parents=True)
+    for file in effect.TEACHERS:
+        lines = [{"query_id": str(n), "query": f"claim {n}", "passage": f"{file[:12]} of {n}"} for n in range(3)]
+        (folder / file).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    queries = [TrainingExample(str(n), f"claim {n}", ("d",), ("text",)) for n in range(3)]
+    rows = list(effect.lessons(queries[1:], {"1": ["own"], "2": []}, tmp_path))
+    assert [row["query_id"] for row in rows] == ["1", "1"], "what wrote nothing teaches nothing"
+    assert [row["chosen"][0]["content"] for row in rows] == [f"{file[:12]} of 1" for file in effect.TEACHERS]
+    assert {row["rejected"][0]["content"] for row in rows} == {"own"} and "claim 1" in rows[0]["prompt"][-1]["content"]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(list(read_pairs(tmp_path / "pairs.jsonl"))) == 2
+
+
+def test_each_query_of_a_fold_is_written_for_by_the_fold_s_model(monkeypatch):
+    laboratory = effect.Laboratory.__new__(effect.Laboratory)
+    queries = [TrainingExample(str(n), f"claim {n}", ("d",), ("text",)) for n in range(7)]
+    parts = [effect.Part(fold, Model(f"fold {n}"), None) for n, fold in enumerate(effect.folds_of(queries))]
+    monkeypatch.setattr(laboratory, "passages", lambda model, own, way: [[f"{model.base}: {q.query}"] for q in own])
+    found = laboratory.written(parts, queries, effect.COMPARED)
+    assert [text.split(": ")[1] for (text,) in found] == [q.query for q in queries], "in the order of the queries"
+    assert {text.split(":")[0] for (text,) in found} == {f"fold {n}" for n in range(5)}
 
 
 def listed(rows, name):
