@@ -96,12 +96,14 @@ $(LOWEST)/.installed: pyproject.toml
 # The two halves of the proof on SciFact, hours each; EXPANDR_DATA names the data, WORK keeps what is finished between runs.
 # The attempts are compared on development queries, and the chosen one is tried on the test queries with three seeds.
 WORK ?= runs
-ATTEMPTS ?= paper rate near long several linear best-gold best-dpo
-CHOSEN ?= several
-EFFECT = $(BIN)/python -m benchmarks.expander_effect --folder $(WORK) --json docs/results/expander_effect.json
+# DTYPE is that of the LLM's writing: bfloat16 where the processor computes in it.
+ATTEMPTS ?= paper rate near long several several-fast linear best-gold best-dpo both several-again
+CHOSEN ?= several-float32
+DTYPE ?= float32
+EFFECT = $(BIN)/python -m benchmarks.expander_effect --folder $(WORK) --dtype $(DTYPE) --json docs/results/expander_effect.json
 expander-effect: $(VENV)/.installed
 	$(EFFECT) $(ATTEMPTS)
-	$(EFFECT) paper $(CHOSEN) --test --seeds 1 2 3
+	$(EFFECT) paper teacher $(CHOSEN) --test --seeds 1 2 3
 	$(BIN)/python -m benchmarks.report
 
 scifact-recorded: $(VENV)/.installed

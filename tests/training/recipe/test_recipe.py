@@ -547,6 +547,14 @@ def test_the_recipe_for_scifact_reads(expandr_data, monkeypatch):
     assert recipe.seed == recipe.candidates.seed == recipe.small_lm.seed == 3
     assert "dtype" not in f"{recipe.llm} {recipe.dpo}", "float32 on a CPU, bfloat16 on a GPU"
     assert recipe.data == str(expandr_data / "scifact") and list(recipe.systems) == [*SYSTEMS, "ExpandR by search"]
+    paper = read_recipe(RECIPES / "scifact-smollm2-paper.yaml", seed=3)
+    assert list(paper.systems) == list(SYSTEMS) and paper.preferences.pairs_per_query == 1
+    theirs = ExpanderTrainingConfig("base", "pairs", "out").recorded()
+    ours = paper.expander_config("base", "pairs", "out").recorded()
+    sized = {"device_batch_size", "seed", "dtype"}
+    assert {key for key in theirs if theirs[key] != ours[key]} <= sized, "the paper's DPO, but for what fits here"
+    same = {"data", "llm", "parts", "candidates", "expansion", "evaluation"}
+    assert all(getattr(paper, name) == getattr(recipe, name) for name in same)
     monkeypatch.delenv("EXPANDR_DATA")
     with pytest.raises(ValueError, match="scifact-smollm2.yaml: .*EXPANDR_DATA.* is not set"):
         read_recipe(RECIPES / "scifact-smollm2.yaml")

@@ -1,0 +1,150 @@
+"""The ways to train a small LLM that `benchmarks.expander_effect` tries, as settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyterrier_expandr.training.preferences.rewards import MEASURE
+
+#: what all attempts share, and the paper's own values for what they differ in
+COMMON = {"device_batch_size": 8, "report_prompts": 0, "evaluations": 4}
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+ALL_LINEAR = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way to train: settings of `ExpanderTrainingConfig`, the rewards that choose the pairs, and where it starts.
+
+    `after` names an attempt whose model is the base, and with `on_policy` that model's own candidates give the pairs.
+    With `taught`, other LLMs' passages for the test queries are imitated, and there are no candidates.
+    """
+
+    what: str
+    training: Mapping[str, Any] = field(default_factory=dict)
+    rewards: tuple[str, ...] = ("self", "retriever")
+    after: str | None = None
+    on_policy: bool = False
+    pairs_per_query: int = 1
+    taught: bool = False
+
+
+#: ten times the paper's learning rate, on all projections of the attention
+TEN_TIMES = {"learning_rate": 2e-4, "epochs": 1, "target_modules": ATTENTION}
+IMITATION = {"losses": {"sft": 1}, "learning_rate": 2e-4, "epochs": 3, "target_modules": ATTENTION}
+
+#: an LLM that writes while it is trained: a step is 64 texts, and there are no candidates
+ONLINE = {
+    "learning_rate": 2e-4,
+    "epochs": 1,
+    "batch_size": 64,
+    "device_batch_size": 16,
+    "beta": 0.01,
+    "eval_fraction": 0.05,
+    "evaluations": 2,
+    "target_modules": ATTENTION,
+}
+#: recorded passages of other LLMs for the test queries
+TEACHERS = (
+    "query2doc.fs.Qwen2.5-72B-Instruct.0656857b.059e46.jsonl",
+    "query2doc.fs.gpt-4.1-nano.03ac266c.bfacd0.jsonl",
+)
+#: the nearness to the relevant document, and with it the nDCG@10 of the fused search among all documents
+NEAR: dict[str, Any] = {"rewards": ("retriever",), "max_new_tokens": 96}
+FOUND: dict[str, Any] = {"rewards": (MEASURE, "retriever-margin"), "max_new_tokens": 96}
+
+ATTEMPTS = {
+    "paper": Attempt("DPO as in the paper"),
+    "rate": Attempt(
+        "DPO (2e-4, 1 epoch), both rewards",
+        TEN_TIMES,
+    ),
+    "near": Attempt(
+        "DPO (2e-4, 1 epoch), retriever reward",
+        TEN_TIMES,
+        ("retriever",),
+    ),
+    "long": Attempt(
+        "DPO (2e-4, 3 epochs), retriever reward",
+        {**TEN_TIMES, "epochs": 3, "precompute_reference": True},
+        ("retriever",),
+    ),
+    "several": Attempt(
+        "DPO (2e-4, 1 epoch), three pairs per query by the search",
+        TEN_TIMES,
+        (MEASURE, "retriever-margin"),
+        pairs_per_query=3,
+    ),
+    "several-float32": Attempt(
+        "DPO (2e-4, 1 epoch, in float32), three pairs per query by the search",
+        {**TEN_TIMES, "dtype": "float32"},
+        (MEASURE, "retriever-margin"),
+        pairs_per_query=3,
+    ),
+    "several-fast": Attempt(
+        "DPO (5e-4, 1 epoch), three pairs per query by the search",
+        {**TEN_TIMES, "learning_rate": 5e-4},
+        (MEASURE, "retriever-margin"),
+        pairs_per_query=3,
+    ),
+    "several-again": Attempt(
+        "that at 5e-4, and then at 2e-4 on its own candidates",
+        TEN_TIMES,
+        (MEASURE, "retriever-margin"),
+        after="several-fast",
+        on_policy=True,
+        pairs_per_query=3,
+    ),
+    "linear": Attempt(
+        "DPO (2e-4, 3 epochs), both rewards, LoRA on all linear layers",
+        {"learning_rate": 2e-4, "epochs": 3, "target_modules": ALL_LINEAR},
+    ),
+    "best": Attempt("imitation of the best candidate (both rewards)", IMITATION),
+    "best-gold": Attempt("imitation of the best candidate (retriever reward)", IMITATION, ("retriever",)),
+    "both": Attempt(
+        "DPO and imitation of the chosen text in one loss",
+        {**IMITATION, "losses": {"sigmoid": 1, "sft": 1}},
+        ("retriever",),
+    ),
+    "best-dpo": Attempt(
+        "imitation of the best candidate, and then DPO on the same pairs",
+        {"learning_rate": 1e-4, "epochs": 1, "target_modules": ATTENTION},
+        ("retriever",),
+        after="best-gold",
+    ),
+    "round-2": Attempt(
+        "imitation of the best candidate, and then of the best of its own",
+        IMITATION,
+        ("retriever",),
+        after="best-gold",
+        on_policy=True,
+    ),
+    "round-2-dpo": Attempt(
+        "imitation of the best candidate, and then DPO on its own candidates",
+        {"learning_rate": 1e-4, "epochs": 1, "target_modules": ATTENTION},
+        ("retriever",),
+        after="best-gold",
+        on_policy=True,
+    ),
+    "teacher": Attempt(
+        "imitation of Qwen2.5-72B and gpt-4.1-nano (5e-4, 1 epoch; five folds of the test queries)",
+        {**IMITATION, "learning_rate": 5e-4, "epochs": 1, "evaluations": 2, "device_batch_size": 2},
+        taught=True,
+    ),
+    "grpo": Attempt("GRPO on its own texts (retriever reward)", {**ONLINE, "method": "grpo", "online": NEAR}),
+    "grpo-measure": Attempt(
+        "GRPO on its own texts (nDCG@10 of the search, and retriever margin)",
+        {**ONLINE, "method": "grpo", "online": FOUND},
+    ),
+    "online-dpo": Attempt(
+        "online DPO on its own texts (retriever reward)",
+        {**ONLINE, "method": "online-dpo", "batch_size": 32, "beta": 0.1, "online": NEAR},
+    ),
+    "grpo-after": Attempt(
+        "DPO, and then GRPO (nDCG@10 of the search, and retriever margin)",
+        {**ONLINE, "method": "grpo", "online": FOUND},
+        after="rate",
+    ),
+}
