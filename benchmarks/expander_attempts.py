@@ -140,7 +140,7 @@ ATTEMPTS = {
     ),
     "online-dpo": Attempt(
         "online DPO on its own texts (retriever reward)",
-        {**ONLINE, "method": "online-dpo", "batch_size": 32, "beta": 0.1, "online": NEAR},
+        {**ONLINE, "method": "online-dpo", "batch_size": 16, "device_batch_size": 4, "beta": 0.1, "online": NEAR},
     ),
     "grpo-after": Attempt(
         "DPO, and then GRPO (nDCG@10 of the search, and retriever margin)",

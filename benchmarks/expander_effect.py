@@ -73,6 +73,7 @@ from pyterrier_expandr.training.expander.pair_tokens import held_out, tokenize_p
 from pyterrier_expandr.training.expander.train import RECORD, ExpanderTrainingConfig, train_expander
 from pyterrier_expandr.training.preferences.candidates import read_candidates
 from pyterrier_expandr.training.preferences.pair_files import read_pairs, write_pairs
+from pyterrier_expandr.training.preferences.rewards import MEASURE
 from pyterrier_expandr.training.recipe.recipe import read_recipe
 from pyterrier_expandr.training.recipe.stages import RecipeStages
 from pyterrier_expandr.training.stage import Stage, build
@@ -153,7 +154,8 @@ class Laboratory:
         training = dict(attempt.training)
         online = "online" in training
         if online:
-            training["online"] = {"encoder": demo_encoder_folder(), **training["online"], **self.searched()}
+            index = self.searched() if MEASURE in training["online"]["rewards"] else {}
+            training["online"] = {"encoder": demo_encoder_folder(), **training["online"], **index}
             learnt = self.made(self.stages().examples()) / "llm.jsonl"
         else:
             learnt = self.pairs(attempt, base)
