@@ -53,6 +53,10 @@ def online(
     load_in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Needs CUDA and bitsandbytes.")] = False,
     seed: int = 42,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    revision: Annotated[str | None, typer.Option(help="The base model's revision on the hub.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the base model.")
+    ] = False,
 ) -> None:
     """Train a LoRA adapter on texts that the LLM writes and a reward judges at once; a rerun resumes."""
     given = dict(locals())  # each option is a field of the configuration, or of its online settings

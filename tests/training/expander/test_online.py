@@ -25,11 +25,13 @@ from pyterrier_expandr.expansion.backends.base import Request
 from pyterrier_expandr.expansion.prompts import PROMPTS, render
 from pyterrier_expandr.training.expander.config import NOT_ONLINE, ExpanderTrainingConfig
 from pyterrier_expandr.training.expander.methods import method_of
+from pyterrier_expandr.training.expander.online.method import own_device
 from pyterrier_expandr.training.expander.online.queries import read_queries
 from pyterrier_expandr.training.expander.online.report import training_report
 from pyterrier_expandr.training.expander.online.reward import GroupReward, Scorer, passage
 from pyterrier_expandr.training.expander.online.settings import OnlineSettings
 from pyterrier_expandr.training.expander.online.signs import Written, collapse, distinct_2, text_figures
+from pyterrier_expandr.training.expander.online.watch import Watch
 from pyterrier_expandr.training.expander.train import train_expander
 from pyterrier_expandr.training.preferences.rewards import MeasureGain, retriever_reward
 from tests.encoders_tiny import build_bert
@@ -146,6 +148,9 @@ def test_an_evaluation_reads_what_the_adapter_writes_at_inference(trained):
     assert record["after"]["reward"] == pytest.approx(np.mean([-len(text) / 10 for text in texts]))
     gain = method.reward.measured([row["query_id"] for row in apart.rows], texts)
     assert record["after"]["measure"] == pytest.approx(gain.mean())
+    untrained = [passage(g.text, p) for (g,), p in zip(base.generate(requests), apart.prompts, strict=True)]
+    difference = gain - method.reward.measured([row["query_id"] for row in apart.rows], untrained)
+    assert record["after"]["measure_error"] == pytest.approx(difference.std() / 2), "of four queries"
 
 
 def test_a_killed_run_ends_in_the_same_adapter(trained, tmp_path):
@@ -221,7 +226,7 @@ def test_a_run_is_reported_as_a_table_and_as_curves(trained, tmp_path):
     _, folder, _, rows = trained
     said = CliRunner().invoke(app, ["report", str(folder)])
     lines = said.output.splitlines()
-    assert said.exit_code == 0 and lines[0].startswith("| step | reward | reward/brevity | measure | distinct_2 |")
+    assert said.exit_code == 0 and lines[0].startswith("| step | reward | reward/brevity | measure | measure_error |")
     assert [line.split(" | ")[0] for line in lines[2:7]] == [f"| {row['step']}" for row in rows]
     drawn = tmp_path / "run.svg"
     assert CliRunner().invoke(app, ["report", str(folder), "--out", str(drawn)]).exit_code == 0
@@ -231,6 +236,26 @@ def test_a_run_is_reported_as_a_table_and_as_curves(trained, tmp_path):
     )
     refused = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "run.html")])
     assert isinstance(refused.exception, ValueError) or "a table (.md) or a picture" in refused.output
+
+
+def test_a_collapse_is_warned_of_once_in_a_run_and_its_rows_are_kept(tmp_path, caplog):
+    watch = Watch.__new__(Watch)
+    watch.folder, watch._warned = tmp_path, False
+    history = [{"step": 0, "eval_reward": 0.3, "eval_distinct_2": 0.8, "eval_empty": 0.0, "eval_as_query": 0.0}]
+    for step, empty in ((2, 0.1), (4, 0.6), (6, 0.7)):
+        history.append(history[0] | {"step": step, "eval_empty": empty})
+        assert watch.record(history) == json.loads((tmp_path / "evaluations.json").read_text())
+    (warning,) = [r.getMessage() for r in caplog.records if "collapsing" in r.getMessage()]
+    assert "at step 4: 60 % of the texts" in warning
+
+
+@pytest.mark.parametrize(("rank", "gpu", "device"), [("1", True, "cuda:1"), (None, True, None), ("1", False, None)])
+def test_the_reward_s_encoder_is_on_the_gpu_of_its_process(rank, gpu, device, monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    assert own_device() == device
 
 
 def test_the_report_names_the_steps_of_a_collapse():
@@ -501,6 +526,8 @@ HEALTHY = {"reward": 0.3, "measure": 0.0, "distinct_2": 0.8, "empty": 0.0, "as_q
             {"reward": 0.6, "measure": -0.1},
             "reward rose from 0.300 to 0.600, but the gain of the search fell from 0.000",
         ),
+        ({"reward": 0.6, "measure": -0.1, "measure_error": 0.06}, None),
+        ({"reward": 0.6, "measure": -0.1, "measure_error": 0.04}, "the gain of the search fell from 0.000 to -0.100"),
         ({"reward": 0.2, "measure": -0.1}, None),
         ({"empty": 0.3, "as_query": 0.3}, "60 % of the texts for held-out queries are empty or repeat the query"),
         ({"distinct_2": 0.3}, "the texts repeat themselves: of neighbouring words 0.30"),
@@ -542,5 +569,5 @@ def test_the_command_trains_online(config, work, tmp_path):
     renamed = {"target_module": "target_modules", "queries": "pairs", "reward": "rewards"}
     options = {renamed.get(name, name) for name in inspect.signature(online).parameters}
     settings = {field.name for kind in (ExpanderTrainingConfig, OnlineSettings) for field in fields(kind)}
-    of_the_hub_or_of_pairs = {"revision", "trust_remote_code", "report_prompts", "report_tokens"} | NOT_ONLINE
-    assert options == settings - {"online", "weights"} - of_the_hub_or_of_pairs
+    of_pairs = {"report_prompts", "report_tokens"} | NOT_ONLINE
+    assert options == settings - {"online", "weights"} - of_pairs

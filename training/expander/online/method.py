@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,19 @@ from ..config import ExpanderTrainingConfig
 from ..pair_tokens import TokenizedPairs
 from .queries import read_queries, tokenize_queries
 from .reward import GroupReward
+
+
+def own_device() -> str | None:
+    """The GPU of this process, where several processes have one each: "cuda" alone would be the first for all of them.
+
+    Example:
+        >>> own_device() is None  # one process
+        True
+    """
+    import torch
+
+    rank = os.environ.get("LOCAL_RANK")
+    return f"cuda:{rank}" if rank is not None and torch.cuda.is_available() else None
 
 
 class FromReward:
@@ -28,7 +42,7 @@ class FromReward:
     def __init__(self, config: ExpanderTrainingConfig) -> None:
         self.config, self.settings = config, config.online_settings
         self.queries = read_queries(config.pairs, answers=self.settings.needs_answers)
-        self.reward = GroupReward(self.settings, self.queries)
+        self.reward = GroupReward(self.settings, self.queries, device=own_device())
         self.name = {"grpo": "GRPO", "online-dpo": "online DPO"}[config.method]
         self.read = len(self.queries)
 

@@ -14,8 +14,9 @@ import numpy as np
 EVALUATIONS = "evaluations.json"
 
 WORD = re.compile(r"\w+")
-#: how far the gain in the measure may fall below that before training while the reward rises
-DROP = 0.02
+#: how far the gain in the measure may fall below that before training while the reward rises: by less than this, or by
+#: less than so many standard errors of the difference
+DROP, ERRORS = 0.02, 2
 #: the share of texts that are empty or the query again at which a model is taken to have collapsed
 WORTHLESS = 0.5
 
@@ -79,7 +80,7 @@ def collapse(rows: Sequence[Mapping[str, float]]) -> str | None:
     """Why the last of these evaluations shows a collapse, compared with the first; None if it does not.
 
     Three signs: most texts are empty or the query again; the reward rose while the gain in the measure fell by more
-    than `DROP`; half of the variety of neighbouring words is lost.
+    than `DROP` and more than `ERRORS` standard errors; half of the variety of neighbouring words is lost.
 
     Example:
         >>> before = {"reward": 0.3, "distinct_2": 0.8, "empty": 0.0, "as_query": 0.0}
@@ -92,7 +93,8 @@ def collapse(rows: Sequence[Mapping[str, float]]) -> str | None:
     share = last["empty"] + last["as_query"]
     if share >= WORTHLESS and share > first["empty"] + first["as_query"]:
         return f"{share:.0%}".replace("%", " %") + " of the texts for held-out queries are empty or repeat the query"
-    if last["reward"] > first["reward"] and last.get("measure", 0.0) < first.get("measure", 0.0) - DROP:
+    fall = first.get("measure", 0.0) - last.get("measure", 0.0)
+    if last["reward"] > first["reward"] and fall > max(DROP, ERRORS * last.get("measure_error", 0.0)):
         return (
             f"the held-out reward rose from {first['reward']:.3f} to {last['reward']:.3f}, but the gain of the search "
             f"fell from {first['measure']:.3f} to {last['measure']:.3f}"

@@ -53,22 +53,29 @@ class Watch:
         self.reward, self.backend, self.folder = reward, backend, folder
         self.query_ids = [row["query_id"] for row in held_out.rows]
         self.prompts, self.end = held_out.prompts, held_out.end
-        self.others, self.sampling = tuple(range(1, group_size)), reward.settings.sampling(seed)
+        self.samples, self.sampling = tuple(range(group_size)), reward.settings.sampling(seed)
         self._warned = False
 
     def measure(self, model: Any) -> dict[str, float]:
-        """`reward`, its parts as `reward/NAME`, `measure` if there is an index, and what tells of a collapse."""
+        """`reward`, its parts as `reward/NAME`, what tells of a collapse, and with an index `measure`.
+
+        `measure_error` is then the standard error of its difference from the untrained model's, over the queries.
+        """
         with model.disable_adapter(), lent(model, self.backend), closing(self._cache()) as cache:
-            base = _texts(self.backend, self.prompts, self.sampling, self.others, cache)
+            base = _texts(self.backend, self.prompts, self.sampling, self.samples, cache)
         with lent(model, self.backend):
             texts = [row[0] for row in _texts(self.backend, self.prompts, self.sampling, (0,), GenerationCache())]
-        groups = [[text.passage, *(one.passage for one in row)] for text, row in zip(texts, base, strict=True)]
+        groups = [[text.passage, *(one.passage for one in row[1:])] for text, row in zip(texts, base, strict=True)]
         parts = self.reward.parts(self.query_ids, groups)
         row = {"reward": self.reward.total(parts)} | {f"reward/{name}": values for name, values in parts.items()}
         measured = {name: float(values[:, 0].mean()) for name, values in row.items()}
-        gain = self.reward.measured(self.query_ids, [text.passage for text in texts])
-        if gain is not None:
-            measured["measure"] = float(gain.mean())
+        gain, before = (
+            self.reward.measured(self.query_ids, [text.passage for text in found])
+            for found in (texts, [row[0] for row in base])
+        )
+        if gain is not None and before is not None:
+            error = (gain - before).std() / len(gain) ** 0.5
+            measured |= {"measure": float(gain.mean()), "measure_error": float(error)}
         queries = [self.reward.queries[name].query for name in self.query_ids]
         return measured | text_figures(texts, queries) | {"kl": self._divergence(model, texts)}
 
