@@ -353,7 +353,7 @@ def log_probability(model: Any, prompt: list[int], text: list[int]) -> float:
     """The sum of the log-probabilities of a text's tokens behind a prompt."""
     import torch
 
-    ids = torch.tensor([prompt + text])
+    ids = torch.tensor([prompt + text], device=model.device)
     found = model(ids).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
     return float(found.gather(1, ids[0, len(prompt) :, None]).sum())
 
