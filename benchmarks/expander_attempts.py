@@ -89,6 +89,18 @@ ATTEMPTS = {
         (MEASURE, "retriever-margin"),
         pairs_per_query=3,
     ),
+    "robust": Attempt(
+        "robust DPO (2e-4, 1 epoch, a tenth taken for wrong), three pairs per query by the search",
+        {**TEN_TIMES, "losses": {"robust": 1}, "label_smoothing": 0.1},
+        (MEASURE, "retriever-margin"),
+        pairs_per_query=3,
+    ),
+    "equal-lengths": Attempt(
+        "length-controlled DPO (2e-4, 1 epoch, half the weight for longer), three pairs per query by the search",
+        {**TEN_TIMES, "ld_alpha": 0.5},
+        (MEASURE, "retriever-margin"),
+        pairs_per_query=3,
+    ),
     "several-again": Attempt(
         "that at 5e-4, and then at 2e-4 on its own candidates",
         TEN_TIMES,
@@ -104,12 +116,12 @@ ATTEMPTS = {
     "best": Attempt("imitation of the best candidate (both rewards)", IMITATION),
     "best-gold": Attempt("imitation of the best candidate (retriever reward)", IMITATION, ("retriever",)),
     "both": Attempt(
-        "DPO and imitation of the chosen text in one loss",
+        "DPO and imitation of the chosen text in one loss (2e-4, 3 epochs), retriever reward",
         {**IMITATION, "losses": {"sigmoid": 1, "sft": 1}},
         ("retriever",),
     ),
     "best-dpo": Attempt(
-        "imitation of the best candidate, and then DPO on the same pairs",
+        "imitation of the best candidate (retriever reward), and then DPO (1e-4, 1 epoch) on the same pairs",
         {"learning_rate": 1e-4, "epochs": 1, "target_modules": ATTENTION},
         ("retriever",),
         after="best-gold",

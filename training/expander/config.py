@@ -17,13 +17,13 @@ OTHER_SETTINGS = ("base", "out", "pairs", "report_prompts", "report_tokens")
 #: the paper's loss, that of DPO (Eq. 17)
 PAPER_LOSSES = {"sigmoid": 1.0}
 #: the losses that can be combined, by their names in TRL
-LOSSES = ("sigmoid", "sft")
+LOSSES = ("sigmoid", "robust", "sft")
 
 #: how the LLM learns: from given pairs (the first two), or from texts that it writes while it is trained
 Method = Literal["dpo", "sft-best", "online-dpo", "grpo"]
 ONLINE = ("online-dpo", "grpo")
 #: settings without effect there
-NOT_ONLINE = {"losses", "overlong", "lora_dropout", "precompute_reference"}
+NOT_ONLINE = {"losses", "label_smoothing", "ld_alpha", "overlong", "lora_dropout", "precompute_reference"}
 #: what sft-best is
 IMITATION = {"sft": 1.0}
 
@@ -40,9 +40,13 @@ class ExpanderTrainingConfig:
         method: "dpo" (the paper's), "sft-best" (supervised on the chosen texts: rejection sampling), or one in which
             the LLM writes while it is trained and a reward judges at once: "online-dpo" or "grpo".
         online: rewards and sampling of those two (`OnlineSettings`, or a mapping of its fields).
-        losses: of "dpo", the weight of each loss: "sigmoid" is DPO's, "sft" the mean negative log-likelihood of the
-            chosen text's tokens; both together keep DPO from making the chosen text less likely as well (RPO). "sft"
-            alone, with the weight 1, is "sft-best" and gets its name.
+        losses: of "dpo", the weight of each loss: "sigmoid" is DPO's, "robust" that for pairs of which some are the
+            wrong way round (rDPO, arXiv 2403.00409), "sft" the mean negative log-likelihood of the chosen text's
+            tokens; with it DPO does not make the chosen text less likely as well (RPO). "sft" alone, with the weight 1,
+            is "sft-best" and gets its name.
+        label_smoothing: of "robust", the share of pairs that are taken to be the wrong way round.
+        ld_alpha: of "dpo", the weight of those tokens of a pair's longer text that the shorter one has no counterpart
+            of; less than 1 keeps DPO from preferring length (LD-DPO, arXiv 2409.06411).
         beta: strength of the penalty for diverging from the reference model; 0 for none, which "grpo" alone allows.
         lora_r, lora_alpha, lora_dropout, target_modules: settings of the LoRA adapter. The online methods train without
             dropout, so that texts come from the model that is trained.
@@ -80,6 +84,8 @@ class ExpanderTrainingConfig:
     method: Method = "dpo"
     online: OnlineSettings | None = None
     losses: Mapping[str, float] = field(default_factory=lambda: dict(PAPER_LOSSES))
+    label_smoothing: float = 0.0
+    ld_alpha: float = 1.0
     beta: float = 0.1
     lora_r: int = 8
     lora_alpha: int = 32
@@ -111,6 +117,7 @@ class ExpanderTrainingConfig:
         object.__setattr__(self, "target_modules", tuple(self.target_modules))
         self._check_losses()
         self._check_method()
+        self._check_variants()
         for name in ("learning_rate", "epochs", "max_grad_norm", "lora_alpha"):
             check_number(name, getattr(self, name), above=0)
         check_number("beta", self.beta, **({"least": 0} if self.method == "grpo" else {"above": 0}))
@@ -137,7 +144,7 @@ class ExpanderTrainingConfig:
 
     def _check_losses(self) -> None:
         if not isinstance(self.losses, Mapping) or not self.losses or set(self.losses) - set(LOSSES):
-            raise ValueError(f"losses must map one or both of {LOSSES} to weights, got {self.losses!r}")
+            raise ValueError(f"losses must map some of {LOSSES} to weights, got {self.losses!r}")
         for name, weight in self.losses.items():
             check_number(f"the weight of loss {name}", weight, above=0)
         if len(self.losses) == 1 and set(self.losses.values()) != {1}:
@@ -160,6 +167,18 @@ class ExpanderTrainingConfig:
             if self.method not in ONLINE:
                 wanted = "takes no online settings"
             raise ValueError(f"method {self.method!r} {wanted}: they say how the texts that it writes are rewarded")
+
+    def _check_variants(self) -> None:
+        """Refuse values of DPO's variants that no loss reads."""
+        check_number("label_smoothing", self.label_smoothing, least=0, below=0.5)
+        check_number("ld_alpha", self.ld_alpha, least=0)
+        if ("robust" in self.losses) != (self.label_smoothing > 0):
+            raise ValueError(
+                'the loss "robust" and a label_smoothing above 0 belong together: give both or neither, got '
+                f"losses {self.losses!r} and label_smoothing {self.label_smoothing}"
+            )
+        if self.ld_alpha > 1 or (self.ld_alpha < 1 and (self.online or self.losses == IMITATION)):
+            raise ValueError(f'ld_alpha is a weight up to 1 in the losses of method "dpo", got {self.ld_alpha}')
 
     def _check_groups(self) -> None:
         """Refuse groups that a batch cannot hold, and texts that leave no room for a prompt."""
@@ -197,8 +216,8 @@ class ExpanderTrainingConfig:
     def recorded(self) -> dict[str, Any]:
         """The settings that determine the weights, as stored in records.
 
-        The method of given pairs is told by `losses`, which are left out if they are the paper's: records written
-        before these settings existed do not mention them.
+        The method of given pairs is told by `losses`. These and DPO's variants are left out if they are the paper's:
+        records written before these settings existed do not mention them.
 
         Example:
             >>> "losses" in ExpanderTrainingConfig("base", "pairs.jsonl", "adapter").recorded()
@@ -207,6 +226,7 @@ class ExpanderTrainingConfig:
         left_out = {*OTHER_SETTINGS, "online", *(NOT_ONLINE if self.online else {"method"})}
         if self.losses == PAPER_LOSSES:
             left_out.add("losses")
+        left_out |= {name for name, plain in (("label_smoothing", 0), ("ld_alpha", 1)) if getattr(self, name) == plain}
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in left_out}
         if self.online is not None:
             values["online"] = self.online.recorded() | {"group_size": self.group_size}

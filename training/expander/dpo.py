@@ -39,6 +39,8 @@ def dpo_trainer(
         **common_arguments(config, len(train.rows), len(evaluation.rows), folder),
         loss_type=list(config.losses),
         loss_weights=list(config.losses.values()),
+        label_smoothing=config.label_smoothing,
+        ld_alpha=config.ld_alpha if config.ld_alpha < 1 else None,
         beta=config.beta,
         # TRL would switch off the adapter's dropout too; open_base has switched off the base model's.
         disable_dropout=False,

@@ -61,7 +61,8 @@ def _tags(settings: dict[str, Any]) -> list[str]:
     """What the hub calls the methods of training."""
     if "online" in settings:
         return [settings["method"]]
-    return ["dpo" if name == "sigmoid" else name for name in settings.get("losses") or ("sigmoid",)]
+    names = ["sft" if name == "sft" else "dpo" for name in settings.get("losses") or ("sigmoid",)]
+    return list(dict.fromkeys(names))
 
 
 def _held_out(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[str]:

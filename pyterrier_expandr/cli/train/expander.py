@@ -25,8 +25,10 @@ def expander(
     epochs: float = 2.0,
     loss: Annotated[
         list[str] | None,
-        typer.Option(help="Of dpo, NAME=WEIGHT: sigmoid, sft (the chosen text); repeat it. sigmoid=1."),
+        typer.Option(help="Of dpo, NAME=WEIGHT: sigmoid, robust, sft (the chosen text); repeat it. sigmoid=1."),
     ] = None,
+    label_smoothing: Annotated[float, typer.Option(help="Of robust: share of pairs the wrong way round.")] = 0.0,
+    ld_alpha: Annotated[float, typer.Option(help="Weight of what a pair's longer text has more, up to 1.")] = 1.0,
     beta: Annotated[float, typer.Option(help="How dearly the model pays for leaving its reference.")] = 0.1,
     max_grad_norm: Annotated[float, typer.Option(help="Gradients are clipped to it.")] = 10.0,
     lora_r: int = 8,

@@ -328,6 +328,31 @@ def test_the_supervised_loss_is_that_of_the_chosen_texts(config, tmp_path, losse
     assert card in said and "- sft\n" in said and ("- dpo\n" in said) == ("Eq. 10-17" in said) == bool(dpo)
 
 
+@pytest.mark.parametrize("options", [{"losses": {"robust": 1}, "label_smoothing": 0.2}, {"ld_alpha": 0.3}])
+def test_the_variants_of_dpo_have_their_own_losses(config, tmp_path, options):
+    config = replace(config, **options, eval_fraction=0.15, lora_dropout=0.0, report_prompts=0, epochs=1)
+    folder = train_expander(replace(config, out=str(tmp_path / "out")))
+    record = json.loads((folder / "expander.json").read_text())
+    base, adapted = (HuggingFaceBackend(config.base, adapter=adapter, device="cpu") for adapter in (None, folder))
+    expected = []
+    for row in held_out(tokenize_pairs(PAIRS, base, max_length=200), 0.15, config.seed)[1].rows:
+        shared, gains = min(len(row["chosen_ids"]), len(row["rejected_ids"])), []
+        for side in ("chosen_ids", "rejected_ids"):
+            gain = log_ps(adapted, row, side) - log_ps(base, row, side)
+            gains.append(gain[:shared].sum() + config.ld_alpha * gain[shared:].sum())
+        assert len(row["chosen_ids"]) != len(row["rejected_ids"]), "or ld_alpha would change nothing"
+        margin, wrong = config.beta * (gains[0] - gains[1]), config.label_smoothing
+        right, swapped = torch.nn.functional.logsigmoid(torch.stack([margin, -margin]))
+        expected.append((-(1 - wrong) * right + wrong * swapped) / (1 - 2 * wrong))
+    assert record["before"]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert record["after"]["loss"] == pytest.approx(float(torch.stack(expected).mean()), abs=1e-4)
+    assert record["after"]["loss"] < record["before"]["loss"] - 0.05
+    assert all(weight.abs().max() > 0 for weight in weights(folder).values()), "LoRA's B begins at 0"
+    assert options.items() <= record["settings"].items() and "- dpo\n" in (folder / "README.md").read_text()
+    plain = ExpanderTrainingConfig("base", "pairs.jsonl", "out").recorded()
+    assert not options.keys() & plain.keys(), "a finished run from before there were variants stays known"
+
+
 def test_held_out_figures_are_means_over_pairs(config, tmp_path):
     """3 pairs, of which a device holds 2: the margin by hand, and a beta of its own in it."""
     config = replace(config, eval_fraction=0.15, lora_dropout=0.0, beta=0.4, report_prompts=0, epochs=1)
@@ -611,8 +636,13 @@ def test_the_papers_values_are_the_defaults():
         ({"target_modules": []}, ValueError, "must be a list of module names"),
         ({"device_batch_size": 5}, ValueError, "must be a multiple of device_batch_size 5"),
         ({"overlong": "keep"}, ValueError, '"drop" or "cut"'),
-        ({"losses": {"hinge": 1}}, ValueError, "one or both of .*sigmoid"),
-        ({"losses": {}}, ValueError, "one or both of .*sigmoid"),
+        ({"losses": {"hinge": 1}}, ValueError, "some of .*sigmoid"),
+        ({"losses": {}}, ValueError, "some of .*sigmoid"),
+        ({"losses": {"robust": 1}}, ValueError, "a label_smoothing above 0 belong together"),
+        ({"label_smoothing": 0.1}, ValueError, "a label_smoothing above 0 belong together"),
+        ({"losses": {"robust": 1}, "label_smoothing": 0.5}, ValueError, "label_smoothing must be .*below 0.5"),
+        ({"ld_alpha": 1.5}, ValueError, "ld_alpha is a weight up to 1"),
+        ({"ld_alpha": 0.5, "method": "sft-best"}, ValueError, "ld_alpha is a weight up to 1"),
         ({"losses": {"sft": 0}}, ValueError, "weight of loss sft must be above 0"),
         ({"dtype": "int8"}, ValueError, "dtype must be"),
     ],

@@ -324,7 +324,9 @@ def test_every_field_of_the_trainings_is_told_apart():
     assert other["dpo"] == settings["dpo"] | {"losses": {"sft": 1.0}}
     named = {s.name: s.settings for s in in_order([experiment(dpo=TINY["dpo"] | {"method": "sft-best"})])}
     assert named["dpo"] == other["dpo"], "the name says the same"
-    indifferent = set("base pairs out report_prompts report_tokens losses method online".split())
+    indifferent = set(
+        "base pairs out report_prompts report_tokens losses label_smoothing ld_alpha method online".split()
+    )
     assert {item.name for item in fields(ExpanderTrainingConfig)} - indifferent <= settings["dpo"].keys()
     how = set("data out expansions dev_data mini_batch_size gradient_checkpointing tensorboard device".split())
     assert {item.name for item in fields(RetrieverTrainingConfig)} - how == settings["retriever-expandr"].keys()
