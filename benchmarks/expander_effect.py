@@ -25,10 +25,10 @@ Columns: `nDCG@10` and `R@100` of the fused query (mean of query and passage), `
 gain if of each passage and the base's both are cut to the words of the shorter, `similarity` of the passage to the
 relevant document, `words`, and `accuracy`: in which share of held-out pairs training raised the log-probability of the
 chosen text by more than that of the rejected one. A number behind a figure is the p of its difference from the base's,
-and for the accuracy that of an exact binomial test against a half; the JSON has the intervals. `tokens` are those that
-the LLM wrote to be trained (candidates, or texts while training), and `seconds` those of training, without drawing
-candidates. The LLM writes in `--dtype`, by default the machine's, and is trained in it unless the attempt names
-another. A run goes on where it was interrupted.
+and for the accuracy that of an exact binomial test of its pairs against a half; the JSON has the intervals. `tokens`
+are those that the LLM wrote to be trained (candidates, or texts while training), and `seconds` those of training,
+without drawing candidates. The LLM writes in `--dtype`, by default the machine's, and is trained in it unless the
+attempt names another. A run goes on where it was interrupted.
 """
 
 from __future__ import annotations
