@@ -188,12 +188,11 @@ def _write(file: Path, folder: Path, dtype: str, reader: GGUFReader) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     place = {"gguf_file": file.name, "trust_remote_code": False}
+    opener: Any = AutoModelForCausalLM  # its types do not know what `output_loading_info` adds
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **place)
         tokenizer.apply_chat_template([{"role": "user", "content": "question"}], tokenize=False)
-        loaded, report = AutoModelForCausalLM.from_pretrained(
-            file.parent, dtype=dtype, output_loading_info=True, **place
-        )
+        loaded, report = opener.from_pretrained(file.parent, dtype=dtype, output_loading_info=True, **place)
         if missing := sorted(report["missing_keys"]):  # transformers would draw them at random
             raise ValueError(f"it lacks {len(missing)} weights, such as {missing[0]}")
     except TemplateError as error:
