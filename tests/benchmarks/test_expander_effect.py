@@ -170,6 +170,11 @@ def test_the_page_says_what_the_results_say():
     trained, cool = found["several"], found["base at temperature 0.6"]
     text = " ".join(text.split())
     seeds = [row for row in rows if (row["queries"], row["attempt"]) == ("SciFact", "several-float32")]
+    plain = {row["attempt"]: row for row in rows if row["queries"] == "SciFact" and row.get("processor") == ""}
+    taught, base = plain["teacher"], plain["base"]
+    assert f"It finds {taught['nDCG@10']:.3f} where the base has {base['nDCG@10']:.3f}" in text
+    assert f"(+{taught['gain']:.3f}, p = {taught['gain p']:.2f})" in text
+    assert f"({taught['similarity']:.3f}, before {base['similarity']:.3f})" in text
     assert f"reaches {listed(seeds, 'nDCG@10')} in three seeds" in text
     assert f"the gain is {listed(seeds, 'gain')} (p =" in text
     assert f"gave {trained['gain']:.4f} (p = {trained['gain p']:.4f})" in text
