@@ -478,7 +478,8 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
     found["computed in"] = " ".join(filter(None, map(row.get, ("dtype", "processor"))))
     tests = row.get("compared", {}) if row["attempt"] != "base" else {}
     for name in ("nDCG@10", "R@100", f"weight {WEIGHT}", "similarity"):
-        found[name] = _tested(row.get(name), ".4f", tests.get(name, {}).get("p"))
+        title = f"{name}, p" if name in ("R@100", "similarity") else name
+        found[title] = _tested(row.get(name), ".4f", tests.get(name, {}).get("p"))
     found["words"] = _tested(row.get("words"), ".1f")
     gain = to_alone = equal = ""
     if "gain" in row and row["attempt"] != "base":
@@ -488,8 +489,8 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
         equal = _tested(at_equal["gain"], "+.4f", at_equal["p"])
     if "to query alone" in row:
         to_alone = f"{row['to query alone']:+.4f}, {row['to query alone p']:.4f}"
-    found |= {"gain (95 % interval), p": gain, "to query alone, p": to_alone, "equal lengths": equal}
-    found["accuracy"] = _tested(row.get("accuracy"), ".2f", row.get("accuracy p"))
+    found |= {"gain (95 % interval), p": gain, "to query alone, p": to_alone, "equal lengths, p": equal}
+    found["accuracy, p"] = _tested(row.get("accuracy"), ".2f", row.get("accuracy p"))
     return found | {name: str(row.get("training", {}).get(name, "")) for name in ("tokens", "seconds")}
 
 

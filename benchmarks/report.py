@@ -51,7 +51,7 @@ def training_table(rows: list[dict[str, Any]]) -> str:
     """What training did to the passages of a small LLM on the test queries, and whether that is what it was to do."""
     found = [row for row in rows if row["queries"] == "SciFact"]
     weight = f"weight {expander_effect.WEIGHT}"
-    without = ("queries", weight, "similarity", "words", "equal lengths", "accuracy", "tokens", "seconds")
+    without = ("queries", weight, "similarity, p", "words", "equal lengths, p", "accuracy, p", "tokens", "seconds")
     verdict = "reached" if expander_effect.reached(rows) else "missed so far"
     return (
         "The same queries with passages that SmolLM2-135M writes, before and after training "
