@@ -171,7 +171,13 @@ def test_the_page_says_what_the_results_say():
     text = " ".join(text.split())
     seeds = [row for row in rows if (row["queries"], row["attempt"]) == ("SciFact", "several-float32")]
     plain = {row["attempt"]: row for row in rows if row["queries"] == "SciFact" and row.get("processor") == ""}
-    taught, base = plain["teacher"], plain["base"]
+    taught, base, online = plain["teacher"], plain["base"], plain["online-dpo"]
+    assert f"nDCG@10 {online['nDCG@10']:.3f} from {base['nDCG@10']:.3f}" in text
+    assert f"similarity {online['similarity']:.3f} from {base['similarity']:.3f}" in text
+    assert f"(+{online['gain']:.3f}, p = {online['gain p']:.2f})" in text
+    assert f"wrote {online['training']['tokens']:,} tokens" in text
+    step = json.loads((RESULTS / "dpo_step.json").read_text())
+    assert f"{step['ratio']:.2f} of the time of TRL as it comes, with SmolLM2 in {step['dtype']}" in text
     assert f"It finds {taught['nDCG@10']:.3f} where the base has {base['nDCG@10']:.3f}" in text
     assert f"(+{taught['gain']:.3f}, p = {taught['gain p']:.2f})" in text
     assert f"({taught['similarity']:.3f}, before {base['similarity']:.3f})" in text
