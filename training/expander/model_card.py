@@ -69,7 +69,9 @@ def _held_out(before: dict[str, Any] | None, after: dict[str, Any] | None) -> li
     if not (before and after):
         return []
     if "reward" in after:
-        measured = [f"| {name} | {before[name]:.4f} | {after[name]:.4f} |" for name in after if name != "tokens"]
+        # A run that began before a figure existed lacks it in its first row.
+        names = [name for name in after if name in before and name != "tokens"]
+        measured = [f"| {name} | {before[name]:.4f} | {after[name]:.4f} |" for name in names]
         chosen, failed = "queries", "**The reward did not rise: training brought nothing.**"
     else:
         measured = [f"| loss | {before['loss']:.4f} | {after['loss']:.4f} |"]

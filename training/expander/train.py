@@ -12,7 +12,9 @@ from typing import Any
 
 from ...common.extras import check_installed
 from ...common.files import write_json
+from ...common.fingerprint import gguf_file
 from ...common.records.manifest import write_record
+from ...expansion.backends.gguf import resolve_llm
 from ...expansion.backends.huggingface import HuggingFaceBackend
 from ...expansion.backends.local.adapters import without_renaming_warnings
 from ..checkpoints import last_checkpoint, train_from
@@ -180,7 +182,9 @@ def _finish(settings: dict[str, Any], results: dict[str, Any], work: Path, out: 
     adapter = json.loads(file.read_text(encoding="utf-8"))
     # PEFT keeps a set, whose order, and thus the adapter's fingerprint, would vary between processes, and names the
     # folder that a GGUF base was converted into, which no other machine has.
-    named = {"target_modules": sorted(adapter["target_modules"]), "base_model_name_or_path": results["base"]}
+    named = {"target_modules": sorted(adapter["target_modules"])}
+    if gguf_file(resolve_llm(results["base"])) is not None:
+        named["base_model_name_or_path"] = results["base"]
     write_json(file, adapter | named)
     (finished / "README.md").write_text(adapter_card(record), encoding="utf-8")
     write_record(finished / RECORD, record)

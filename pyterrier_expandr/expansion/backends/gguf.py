@@ -151,6 +151,7 @@ def _convert(file: Path, target: Path) -> None:
     dtype = DTYPES.get(matrices.pop(), "bfloat16") if len(matrices) == 1 else "bfloat16"
     size = sum(int(tensor.n_elements) for tensor in reader.tensors) * (4 if dtype == "float32" else 2)
     target.parent.mkdir(parents=True, exist_ok=True)
+    _clear_abandoned(target.parent)
     free = shutil.disk_usage(target.parent).free
     if free < size * 1.05:
         raise OSError(
@@ -158,7 +159,6 @@ def _convert(file: Path, target: Path) -> None:
             "are free: free some space, or name another folder in the environment variable EXPANDR_CACHE"
         )
     logger.warning("converting %s to %s once: %.0f MB in %s", file.name, dtype, size / 1e6, target)
-    _clear_abandoned(target.parent)
     part = target.with_name(f".part.{target.name}.{os.getpid()}")
     try:
         _write(file, part, dtype, reader)

@@ -150,7 +150,7 @@ def test_an_evaluation_reads_what_the_adapter_writes_at_inference(trained):
     assert record["after"]["measure"] == pytest.approx(gain.mean())
     untrained = [passage(g.text, p) for (g,), p in zip(base.generate(requests), apart.prompts, strict=True)]
     difference = gain - method.reward.measured([row["query_id"] for row in apart.rows], untrained)
-    assert record["after"]["measure_error"] == pytest.approx(difference.std() / 2), "of four queries"
+    assert record["after"]["measure_error"] == pytest.approx(difference.std(ddof=1) / 2), "of four queries"
 
 
 def test_a_killed_run_ends_in_the_same_adapter(trained, tmp_path):
@@ -255,7 +255,18 @@ def test_the_reward_s_encoder_is_on_the_gpu_of_its_process(rank, gpu, device, mo
     if rank is not None:
         monkeypatch.setenv("LOCAL_RANK", rank)
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert own_device() == device
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert own_device() == (device and "cuda:0"), "a process that sees one GPU"
+
+
+def test_a_run_that_began_before_a_figure_existed_has_a_card():
+    from pyterrier_expandr.training.expander.model_card import _held_out
+
+    lines = _held_out({"reward": 0.25}, {"reward": 0.5, "measure_error": 0.1})
+    assert any("| reward | 0.2500 | 0.5000 |" in line for line in lines)
+    assert not any("measure_error" in line for line in lines)
 
 
 def test_the_report_names_the_steps_of_a_collapse():

@@ -26,7 +26,9 @@ def own_device() -> str | None:
     import torch
 
     rank = os.environ.get("LOCAL_RANK")
-    return f"cuda:{rank}" if rank is not None and torch.cuda.is_available() else None
+    if rank is None or not torch.cuda.is_available():
+        return None
+    return f"cuda:{int(rank) % torch.cuda.device_count()}"  # a launcher may show each process a single GPU
 
 
 class FromReward:

@@ -74,8 +74,9 @@ class Watch:
             for found in (texts, [row[0] for row in base])
         )
         if gain is not None and before is not None:
-            error = (gain - before).std() / len(gain) ** 0.5
-            measured |= {"measure": float(gain.mean()), "measure_error": float(error)}
+            measured["measure"] = float(gain.mean())
+            if len(gain) > 1:
+                measured["measure_error"] = float((gain - before).std(ddof=1) / len(gain) ** 0.5)
         queries = [self.reward.queries[name].query for name in self.query_ids]
         return measured | text_figures(texts, queries) | {"kl": self._divergence(model, texts)}
 
