@@ -39,7 +39,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -180,23 +180,24 @@ class Laboratory:
             return [Part(queries, model, None if online else self.pairs(attempt, model.base))], costs
         if (self.collection, len(queries)) != ("SciFact", MOST):
             raise ValueError(f"{name}: passages of a teacher are recorded for SciFact's test queries alone: add --test")
+        texts = self.passages(self.model(None, 0)[0], queries, COMPARED)
+        own = {query.query_id: written for query, written in zip(queries, texts, strict=True)}
         found, seconds = [], 0
         for number, left_out in enumerate(folds_of(list(queries))):
-            part, cost = self.pupil(name, seed, queries, number, left_out)
+            rows = lessons([query for query in queries if query not in left_out], own, self.place.parent)
+            part, cost = self.pupil(name, seed, number, rows, left_out)
             found.append(part)
             seconds += cost
         return found, {"seconds": seconds}
 
     def pupil(
-        self, name: str, seed: int, queries: Sequence[TrainingExample], fold: int, left_out: Sequence[TrainingExample]
+        self, name: str, seed: int, fold: int, rows: Iterable[dict[str, Any]], left_out: Sequence[TrainingExample]
     ) -> tuple[Part, int]:
-        """The model that learnt from the teachers on all queries but those left out, and the seconds that took."""
+        """The model that learnt from these lessons and writes for the queries left out, and the seconds that took."""
         untrained = self.model(None, 0)[0]
-        own = {q.query_id: texts for q, texts in zip(queries, self.passages(untrained, queries, COMPARED), strict=True)}
         pairs = self.folder / "taught" / f"{fold}.jsonl"
         pairs.parent.mkdir(exist_ok=True)
-        apart = {query.query_id for query in left_out}
-        write_pairs(pairs, lessons([q for q in queries if q.query_id not in apart], own, self.place.parent))
+        write_pairs(pairs, rows)
         training = {**COMMON, "dtype": self.dtype, **ATTEMPTS[name].training, "seed": seed}
         out = self.folder / "adapters" / f"{name}-{seed}-{fold}"
         adapter, said = trained(ExpanderTrainingConfig(untrained.base, str(pairs), str(out), **training))
