@@ -37,9 +37,9 @@ def write_gguf(folder: str, file: Path, *, arch: str = "llama", leave_out: tuple
             writer.add_token_list(tokens),
             writer.add_token_types([3 if token in special else 1 for token in tokens]),
             writer.add_token_merges([" ".join(pair) for pair in core["merges"]]),
-            writer.add_bos_token_id(tokenizer.bos_token_id),
-            writer.add_pad_token_id(tokenizer.pad_token_id),
         ),
+        "bos": lambda: writer.add_bos_token_id(tokenizer.bos_token_id),
+        "padding": lambda: writer.add_pad_token_id(tokenizer.pad_token_id),
         "end": lambda: writer.add_eos_token_id(more.get("end", tokenizer.eos_token_id)),
         "template": lambda: writer.add_chat_template(more.get("template", tokenizer.chat_template)),
     }
@@ -60,10 +60,7 @@ def write_gguf(folder: str, file: Path, *, arch: str = "llama", leave_out: tuple
         writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), weights)
     for name, weights in more.get("tensors", {}).items():
         writer.add_tensor(name, weights)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    _written(writer)
     return file
 
 
@@ -106,8 +103,12 @@ def write_moe(folder: str, file: Path) -> torch.nn.Module:
             writer.add_tensor(f"{block}.ffn_down_exps.weight", weights)
         else:
             writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), weights)
+    _written(writer)
+    return model
+
+
+def _written(writer) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return model

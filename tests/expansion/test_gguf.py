@@ -76,6 +76,13 @@ def test_the_fingerprint_is_the_file_s_and_needs_no_conversion(file, cache):
     assert HuggingFaceBackend(local_model(file), device="cpu").fingerprint() == before == backend.fingerprint()
 
 
+@pytest.mark.parametrize("word", ["bos", "padding"])
+def test_a_number_that_is_no_token_names_none(word, tiny_llama, tmp_path):
+    extra = {f"tokenizer.ggml.{word}_token_id": -1}
+    file = write_gguf(tiny_llama, tmp_path / "tiny.gguf", leave_out=(word,), extra=extra)
+    assert HuggingFaceBackend(file, device="cpu").generate([ask("sky", max_new_tokens=3)])[0][0].text
+
+
 def test_what_a_killed_conversion_left_does_not_count(file, cache):
     target = cache / "gguf" / model_fingerprint(file)["gguf_sha256"]
     part = target.with_name(f".part.{target.name}.1")
@@ -111,7 +118,9 @@ def test_two_processes_at_once(file, cache):
         ({"end": 10**6}, "no end-of-turn token among its [0-9]+ tokens, but 1000000"),
         ({"leave_out": ("tokenizer",)}, "has no tokens"),
         ({"leave_out": ("model.layers.1.mlp.up_proj.weight",)}, "lacks 1 weights, such as model.layers.1.mlp.up_proj"),
+        ({"leave_out": ("end",), "extra": {"tokenizer.ggml.eos_token_id": "</s>"}}, "no end-of-turn token.*but '</s>'"),
         ({"template": "{% for %}"}, "chat template of .* cannot render a question"),
+        ({"template": "{{ 1 / 0 }}"}, "chat template of .* cannot render a question .division by zero"),
         pytest.param(
             {"tokenizer": "rwkv"},
             "transformers cannot convert",

@@ -172,13 +172,17 @@ class ExpanderTrainingConfig:
         """Refuse values of DPO's variants that no loss reads."""
         check_number("label_smoothing", self.label_smoothing, least=0, below=0.5)
         check_number("ld_alpha", self.ld_alpha, least=0)
+        if self.label_smoothing and self.method != "dpo":
+            raise ValueError(f'label_smoothing belongs to method "dpo": leave it out for {self.method!r}')
         if ("robust" in self.losses) != (self.label_smoothing > 0):
             raise ValueError(
                 'the loss "robust" and a label_smoothing above 0 belong together: give both or neither, got '
                 f"losses {self.losses!r} and label_smoothing {self.label_smoothing}"
             )
-        if self.ld_alpha > 1 or (self.ld_alpha < 1 and (self.online or self.losses == IMITATION)):
-            raise ValueError(f'ld_alpha is a weight up to 1 in the losses of method "dpo", got {self.ld_alpha}')
+        if self.ld_alpha > 1:
+            raise ValueError(f"ld_alpha is a weight from 0 to 1, got {self.ld_alpha}")
+        if self.ld_alpha < 1 and self.method != "dpo":
+            raise ValueError(f'ld_alpha belongs to method "dpo": leave it out for {self.method!r}')
 
     def _check_groups(self) -> None:
         """Refuse groups that a batch cannot hold, and texts that leave no room for a prompt."""

@@ -88,7 +88,7 @@ def merge_adapter(
     prompts = [render(PROMPTS["q2d"], query=query) for query in SAMPLE_QUERIES] if prompts is None else prompts
     _check(prompts, tolerance, dtype)
     trained_on = _record(adapter)
-    base = base or trained_on.get("base") or _base_of(adapter)
+    base = base or _base_of(adapter)
     if revision is None and base == trained_on.get("base", base):
         revision = trained_on.get("settings", {}).get("revision")
     options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}

@@ -38,7 +38,7 @@ NOT_WRITING = (
 )
 #: dtype of the converted weights, by the type of the matrices in the file; every quantised type becomes bfloat16
 DTYPES = {"F32": "float32", "F16": "float16"}
-#: seconds without a new file after which an unfinished conversion is taken for one that was killed
+#: seconds without a write after which an unfinished conversion is taken for one that was killed
 ABANDONED = 3600
 #: transformers' names of architectures that llama.cpp calls otherwise
 RENAMED = {"qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe"}
@@ -130,11 +130,15 @@ def _check_kind(file: Path, reader: GGUFReader) -> None:
     end, tokens = _field(reader, "tokenizer.ggml.eos_token_id"), reader.get_field("tokenizer.ggml.tokens")
     if tokens is None:
         raise ValueError(f"{of} has no tokens, so it can neither read nor write: name another conversion of it")
-    if end is None or not 0 <= end < len(tokens.data):
+    if not _is_token(end, len(tokens.data)):
         raise ValueError(
-            f"{of} names no end-of-turn token among its {len(tokens.data)} tokens, but {end}, so its texts would never "
+            f"{of} names no end-of-turn token among its {len(tokens.data)} tokens, but {end!r}, so its texts would never "
             "end: name another conversion of it"
         )
+
+
+def _is_token(value: Any, tokens: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < tokens
 
 
 def _field(reader: GGUFReader, name: str) -> Any:
@@ -179,34 +183,27 @@ def _clear_abandoned(folder: Path) -> None:
     """Remove what conversions that were killed have left."""
     for part in folder.glob(".part.*"):
         with suppress(FileNotFoundError):  # another process may remove it at the same time
-            if time.time() - part.stat().st_mtime > ABANDONED:
+            newest = max(place.stat().st_mtime for place in (part, *part.iterdir()))
+            if time.time() - newest > ABANDONED:
                 shutil.rmtree(part, ignore_errors=True)
 
 
 def _write(file: Path, folder: Path, dtype: str, reader: GGUFReader) -> None:
-    from jinja2 import TemplateError
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     place = {"gguf_file": file.name, "trust_remote_code": False}
     opener: Any = AutoModelForCausalLM  # its types do not know what `output_loading_info` adds
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **place)
-        tokenizer.apply_chat_template([{"role": "user", "content": "question"}], tokenize=False)
         loaded, report = opener.from_pretrained(file.parent, dtype=dtype, output_loading_info=True, **place)
         if missing := sorted(report["missing_keys"]):  # transformers would draw them at random
             raise ValueError(f"it lacks {len(missing)} weights, such as {missing[0]}")
-    except TemplateError as error:
-        raise ValueError(
-            f"the chat template of {str(file)!r} cannot render a question ({error}): name another conversion of it"
-        ) from error
     except (ValueError, KeyError, IndexError, RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(
             f"transformers cannot convert {str(file)!r} ({type(error).__name__}: {error}): name another conversion of "
             "it, or the original model"
         ) from error
-    for name, word in (("eos", "eos"), ("bos", "bos"), ("pad", "padding")):  # transformers 4 mistakes some of them
-        if (place_of := _field(reader, f"tokenizer.ggml.{word}_token_id")) is not None:
-            setattr(tokenizer, f"{name}_token", tokenizer.convert_ids_to_tokens(int(place_of)))
+    _prepare(tokenizer, file, reader)
     config = type(loaded.config)(**_plain(loaded.config.to_dict()))
     model: Any = type(loaded)(config)  # a new object, so that nothing in it says that it is quantised
     model.load_state_dict(loaded.state_dict())
@@ -215,6 +212,22 @@ def _write(file: Path, folder: Path, dtype: str, reader: GGUFReader) -> None:
     model.generation_config = GenerationConfig(bos_token_id=tokenizer.bos_token_id, **ends)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _prepare(tokenizer: Any, file: Path, reader: GGUFReader) -> None:
+    """Give the tokenizer the special tokens that the file names; raise ValueError if its template then does not render.
+
+    A number that is no token, such as -1 where a model has no token for padding, names none.
+    """
+    for name, word in (("eos", "eos"), ("bos", "bos"), ("pad", "padding")):  # transformers 4 mistakes some of them
+        if _is_token(number := _field(reader, f"tokenizer.ggml.{word}_token_id"), len(tokenizer)):
+            setattr(tokenizer, f"{name}_token", tokenizer.convert_ids_to_tokens(number))
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "question"}], tokenize=False)
+    except Exception as error:  # a template is a program and may fail in any way
+        raise ValueError(
+            f"the chat template of {str(file)!r} cannot render a question ({error}): name another conversion of it"
+        ) from error
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def test_what_the_rewards_lack_is_said_before_the_llm_writes_answers(tmp_path, m
 
 def test_the_recipe_for_grpo_is_planned():
     table = plan(read_recipe(RECIPES / "paper-qwen-grpo.yaml")).set_index("stage")
-    texts = (100_000 - 200) * 8 // 10 + 200 * (10 + 8)
+    texts = (100_000 - 200) * 8 // 10 + 200 * (1 + 10 + 8)
     assert table.loc["grpo", "texts"] == texts and table.loc["grpo", "tokens_written"] == texts * 512
     assert table.loc["grpo", "memory_gib"] == pytest.approx(2 * 7 * 2e9 / 2**30), "vLLM holds the weights again"
     assert "answers" not in table.index and "candidates" not in table.index
