@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmarks import expander_effect as effect
@@ -63,13 +64,17 @@ def test_both_passages_are_cut_to_the_words_of_the_shorter():
     assert four == ([["a b c"], []], [["x y z"], []]), "nothing is left where the other wrote nothing"
 
 
-def test_the_accuracy_is_tested_against_a_half(monkeypatch, tmp_path):
+def test_the_accuracy_is_tested_against_a_half_over_queries(monkeypatch, tmp_path):
     part = effect.Part([], Model("base"), tmp_path)
-    monkeypatch.setattr(effect, "learnt", lambda *given: [True] * 18 + [False] * 2)
-    found = effect.accuracy([part, part], seed=1)
-    assert found["accuracy"] == 0.9 and found["accuracy p"] < 1e-6
-    assert 0.75 < found["accuracy interval"][0] < 0.9 < found["accuracy interval"][1] < 1
+    prompts = [f"claim {n // 3}" for n in range(30)]  # three pairs each
+    pairs = pd.DataFrame({"prompt": prompts, "better": [True] * 27 + [False] * 3})
+    monkeypatch.setattr(effect, "learnt", lambda *given: pairs)
+    found = effect.accuracy([part], seed=1)
+    assert found["accuracy"] == 0.9 and found["accuracy p"] == 22 / 2**10, "9 queries of 10, and not 27 pairs of 30"
+    assert 0.6 < found["accuracy interval"][0] < 0.9 < found["accuracy interval"][1] <= 1
     assert effect.accuracy([effect.Part([], Model("base"), None)], seed=1) == {}, "no pairs, no accuracy"
+    monkeypatch.setattr(effect, "learnt", lambda *given: pairs[:3])
+    assert effect.accuracy([part], seed=1) == {"accuracy": 1.0}, "one query proves nothing"
 
 
 def test_the_target_is_reached_by_three_good_seeds_and_not_by_the_best_three_of_four():
@@ -81,7 +86,7 @@ def test_the_target_is_reached_by_three_good_seeds_and_not_by_the_best_three_of_
     assert not effect.reached(seeds(0.05, 0.05))
     assert not effect.reached(seeds(0.05, 0.05, 0.05, 0.02))
     assert not effect.reached([*seeds(0.05, 0.05), *seeds(0.05, attempt="paper")])
-    for worse in ({"gain p": 0.02}, {"to query alone": -0.001}, {"queries": "development"}):
+    for worse in ({"gain p": 0.02}, {"to query alone": -0.001}, {"queries": "development"}, {"attempt": "teacher"}):
         assert not effect.reached(seeds(0.05, 0.05, 0.05, **worse))
 
 
@@ -143,6 +148,14 @@ def test_a_teacher_s_lessons_are_its_passages_against_the_model_s_own(tmp_path):
     assert {row["rejected"][0]["content"] for row in rows} == {"own"} and "claim 1" in rows[0]["prompt"][-1]["content"]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert len(list(read_pairs(tmp_path / "pairs.jsonl"))) == 2
+
+
+@pytest.mark.parametrize(("collection", "test"), [("SciFact", False), ("Vaswani", True)])
+def test_a_teacher_is_refused_where_its_passages_are_not_before_anything_is_computed(collection, test):
+    laboratory = effect.Laboratory.__new__(effect.Laboratory)
+    laboratory.collection = collection
+    with pytest.raises(ValueError, match="recorded for SciFact's test queries alone"):
+        effect.run(["paper", "teacher"], [1], test, laboratory)
 
 
 def test_each_query_of_a_fold_is_written_for_by_the_fold_s_model(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ...expansion.backends.gguf import SMOLLM2, SMOLLM2_HUB
 from .online.signs import gained
 
 
@@ -134,7 +135,7 @@ def _shown(model: str) -> str:
 def _front_matter(base: str, library: str, *tags: str) -> str:
     from huggingface_hub import ModelCardData
 
-    named = None if Path(base).exists() else base
+    named = None if Path(base).exists() else SMOLLM2_HUB if base == SMOLLM2 else base
     data = ModelCardData(base_model=named, library_name=library, tags=[*tags, "expandr", "query-expansion"])
     return f"---\n{data.to_yaml()}\n---"
 

@@ -70,7 +70,8 @@ def local_model(name: str | Path) -> str:
 
     Raises:
         ValueError: the file is damaged or truncated, is one of several shards, has an architecture that transformers
-            cannot open from GGUF or that does not generate text, or lacks a chat template or an end-of-turn token.
+            cannot open from GGUF or that does not generate text, or lacks weights, tokens, a chat template that renders,
+            or an end-of-turn token.
         ImportError: the package gguf is missing. OSError: the disk has no room for the converted model.
 
     Example:
@@ -132,8 +133,8 @@ def _check_kind(file: Path, reader: GGUFReader) -> None:
         raise ValueError(f"{of} has no tokens, so it can neither read nor write: name another conversion of it")
     if not _is_token(end, len(tokens.data)):
         raise ValueError(
-            f"{of} names no end-of-turn token among its {len(tokens.data)} tokens, but {end!r}, so its texts would never "
-            "end: name another conversion of it"
+            f"{of} names no end-of-turn token among its {len(tokens.data)} tokens, but {end!r}, so its texts would "
+            "never end: name another conversion of it"
         )
 
 

@@ -181,6 +181,18 @@ def test_the_revision_is_that_of_the_training(base, adapter, tmp_path, monkeypat
     assert asked[0] == (str(base), "v2", True)
 
 
+def test_a_base_that_has_moved_is_named_in_the_adapters_own_configuration(base, adapter, tmp_path):
+    ours, moved = tmp_path / "adapter", tmp_path / "moved"
+    shutil.copytree(adapter, ours)
+    shutil.copytree(base, moved)
+    (ours / "expander.json").write_text(json.dumps({"base": "/gone", "settings": {}}))
+    named = json.loads((ours / "adapter_config.json").read_text()) | {"base_model_name_or_path": str(moved)}
+    (ours / "adapter_config.json").write_text(json.dumps(named))
+    assert json.loads((merge_adapter(ours, tmp_path / "model", device="cpu") / "merge.json").read_text())[
+        "base"
+    ] == str(moved)
+
+
 def test_a_tolerance_of_ones_own(adapter, tmp_path):
     with pytest.raises(ValueError, match="1e-12 is allowed"):
         merge_adapter(adapter, tmp_path / "model", tolerance=1e-12, device="cpu")

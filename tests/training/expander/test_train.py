@@ -268,6 +268,12 @@ def test_the_adapter_names_its_base_and_what_made_it(trained, config):
     assert "| reward accuracy | - | 1.0000 |" in card and "did not fall" not in card
 
 
+def test_a_card_names_a_base_as_the_hub_knows_it():
+    from pyterrier_expandr.training.expander.model_card import _front_matter
+
+    assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct\n" in _front_matter("smollm2", "peft")
+
+
 def test_an_adapter_on_a_gguf_model_is_merged_where_its_conversion_is_elsewhere(config, tmp_path, monkeypatch):
     pytest.importorskip("gguf")
     file = write_gguf(config.base, tmp_path / "tiny.gguf")
