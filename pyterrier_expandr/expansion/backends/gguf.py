@@ -70,8 +70,8 @@ def local_model(name: str | Path) -> str:
 
     Raises:
         ValueError: the file is damaged or truncated, is one of several shards, has an architecture that transformers
-            cannot open from GGUF or that does not generate text, or lacks weights, tokens, a chat template that renders,
-            or an end-of-turn token.
+            cannot open from GGUF or that does not generate text, or lacks weights, tokens, a template that renders, or
+            an end-of-turn token.
         ImportError: the package gguf is missing. OSError: the disk has no room for the converted model.
 
     Example:
