@@ -196,6 +196,7 @@ def test_the_page_says_what_the_results_say():
     assert f"({taught['similarity']:.3f}, before {base['similarity']:.3f})" in text
     assert f"reaches {listed(seeds, 'nDCG@10')} in three seeds" in text
     assert f"the gain is {listed(seeds, 'gain')} (p =" in text
+    assert f"it is {listed(seeds, 'shortened')} in the three seeds in float32, of {listed(seeds, 'gain')}" in text
     assert f"gave {trained['gain']:.4f} (p = {trained['gain p']:.4f})" in text
     assert f"{-trained['to query alone']:.3f} less than the query alone (p = {trained['to query alone p']:.3f})" in text
     assert f"{cool['nDCG@10']:.4f} on the test queries at 0.6, against {trained['nDCG@10']:.4f} trained" in text

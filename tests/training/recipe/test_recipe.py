@@ -12,9 +12,11 @@ import pyterrier as pt
 import pytest
 import yaml
 
+from benchmarks import recipe_table
 from pyterrier_expandr import ExpandREncoder, FaissIndex, RecordedExpander
 from pyterrier_expandr.cli.train.recipe import _size, run
 from pyterrier_expandr.collections import pocket
+from pyterrier_expandr.evaluation.results import Results
 from pyterrier_expandr.training.data.examples import open_examples, split_examples
 from pyterrier_expandr.training.expander import stages as expander_stages
 from pyterrier_expandr.training.expander.train import ExpanderTrainingConfig
@@ -421,12 +423,13 @@ def test_each_system_searches_its_own_index_with_its_own_expansions(finished, tm
 
 def test_rows_for_one_and_for_several_passages_share_the_passages(finished, tmp_path):
     _, root, _ = finished
-    changes = {"systems": ["Query", "ExpandR"], "evaluation": TINY["evaluation"] | {"samples": [1, 3]}}
+    systems = ["Query", "ExpandR", "w/o LLM Training"]
+    changes = {"systems": systems, "evaluation": TINY["evaluation"] | {"samples": [1, 3]}}
     file, copied = write(tmp_path / "tiny.yaml", **changes), shutil.copytree(root, tmp_path / "runs")
     expandr("train", "run", file, "--folder", copied)
     stages = RecipeStages(read_recipe(file))
     table = pd.read_csv(stages.experiment().folder(copied) / "table.csv", index_col=0)
-    assert table.index.tolist() == ["Query", "ExpandR, n=1", "ExpandR, n=3"]
+    assert table.index.tolist() == ["Query", *(f"{name}, n={n}" for name in systems[1:] for n in (1, 3))]
     texts = stages.test_expansions(("self", "retriever")).folder(copied) / "pocket.jsonl"
     before = tiny().test_expansions(("self", "retriever")).folder(copied) / "pocket.jsonl"
     test = pocket("test")
@@ -437,6 +440,16 @@ def test_rows_for_one_and_for_several_passages_share_the_passages(finished, tmp_
     search = RecordedExpander(texts, n=1) >> index.query_encoder() >> index.retriever(num_results=20)
     measured = pt.Evaluate(search(test.get_topics()), test.get_qrels(), ["ndcg_cut_10"], perquery=False)
     assert table.loc["ExpandR, n=1", "pocket nDCG@10"] == pytest.approx(measured["ndcg_cut_10"])
+    results = Results.load(stages.experiment().folder(copied) / "results")
+    rows = {row["system"]: row for row in recipe_table.rows_of(results)}
+    assert list(rows) == table.index.tolist() and set(rows["Query"]) == {"system", *recipe_table.MEASURES}
+    found, values = rows["ExpandR, n=3"], table["pocket nDCG@10"]
+    for name, baseline in {"Query": "Query", "w/o LLM Training": "w/o LLM Training, n=3"}.items():
+        assert found[name]["difference"] == pytest.approx(values["ExpandR, n=3"] - values[baseline])
+        assert 0 < found[name]["p"] <= 1
+    assert "w/o LLM Training" not in rows["w/o LLM Training, n=3"], "it is not compared with itself"
+    times = recipe_table.seconds_of(copied)
+    assert times["retriever"]["stages"] == 2 and times["retriever"]["seconds"] > 0 and "experiment" in times
 
 
 def test_ablations_share_what_they_can():
