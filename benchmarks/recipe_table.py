@@ -2,9 +2,10 @@
 
     python -m benchmarks.recipe_table RUN [--json docs/results/recipe_smollm2.json]
 
-RUN is the folder of a finished `expandr train run`. Each row is compared with the query alone and, with as many
-passages, with the row whose LLM is not trained; p is that of a paired permutation test over the test queries. Seconds
-are those of a stage's last start: what a stage did before it was interrupted does not count.
+RUN is the folder of a finished `expandr train run` on one collection, on this machine; of several experiments in it the
+last one counts. Each row is compared with the query alone and, with as many passages, with the row whose LLM is not
+trained; p is that of a paired permutation test over the test queries. Seconds are those of a stage's last start: what a
+stage did before it was interrupted does not count.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import pandas as pd
 from benchmarks.speed import machine
 from pyterrier_expandr.evaluation.result_store import versions
 from pyterrier_expandr.evaluation.results import Results
+from pyterrier_expandr.training.stage import RECORD
 
 #: the rows that others are compared with
 QUERY, UNTRAINED_LLM = "Query", "w/o LLM Training"
@@ -42,10 +44,16 @@ def rows_of(results: Results) -> list[dict[str, Any]]:
     return rows
 
 
-def seconds_of(run: Path) -> dict[str, dict[str, float]]:
-    """Stage -> how many of its kind were run, and their seconds together, the longest first."""
-    records = [json.loads(path.read_text()) for path in sorted(run.glob("*/stage.json"))]
-    frame = pd.DataFrame({"stage": [one["stage"] for one in records], "seconds": [one["seconds"] for one in records]})
+def seconds_of(experiment: Path) -> dict[str, dict[str, float]]:
+    """Stage -> how many of its kind that experiment is built on, and their seconds together, the longest first."""
+    records: dict[str, dict[str, Any]] = {}
+    todo = [experiment.name]
+    while todo:
+        name = todo.pop()
+        if name not in records:
+            records[name] = json.loads((experiment.with_name(name) / RECORD).read_text())
+            todo += records[name]["inputs"]
+    frame = pd.DataFrame(records.values())[["stage", "seconds"]]
     frame["stage"] = frame["stage"].map(lambda name: re.sub(r"^(retriever)-(ft|expandr)$", r"\1", name))
     summed = frame.groupby("stage")["seconds"].agg(["size", "sum"]).sort_values("sum", ascending=False)
     return {name: {"stages": int(size), "seconds": round(total, 1)} for name, size, total in summed.itertuples()}
@@ -65,7 +73,7 @@ def markdown(found: dict[str, Any]) -> str:
         if one["seconds"] >= 30
     ]
     hours = sum(one["seconds"] for one in found["stages"].values()) / 3600
-    on = f"{found['machine']['cpus']} cores, {found['machine']['processor']}, no GPU"
+    on = f"{found['machine']['cpus']} cores, {found['machine']['processor']}"
     return "\n".join([*lines, "", f"({hours:.1f} hours; in minutes: {', '.join(times)}; {on}.)"])
 
 
@@ -75,10 +83,14 @@ def main() -> int:
     parser.add_argument("run", type=Path, help="folder of the stages")
     parser.add_argument("--json", type=Path, help="write what was found here")
     given = parser.parse_args()
-    stages = sorted(given.run.glob("experiment-*/results"), key=lambda path: path.stat().st_mtime)
-    if not stages:
+    finished = sorted(given.run.glob(f"experiment-*/{RECORD}"), key=lambda path: path.stat().st_mtime)
+    if not finished:
         parser.error(f"{given.run} has no finished experiment: finish `expandr train run` first")
-    found = {"rows": rows_of(Results.load(stages[-1])), "stages": seconds_of(given.run), "machine": machine()}
+    experiment = finished[-1].parent
+    results = Results.load(experiment / "results")
+    if len(results.collections) != 1 or set(MEASURES) - set(results.measures):
+        parser.error(f"the experiment must have one collection and the measures {MEASURES}")
+    found = {"rows": rows_of(results), "stages": seconds_of(experiment), "machine": machine()}
     if given.json:
         given.json.write_text(json.dumps(found | {"versions": versions()}, indent=1) + "\n")
     print(markdown(found))

@@ -80,7 +80,9 @@ def test_the_fingerprint_is_the_file_s_and_needs_no_conversion(file, cache):
 def test_a_number_that_is_no_token_names_none(word, tiny_llama, tmp_path):
     extra = {f"tokenizer.ggml.{word}_token_id": -1}
     file = write_gguf(tiny_llama, tmp_path / "tiny.gguf", leave_out=(word,), extra=extra)
-    assert HuggingFaceBackend(file, device="cpu").generate([ask("sky", max_new_tokens=3)])[0][0].text
+    backend = HuggingFaceBackend(file, device="cpu")
+    assert getattr(backend.tokenizer, {"bos": "bos_token", "padding": "pad_token"}[word]) is None
+    assert backend.generate([ask("sky", max_new_tokens=3)])[0][0].text
 
 
 def test_what_a_killed_conversion_left_does_not_count(file, cache):

@@ -16,6 +16,7 @@ from ...common.files import path_of
 from ...common.fingerprint import model_fingerprint, pinned_revision
 from ...common.records.manifest import write_record
 from ...expansion.backends.base import Message
+from ...expansion.backends.gguf import resolve_llm
 from ...expansion.backends.huggingface import HuggingFaceBackend
 from ...expansion.prompts import PROMPTS, render
 from ..run_folder import is_finished, one_run
@@ -89,7 +90,7 @@ def merge_adapter(
     _check(prompts, tolerance, dtype)
     trained_on = _record(adapter)
     base = base or _base_of(adapter)
-    if revision is None and base == trained_on.get("base", base):
+    if revision is None and resolve_llm(base) == resolve_llm(trained_on.get("base", base)):
         revision = trained_on.get("settings", {}).get("revision")
     options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     adapted = HuggingFaceBackend(base, adapter=adapter, revision=revision, **options)

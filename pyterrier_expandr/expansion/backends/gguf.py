@@ -183,7 +183,7 @@ def _convert(file: Path, target: Path) -> None:
 def _clear_abandoned(folder: Path) -> None:
     """Remove what conversions that were killed have left."""
     for part in folder.glob(".part.*"):
-        with suppress(FileNotFoundError):  # another process may remove it at the same time
+        with suppress(OSError):  # another process may remove it at the same time
             newest = max(place.stat().st_mtime for place in (part, *part.iterdir()))
             if time.time() - newest > ABANDONED:
                 shutil.rmtree(part, ignore_errors=True)
@@ -218,13 +218,16 @@ def _write(file: Path, folder: Path, dtype: str, reader: GGUFReader) -> None:
 def _prepare(tokenizer: Any, file: Path, reader: GGUFReader) -> None:
     """Give the tokenizer the special tokens that the file names; raise ValueError if its template then does not render.
 
-    A number that is no token, such as -1 where a model has no token for padding, names none.
+    A number below 0, such as -1 where a model has no token for padding, names none.
     """
-    for name, word in (("eos", "eos"), ("bos", "bos"), ("pad", "padding")):  # transformers 4 mistakes some of them
-        if _is_token(number := _field(reader, f"tokenizer.ggml.{word}_token_id"), len(tokenizer)):
-            setattr(tokenizer, f"{name}_token", tokenizer.convert_ids_to_tokens(number))
+    for name, word in (("eos", "eos"), ("bos", "bos"), ("pad", "padding")):  # transformers mistakes some of them
+        if (number := _field(reader, f"tokenizer.ggml.{word}_token_id")) is not None:
+            known = _is_token(number, len(tokenizer))
+            setattr(tokenizer, f"{name}_token", tokenizer.convert_ids_to_tokens(number) if known else None)
     try:
         tokenizer.apply_chat_template([{"role": "user", "content": "question"}], tokenize=False)
+    except ImportError:  # of the package that renders
+        raise
     except Exception as error:  # a template is a program and may fail in any way
         raise ValueError(
             f"the chat template of {str(file)!r} cannot render a question ({error}): name another conversion of it"

@@ -8,6 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from pyterrier_expandr import HuggingFaceBackend, LLMExpander
+from pyterrier_expandr.expansion.backends.gguf import SMOLLM2, SMOLLM2_HUB
 from pyterrier_expandr.training.expander.merge import merge_adapter
 from tests.tiny import TEMPLATE, build_tiny_llama
 
@@ -179,6 +180,14 @@ def test_the_revision_is_that_of_the_training(base, adapter, tmp_path, monkeypat
     asked.clear()
     merge_adapter(ours, tmp_path / "model2", device="cpu", revision="v2", trust_remote_code=True)
     assert asked[0] == (str(base), "v2", True)
+    asked.clear()
+    monkeypatch.setattr("pyterrier_expandr.expansion.backends.gguf.find_spec", lambda name: None)
+    (ours / "expander.json").write_text(json.dumps({"base": SMOLLM2, "settings": settings}))
+    named = json.loads((ours / "adapter_config.json").read_text()) | {"base_model_name_or_path": SMOLLM2_HUB}
+    (ours / "adapter_config.json").write_text(json.dumps(named))
+    with pytest.raises(ValueError, match="cannot open the language model"):
+        merge_adapter(ours, tmp_path / "model3", device="cpu")
+    assert asked[0] == (SMOLLM2_HUB, "v1", False), "the short name stands for the same model"
 
 
 def test_a_base_that_has_moved_is_named_in_the_adapters_own_configuration(base, adapter, tmp_path):

@@ -448,8 +448,13 @@ def test_rows_for_one_and_for_several_passages_share_the_passages(finished, tmp_
         assert found[name]["difference"] == pytest.approx(values["ExpandR, n=3"] - values[baseline])
         assert 0 < found[name]["p"] <= 1
     assert "w/o LLM Training" not in rows["w/o LLM Training, n=3"], "it is not compared with itself"
-    times = recipe_table.seconds_of(copied)
-    assert times["retriever"]["stages"] == 2 and times["retriever"]["seconds"] > 0 and "experiment" in times
+    times = recipe_table.seconds_of(stages.experiment().folder(copied))
+    assert (times["retriever"]["stages"], times["experiment"]["stages"]) == (2, 1), "the folder has another experiment"
+    shown = recipe_table.markdown(
+        {"rows": list(rows.values()), "stages": times, "machine": {"cpus": 2, "processor": "x"}}
+    )
+    line = f"| ExpandR, n=3 | {values['ExpandR, n=3']:.4f} | "
+    assert line in shown and f", {found['Query']['p']:.4f} | {found['w/o LLM Training']['difference']:+.4f}, " in shown
 
 
 def test_ablations_share_what_they_can():
