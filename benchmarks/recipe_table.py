@@ -72,9 +72,8 @@ def markdown(found: dict[str, Any]) -> str:
         for name, one in found["stages"].items()
         if one["seconds"] >= 30
     ]
-    hours = sum(one["seconds"] for one in found["stages"].values()) / 3600
     on = f"{found['machine']['cpus']} cores, {found['machine']['processor']}"
-    return "\n".join([*lines, "", f"({hours:.1f} hours; in minutes: {', '.join(times)}; {on}.)"])
+    return "\n".join([*lines, "", f"(Minutes of the stages: {', '.join(times)}; {on}.)"])
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import encoding, expander_effect, hybrid, scale, scale_plan, student
+from benchmarks import encoding, expander_effect, hybrid, recipe_table, scale, scale_plan, student
 from pyterrier_expandr.reports.result_tables import BETTER, LEVEL, WORSE
 
 ROOT = Path(__file__).parent.parent
@@ -107,9 +107,10 @@ def scale_blocks() -> list[str]:
 def pages() -> dict[Path, str]:
     """Each page with results, as the files say it."""
     trained = json.loads((RESULTS / "expander_effect.json").read_text())["rows"]
+    recipe = json.loads((RESULTS / "recipe_smollm2.json").read_text())
     return {
         README: filled(README, "\n\n".join([scifact_table(), training_table(trained), speed_table()])),
-        TRAINING: filled(TRAINING, expander_effect.markdown(trained)),
+        TRAINING: filled(TRAINING, expander_effect.markdown(trained), recipe_table.markdown(recipe)),
         ENGINES: filled(ENGINES, generation_tables()),
         HYBRID: filled(HYBRID, hybrid.markdown(json.loads((RESULTS / "hybrid.json").read_text())["rows"])),
         SCALE: filled(SCALE, *scale_blocks()),

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import expander_effect as effect
+from benchmarks import recipe_table
 from benchmarks.expander_effect import ATTEMPTS, Attempt, Model
 from benchmarks.report import RESULTS
 from pyterrier_expandr.common import hardware
@@ -178,6 +179,10 @@ def test_the_page_says_what_the_results_say():
     rows = json.loads((RESULTS / "expander_effect.json").read_text())["rows"]
     text = (RESULTS.parent / "expander_training.md").read_text(encoding="utf-8")
     assert effect.markdown(rows) in text, "python -m benchmarks.report"
+    recipe = json.loads((RESULTS / "recipe_smollm2.json").read_text())
+    assert recipe_table.markdown(recipe) in text
+    of = {row["system"]: row["nDCG@10"] for row in recipe["rows"]}
+    assert f"has {of['ExpandR, n=1']:.3f}, and {of['w/o LLM Training, n=1']:.3f} without LLM" in " ".join(text.split())
     found = {
         row["attempt"]: row for row in rows if row["queries"] == "SciFact" and row.get("processor") == "avx512_bf16"
     }
