@@ -32,13 +32,15 @@ MEASURES = ("nDCG@10", "R@100")
 def rows_of(results: Results) -> list[dict[str, Any]]:
     """A row for each system: its measures, and nDCG@10 compared with the query alone and with an untrained LLM."""
     means = results.means().pivot(index="system", columns="measure", values="value")
+    baselines = [name for name in results.systems if name.partition(", n=")[0] in (QUERY, UNTRAINED_LLM)]
+    compared = {name: results.compare(name).set_index(["system", "measure"]) for name in baselines}
     rows = []
     for system in results.systems:
         row: dict[str, Any] = {"system": system} | {name: float(means.loc[system, name]) for name in MEASURES}
         untrained = UNTRAINED_LLM + system[len(system.partition(", n=")[0]) :]
         for baseline in (QUERY, untrained):
-            if system != baseline in results.systems:
-                found = results.compare(baseline).set_index(["system", "measure"]).loc[(system, "nDCG@10")]
+            if system != baseline in compared:
+                found = compared[baseline].loc[(system, "nDCG@10")]
                 row[baseline.partition(",")[0]] = {"difference": found["difference"], "p": found["p_value"]}
         rows.append(row)
     return rows

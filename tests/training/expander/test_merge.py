@@ -197,9 +197,8 @@ def test_a_base_that_has_moved_is_named_in_the_adapters_own_configuration(base, 
     (ours / "expander.json").write_text(json.dumps({"base": "/gone", "settings": {}}))
     named = json.loads((ours / "adapter_config.json").read_text()) | {"base_model_name_or_path": str(moved)}
     (ours / "adapter_config.json").write_text(json.dumps(named))
-    assert json.loads((merge_adapter(ours, tmp_path / "model", device="cpu") / "merge.json").read_text())[
-        "base"
-    ] == str(moved)
+    merged = merge_adapter(ours, tmp_path / "model", device="cpu")
+    assert json.loads((merged / "merge.json").read_text())["base"] == str(moved)
 
 
 def test_a_tolerance_of_ones_own(adapter, tmp_path):
