@@ -192,14 +192,20 @@ def _finish(settings: dict[str, Any], results: dict[str, Any], work: Path, out: 
 
 
 def check_requirements(config: ExpanderTrainingConfig) -> None:
-    """Raise ImportError if a package needed for training is missing, ValueError for 4 bits without a CUDA device."""
+    """Raise ImportError if a package needed for training is missing, ValueError where only a CUDA device would do."""
+    import torch
+
     check_installed("training the LLM", "train", "trl", "peft", "accelerate", "datasets")
-    if config.online is not None and config.online.vllm is not None:
+    vllm = None if config.online is None else config.online.vllm
+    if vllm not in (None, "colocate") and not torch.cuda.is_available():
+        raise ValueError(
+            f"the server at {vllm} gets the weights from GPU to GPU (NCCL), but there is no CUDA device here: take "
+            'vllm="colocate", or leave vllm out'
+        )
+    if vllm is not None:
         check_installed("generating with vLLM in training", "vllm", "vllm")
     if not config.load_in_4bit:
         return
-    import torch
-
     if not torch.cuda.is_available():
         raise ValueError("load_in_4bit needs a CUDA device, but there is none: leave it out, or train on a GPU")
     check_installed("load_in_4bit", "4bit", "bitsandbytes")

@@ -465,6 +465,13 @@ def test_what_cannot_work_is_refused_before_the_model_is_loaded(work, config, on
         train_expander(own)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is refused where there is no CUDA device")
+def test_a_server_that_would_need_a_gpu_is_refused_before_the_model_is_loaded(config):
+    served = replace(config.online, vllm="http://localhost:8000")
+    with pytest.raises(ValueError, match="gets the weights from GPU to GPU .* no CUDA device here"):
+        train_expander(replace(config, base="no/such-model", online=served))
+
+
 class Shortest:
     """A reward with settings of its own, whose `repr` tells an address."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
+from peft.tuners.tuners_utils import BaseTunerLayer
 from trl import GRPOConfig, GRPOTrainer
 
 from ....expansion.backends.huggingface import HuggingFaceBackend
@@ -109,6 +110,8 @@ def online_trainer(
     )
     watch = Watch(*(reward, backend, evaluation), group_size=config.group_size, seed=config.seed, folder=folder.parent)
     trainer.scorer, trainer.watch = scorer, watch
+    if config.online_settings.vllm is not None:
+        _unrounded(trainer)
     return trainer
 
 
@@ -160,20 +163,43 @@ def _shared(config: ExpanderTrainingConfig, queries: int, held_out: int, folder:
         "top_k": 0,
         "disable_dropout": True,  # TRL would otherwise sample from a model with dropout
         "remove_unused_columns": False,
-        **_engine(settings.vllm),
     }
 
 
-def _engine(vllm: str | None) -> dict[str, Any]:
-    """TRL's own options for what generates."""
+def _engine(config: ExpanderTrainingConfig) -> dict[str, Any]:
+    """TRL's own options for what generates with `grpo`."""
+    vllm = config.online_settings.vllm
     if vllm is None:
         return {}
+    # TRL multiplies a text's loss by its probability in training over that in vLLM, where tokens outside top_p have
+    # none: by 0.9 and more for a token, and by next to nothing for a whole text, which is TRL's default. So by token.
+    by_token = {"vllm_importance_sampling_mode": "token_truncate"}
+    # Without a length vLLM reserves the model's whole context.
+    place = {"vllm_mode": "colocate", "vllm_max_model_length": config.max_length}
     server = {"vllm_mode": "server", "vllm_server_base_url": vllm}
-    return {"use_vllm": True} | ({"vllm_mode": "colocate"} if vllm == "colocate" else server)
+    return {"use_vllm": True} | by_token | (place if vllm == "colocate" else server)
+
+
+def _unrounded(trainer: Any) -> None:
+    """Restores the base after each update of vLLM's weights, for which TRL adds the adapter to it and subtracts it.
+
+    What rounding leaves there would grow from step to step, and a run that is resumed would begin without it.
+    """
+    update = trainer.vllm_generation.sync_weights
+    layers = [part.get_base_layer() for part in trainer.model.modules() if isinstance(part, BaseTunerLayer)]
+
+    def sync_weights() -> None:
+        kept = [layer.weight.detach().clone() for layer in layers]
+        update()
+        for layer, weight in zip(layers, kept, strict=True):
+            layer.weight.data.copy_(weight)
+
+    trainer.vllm_generation.sync_weights = sync_weights
 
 
 def _grpo(config: ExpanderTrainingConfig, shared: dict[str, Any]) -> tuple[type[Any], Any]:
     del shared["max_length"]
+    shared |= _engine(config)
     sizes: dict[str, Any] = {"num_generations": config.group_size, "num_generations_eval": 1}
     new = config.online_settings.max_new_tokens
     return WatchedGRPOTrainer, GRPOConfig(**shared, **sizes, max_completion_length=new, shuffle_dataset=False)
