@@ -145,7 +145,10 @@ ATTEMPTS = {
         {**IMITATION, "learning_rate": 5e-4, "epochs": 1, "evaluations": 2, "device_batch_size": 2},
         taught=True,
     ),
-    "grpo": Attempt("GRPO on its own texts (retriever reward)", {**ONLINE, "method": "grpo", "online": NEAR}),
+    "grpo": Attempt(
+        "GRPO on its own texts, four for each query (retriever reward)",
+        {**ONLINE, "method": "grpo", "batch_size": 32, "beta": 0, "online": {**NEAR, "group_size": 4}},
+    ),
     "grpo-measure": Attempt(
         "GRPO on its own texts (nDCG@10 of the search, and retriever margin)",
         {**ONLINE, "method": "grpo", "online": FOUND},
