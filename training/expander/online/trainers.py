@@ -186,7 +186,9 @@ def _unrounded(trainer: Any) -> None:
     What rounding leaves there would grow from step to step, and a run that is resumed would begin without it.
     """
     update = trainer.vllm_generation.sync_weights
-    layers = [part.get_base_layer() for part in trainer.model.modules() if isinstance(part, BaseTunerLayer)]
+    adapted: list[Any] = [part.get_base_layer() for part in trainer.model.modules() if isinstance(part, BaseTunerLayer)]
+    # Weights in 4 bits have scales of their own.
+    layers = [layer for layer in adapted if layer.weight.is_floating_point()]
 
     def sync_weights() -> None:
         kept = [layer.weight.detach().clone() for layer in layers]
