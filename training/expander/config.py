@@ -197,8 +197,10 @@ class ExpanderTrainingConfig:
             )
         if self.method == "online-dpo" and self.online.group_size not in (None, 2):
             raise ValueError(f"online-dpo compares 2 texts of a query, got group_size {self.online.group_size}")
-        if self.method == "online-dpo" and self.online.vllm is not None:
-            raise ValueError("online-dpo generates with transformers: leave out vllm, or take grpo")
+        if self.method == "online-dpo" and self.online.vllm not in (None, "colocate"):
+            raise ValueError(
+                'online-dpo takes no server of vLLM, which would add tokens to prompts: take vllm="colocate"'
+            )
         if self.online.max_new_tokens >= self.max_length:
             raise ValueError(
                 f"max_new_tokens {self.online.max_new_tokens} leave no room for a prompt in max_length "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,11 @@ class WatchedGRPOTrainer(_Watched, GRPOTrainer):
 
 
 class WatchedOnlineDPOTrainer(_Watched, OnlineDPOTrainer):
-    """An `OnlineDPOTrainer`; it adds no token to a prompt that is a text."""
+    """An `OnlineDPOTrainer`; it adds no token to a prompt that is a text, and vLLM gets tokens."""
+
+    def _generate_vllm(self: Any, prompts: list[str], images: None = None) -> Any:
+        ids = self.processing_class(text=prompts, add_special_tokens=False)["input_ids"]
+        return super()._generate_vllm([{"prompt_token_ids": one} for one in ids], images)
 
 
 def online_trainer(
@@ -111,7 +115,9 @@ def online_trainer(
     watch = Watch(*(reward, backend, evaluation), group_size=config.group_size, seed=config.seed, folder=folder.parent)
     trainer.scorer, trainer.watch = scorer, watch
     if config.online_settings.vllm is not None:
-        _unrounded(trainer)
+        grpo = config.method == "grpo"
+        owner, update = (trainer.vllm_generation, "sync_weights") if grpo else (trainer, "_move_model_to_vllm")
+        setattr(owner, update, _unrounded(trainer.model, getattr(owner, update)))
     return trainer
 
 
@@ -163,45 +169,45 @@ def _shared(config: ExpanderTrainingConfig, queries: int, held_out: int, folder:
         "top_k": 0,
         "disable_dropout": True,  # TRL would otherwise sample from a model with dropout
         "remove_unused_columns": False,
+        **_engine(config),
     }
 
 
 def _engine(config: ExpanderTrainingConfig) -> dict[str, Any]:
-    """TRL's own options for what generates with `grpo`."""
+    """TRL's own options for what generates."""
     vllm = config.online_settings.vllm
     if vllm is None:
         return {}
+    server = {"vllm_mode": "server", "vllm_server_base_url": vllm}
+    found = {"use_vllm": True} | ({"vllm_mode": "colocate"} if vllm == "colocate" else server)
+    if config.method != "grpo":
+        return found
     # TRL multiplies a text's loss by its probability in training over that in vLLM, where tokens outside top_p have
     # none: by 0.9 and more for a token, and by next to nothing for a whole text, which is TRL's default. So by token.
-    by_token = {"vllm_importance_sampling_mode": "token_truncate"}
     # Without a length vLLM reserves the model's whole context.
-    place = {"vllm_mode": "colocate", "vllm_max_model_length": config.max_length}
-    server = {"vllm_mode": "server", "vllm_server_base_url": vllm}
-    return {"use_vllm": True} | by_token | (place if vllm == "colocate" else server)
+    return found | {"vllm_importance_sampling_mode": "token_truncate", "vllm_max_model_length": config.max_length}
 
 
-def _unrounded(trainer: Any) -> None:
-    """Restores the base after each update of vLLM's weights, for which TRL adds the adapter to it and subtracts it.
+def _unrounded(model: Any, update: Callable[[], None]) -> Callable[[], None]:
+    """`update` of vLLM's weights, for which TRL adds the adapter to the base and subtracts it, that restores the base.
 
     What rounding leaves there would grow from step to step, and a run that is resumed would begin without it.
     """
-    update = trainer.vllm_generation.sync_weights
-    adapted: list[Any] = [part.get_base_layer() for part in trainer.model.modules() if isinstance(part, BaseTunerLayer)]
+    adapted: list[Any] = [part.get_base_layer() for part in model.modules() if isinstance(part, BaseTunerLayer)]
     # Weights in 4 bits have scales of their own.
     layers = [layer for layer in adapted if layer.weight.is_floating_point()]
 
-    def sync_weights() -> None:
+    def updated() -> None:
         kept = [layer.weight.detach().clone() for layer in layers]
         update()
         for layer, weight in zip(layers, kept, strict=True):
             layer.weight.data.copy_(weight)
 
-    trainer.vllm_generation.sync_weights = sync_weights
+    return updated
 
 
 def _grpo(config: ExpanderTrainingConfig, shared: dict[str, Any]) -> tuple[type[Any], Any]:
     del shared["max_length"]
-    shared |= _engine(config)
     sizes: dict[str, Any] = {"num_generations": config.group_size, "num_generations_eval": 1}
     new = config.online_settings.max_new_tokens
     return WatchedGRPOTrainer, GRPOConfig(**shared, **sizes, max_completion_length=new, shuffle_dataset=False)
