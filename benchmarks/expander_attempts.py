@@ -35,7 +35,7 @@ class Attempt:
 TEN_TIMES = {"learning_rate": 2e-4, "epochs": 1, "target_modules": ATTENTION}
 IMITATION = {"losses": {"sft": 1}, "learning_rate": 2e-4, "epochs": 3, "target_modules": ATTENTION}
 
-#: an LLM that writes while it is trained: a step is 64 texts, and there are no candidates
+#: an LLM that writes while it is trained: a step is 64 texts unless said otherwise, and there are no candidates
 ONLINE = {
     "learning_rate": 2e-4,
     "epochs": 1,

@@ -29,6 +29,7 @@ CHECKED = {
     "common/ray_cluster.py": ("ray",),
     "expander/dpo.py": ("trl", "datasets"),
     "expander/sft.py": ("trl", "datasets"),
+    "online/engine.py": ("peft", "vllm"),
     "online/trainers.py": ("trl", "datasets"),
     "expander/trainer_setup.py": ("peft", "trl"),
     "retriever/data.py": ("datasets",),

@@ -137,6 +137,7 @@ class ExpanderTrainingConfig:
                 f"batch_size {self.batch_size} must be a multiple of device_batch_size {self.device_batch_size}"
             )
         self._check_groups()
+        self._check_engine()
         if self.overlong not in get_args(Overlong):
             raise ValueError(f'overlong must be "drop" or "cut", got {self.overlong!r}')
         if self.dtype not in (None, "float32", "bfloat16", "float16"):
@@ -197,14 +198,29 @@ class ExpanderTrainingConfig:
             )
         if self.method == "online-dpo" and self.online.group_size not in (None, 2):
             raise ValueError(f"online-dpo compares 2 texts of a query, got group_size {self.online.group_size}")
-        if self.method == "online-dpo" and self.online.vllm not in (None, "colocate"):
-            raise ValueError(
-                'online-dpo takes no server of vLLM, which would add tokens to prompts: take vllm="colocate"'
-            )
         if self.online.max_new_tokens >= self.max_length:
             raise ValueError(
                 f"max_new_tokens {self.online.max_new_tokens} leave no room for a prompt in max_length "
                 f"{self.max_length}: raise max_length, or lower max_new_tokens"
+            )
+
+    def _check_engine(self) -> None:
+        """Refuse what vLLM cannot do in training."""
+        vllm = None if self.online is None else self.online.vllm
+        if vllm is None:
+            return
+        if self.load_in_4bit:
+            raise ValueError(
+                "vLLM gets new weights at each step, which it cannot take in 4 bits: leave out vllm or load_in_4bit"
+            )
+        if vllm == "colocate" and (self.revision is not None or self.trust_remote_code):
+            raise ValueError(
+                "vLLM opens the base by itself, without revision and trust_remote_code: give the folder of a model "
+                "that needs neither, or leave out vllm"
+            )
+        if vllm != "colocate" and self.method == "online-dpo":
+            raise ValueError(
+                'online-dpo takes no server of vLLM, which would add tokens to prompts: take vllm="colocate"'
             )
 
     @property

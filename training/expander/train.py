@@ -22,6 +22,7 @@ from ..progress import ProgressBar
 from ..run_folder import claim, is_finished, is_first_process, one_run, publish
 from .config import ExpanderTrainingConfig as ExpanderTrainingConfig
 from .methods import TrainingMethod, method_of
+from .online.engine import released
 from .online.signs import EVALUATIONS, collapse, evaluation_rows, gained
 from .pair_tokens import TokenizedPairs, held_out
 from .report import generation_lengths, held_out_metrics, step_metrics
@@ -53,9 +54,10 @@ def train_expander(config: ExpanderTrainingConfig, *, verbose: bool = False) -> 
     Raises:
         InUseError: another process is writing the output folder.
         ValueError: malformed pairs or none that fits, no such model or module, a chat template that does not show
-            where an answer begins, an output folder of another run, 4 bits without a CUDA device; an index of another
-            encoder, judgments without the training queries, or a reward that fails (its queries are named).
-        ImportError: trl, peft or bitsandbytes is missing.
+            where an answer begins, an output folder of another run, 4 bits or a server of vLLM without a CUDA device;
+            an index of another encoder, judgments without the training queries, or a reward that fails (its queries
+            are named).
+        ImportError: trl, peft, vllm or bitsandbytes is missing.
 
     Example:
         >>> train_expander(ExpanderTrainingConfig("Qwen/Qwen2.5-7B-Instruct", "pairs.jsonl", "out"))  # doctest: +SKIP
@@ -96,7 +98,8 @@ def _make(
         )
     work = claim(out, settings)
     try:
-        metrics = _run(config, backend, method, train, evaluation, work, verbose)
+        with released(config):
+            metrics = _run(config, backend, method, train, evaluation, work, verbose)
     except Exception:
         if is_first_process() and last_checkpoint(work / "checkpoints") is None:
             shutil.rmtree(work)  # nothing is lost, and a start with corrected settings is not rejected
@@ -161,10 +164,12 @@ def _run(
 
 def _fitting(config: ExpanderTrainingConfig, backend: HuggingFaceBackend, method: TrainingMethod) -> TokenizedPairs:
     """The data as tokens, after checks of the model's context and padding."""
-    if backend.context_length is not None and config.max_length > backend.context_length:
-        raise ValueError(
-            f"max_length {config.max_length} exceeds the context of {config.base!r}, {backend.context_length} tokens"
-        )
+    named, most = f"max_length {config.max_length}", config.max_length
+    if config.method == "online-dpo" and config.online_settings.vllm is not None:  # TRL has vLLM take texts so long
+        new = config.online_settings.max_new_tokens
+        named, most = f"{named} with the max_new_tokens {new} that TRL adds for vLLM", most + new
+    if backend.context_length is not None and most > backend.context_length:
+        raise ValueError(f"{named} exceeds the context of {config.base!r}, {backend.context_length} tokens")
     if backend.tokenizer.pad_token is None:
         logger.warning(
             "%s has no padding token: padding with its end-of-sequence token, which the loss ignores", config.base

@@ -35,7 +35,7 @@ def online(
     top_p: float = 0.9,
     max_new_tokens: Annotated[int, typer.Option(help="Maximum tokens of a text.")] = 512,
     prompt: Annotated[str, typer.Option(help="A named prompt, or a template with {query}.")] = "q2d",
-    vllm: Annotated[str | None, typer.Option(help="grpo: colocate, or the address of a server.")] = None,
+    vllm: Annotated[str | None, typer.Option(help="colocate; for grpo also the address of a server.")] = None,
     learning_rate: float = 2e-5,
     epochs: float = 2.0,
     beta: Annotated[float, typer.Option(help="How dearly the model pays for leaving its reference.")] = 0.1,

@@ -9,12 +9,16 @@ import subprocess
 import sys
 import time
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+from trl import GRPOConfig
 from typer.testing import CliRunner
 
 from pyterrier_expandr import ExpandREncoder, FaissIndex, HuggingFaceBackend
@@ -25,12 +29,14 @@ from pyterrier_expandr.expansion.backends.base import Request
 from pyterrier_expandr.expansion.prompts import PROMPTS, render
 from pyterrier_expandr.training.expander.config import NOT_ONLINE, ExpanderTrainingConfig
 from pyterrier_expandr.training.expander.methods import method_of
+from pyterrier_expandr.training.expander.online.engine import engine_arguments, keep_base
 from pyterrier_expandr.training.expander.online.method import own_device
 from pyterrier_expandr.training.expander.online.queries import read_queries
 from pyterrier_expandr.training.expander.online.report import training_report
 from pyterrier_expandr.training.expander.online.reward import GroupReward, Scorer, passage
 from pyterrier_expandr.training.expander.online.settings import OnlineSettings
 from pyterrier_expandr.training.expander.online.signs import Written, collapse, distinct_2, text_figures
+from pyterrier_expandr.training.expander.online.trainers import OnlineDPOConfig
 from pyterrier_expandr.training.expander.online.watch import Watch
 from pyterrier_expandr.training.expander.train import train_expander
 from pyterrier_expandr.training.preferences.rewards import MeasureGain, retriever_reward
@@ -440,6 +446,9 @@ def test_a_reward_that_fails_leaves_the_last_checkpoint_from_which_a_rerun_goes_
         ({"group_size": 1}, {}, "group_size must be 2 or more"),
         ({}, {"batch_size": 18, "device_batch_size": 9}, "batch_size 18 must be a multiple of group_size 4"),
         ({"vllm": "gpu"}, {}, 'vllm must be "colocate" or the address'),
+        ({"vllm": "colocate"}, {"load_in_4bit": True}, "which it cannot take in 4 bits"),
+        ({"vllm": "colocate"}, {"revision": "main"}, "vLLM opens the base by itself, without revision"),
+        ({"vllm": "http://x", "group_size": None}, {"method": "online-dpo"}, "online-dpo takes no server of vLLM"),
         ({"index": None}, {}, "index and qrels belong together"),
         ({"rewards": ("measure",), "index": None, "qrels": None}, {}, "needs an index and qrels"),
         ({"rewards": ("best",)}, {}, "reward 'best' is unknown"),
@@ -470,6 +479,44 @@ def test_a_server_that_would_need_a_gpu_is_refused_before_the_model_is_loaded(co
     served = replace(config.online, vllm="http://localhost:8000")
     with pytest.raises(ValueError, match="gets the weights from GPU to GPU .* no CUDA device here"):
         train_expander(replace(config, base="no/such-model", online=served))
+
+
+def test_vllm_writes_for_every_method_with_options_of_its_own(config):
+    def options(method, vllm):
+        own = of_method(config, method)
+        return engine_arguments(replace(own, online=replace(own.online, vllm=vllm)))
+
+    by_token = {"vllm_importance_sampling_mode": "token_truncate", "vllm_max_model_length": config.max_length}
+    assert options("grpo", None) == options("online-dpo", None) == {}
+    assert options("grpo", "colocate") == {"use_vllm": True, "vllm_mode": "colocate", **by_token}
+    assert options("online-dpo", "colocate") == {"use_vllm": True, "vllm_mode": "colocate"}
+    served = {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": "http://localhost:8000", **by_token}
+    assert options("grpo", "http://localhost:8000") == served
+    for method in METHODS:  # TRL knows these options
+        known = {one.name for one in fields(GRPOConfig if method == "grpo" else OnlineDPOConfig)}
+        assert {*options(method, "colocate")} <= known and {*served} <= known | {*by_token}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_base_is_as_before_after_an_update_of_vllms_weights(tiny_llama, method):
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.bfloat16)
+    model = get_peft_model(base, LoraConfig(init_lora_weights=False, target_modules=["q_proj", "v_proj"]))
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+
+    def changed():
+        return [name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])]
+
+    def update():
+        model.merge_adapter()
+        model.unmerge_adapter()
+
+    trainer = SimpleNamespace(model=model, _move_model_to_vllm=update)
+    trainer.vllm_generation = SimpleNamespace(sync_weights=update)
+    keep_base(trainer, method)
+    (trainer.vllm_generation.sync_weights if method == "grpo" else trainer._move_model_to_vllm)()
+    assert not changed()
+    update()
+    assert changed() and all("base_layer" in name for name in changed()), "what rounding leaves"
 
 
 class Shortest:

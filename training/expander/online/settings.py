@@ -33,8 +33,8 @@ class OnlineSettings:
         group_size: texts drawn for a query at each step; None means 8 for "grpo". "online-dpo" always draws 2.
         temperature, top_p, max_new_tokens: see `Sampling`.
         prompt: a named prompt or a template with `{query}`.
-        vllm: "colocate" lets vLLM generate in the same process, an address such as "http://localhost:8000" in a server
-            that `trl vllm-serve` started ("grpo" on GPUs only); None generates with transformers.
+        vllm: "colocate" lets vLLM generate in the same process; an address such as "http://localhost:8000", in a server
+            that `trl vllm-serve` started (only for "grpo", with a GPU on both sides); None generates with transformers.
 
     Raises:
         ValueError: an unknown reward, a wrong number of weights, a group of fewer than 2 texts, or an index without

@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
-from peft.tuners.tuners_utils import BaseTunerLayer
 from trl import GRPOConfig, GRPOTrainer
 
 from ....expansion.backends.huggingface import HuggingFaceBackend
 from ....expansion.backends.local.control_tokens import stop_tokens
 from ..pair_tokens import TokenizedPairs
 from ..trainer_setup import check_end, common_arguments, new_adapter, on_one_gpu, open_base, process_count
+from .engine import engine_arguments, keep_base
 from .reward import GroupReward, Scorer
 from .watch import Watch
 
@@ -89,7 +89,8 @@ def online_trainer(
         ValueError: fewer queries than a step takes, or a step that cannot be divided among the processes.
         ImportError: a version of TRL with other methods.
     """
-    if not hasattr(GRPOTrainer, "_tokenize_prompts"):  # without it, TRL would add tokens to the prompts
+    # Without these, TRL would add tokens to the prompts.
+    if not hasattr(GRPOTrainer, "_tokenize_prompts") or not hasattr(OnlineDPOTrainer, "_generate_vllm"):
         raise ImportError(f"training online needs another version of trl, such as 1.16: this is {version('trl')}")
     queries = queries_per_step(config, process_count())
     if len(train.rows) < queries:
@@ -115,9 +116,7 @@ def online_trainer(
     watch = Watch(*(reward, backend, evaluation), group_size=config.group_size, seed=config.seed, folder=folder.parent)
     trainer.scorer, trainer.watch = scorer, watch
     if config.online_settings.vllm is not None:
-        grpo = config.method == "grpo"
-        owner, update = (trainer.vllm_generation, "sync_weights") if grpo else (trainer, "_move_model_to_vllm")
-        setattr(owner, update, _unrounded(trainer.model, getattr(owner, update)))
+        keep_base(trainer, config.method)
     return trainer
 
 
@@ -169,41 +168,8 @@ def _shared(config: ExpanderTrainingConfig, queries: int, held_out: int, folder:
         "top_k": 0,
         "disable_dropout": True,  # TRL would otherwise sample from a model with dropout
         "remove_unused_columns": False,
-        **_engine(config),
+        **engine_arguments(config),
     }
-
-
-def _engine(config: ExpanderTrainingConfig) -> dict[str, Any]:
-    """TRL's own options for what generates."""
-    vllm = config.online_settings.vllm
-    if vllm is None:
-        return {}
-    server = {"vllm_mode": "server", "vllm_server_base_url": vllm}
-    found = {"use_vllm": True} | ({"vllm_mode": "colocate"} if vllm == "colocate" else server)
-    if config.method != "grpo":
-        return found
-    # TRL multiplies a text's loss by its probability in training over that in vLLM, where tokens outside top_p have
-    # none: by 0.9 and more for a token, and by next to nothing for a whole text, which is TRL's default. So by token.
-    # Without a length vLLM reserves the model's whole context.
-    return found | {"vllm_importance_sampling_mode": "token_truncate", "vllm_max_model_length": config.max_length}
-
-
-def _unrounded(model: Any, update: Callable[[], None]) -> Callable[[], None]:
-    """`update` of vLLM's weights, for which TRL adds the adapter to the base and subtracts it, that restores the base.
-
-    What rounding leaves there would grow from step to step, and a run that is resumed would begin without it.
-    """
-    adapted: list[Any] = [part.get_base_layer() for part in model.modules() if isinstance(part, BaseTunerLayer)]
-    # Weights in 4 bits have scales of their own.
-    layers = [layer for layer in adapted if layer.weight.is_floating_point()]
-
-    def updated() -> None:
-        kept = [layer.weight.detach().clone() for layer in layers]
-        update()
-        for layer, weight in zip(layers, kept, strict=True):
-            layer.weight.data.copy_(weight)
-
-    return updated
 
 
 def _grpo(config: ExpanderTrainingConfig, shared: dict[str, Any]) -> tuple[type[Any], Any]:
