@@ -25,7 +25,8 @@ Protocol, written down before the first run:
 Columns: `nDCG@10` and `R@100` of the fused query (mean of query and passage), `weight 0.7` with 0.7 for the query,
 `gain` of nDCG@10 over the base, `to query alone` the difference from the query without a passage, `equal lengths` the
 gain if of each passage and the base's both are cut to the words of the shorter, `similarity` of the passage to the
-relevant document, `words`, and `accuracy`: in which share of held-out pairs training raised the log-probability of the
+relevant document, `words`, in the JSON `as query` (the share of passages without a word that their query lacks), and
+`accuracy`: in which share of held-out pairs training raised the log-probability of the
 chosen text by more than that of the rejected one. A number behind a figure is the p of its difference from the base's,
 and for the accuracy that of a permutation test against a half; the JSON has the intervals. `tokens`
 are those that the LLM wrote to be trained (candidates, or texts while training), and `seconds` those of training,
@@ -69,7 +70,7 @@ from pyterrier_expandr.expansion.prompts import render, resolve_prompt
 from pyterrier_expandr.expansion.recorded import read_expansions
 from pyterrier_expandr.training.data.examples import TrainingExample, examples_from_jsonl, open_examples
 from pyterrier_expandr.training.expander.merge import merge_adapter
-from pyterrier_expandr.training.expander.online.signs import EVALUATIONS
+from pyterrier_expandr.training.expander.online.signs import EVALUATIONS, repeats
 from pyterrier_expandr.training.expander.pair_tokens import held_out, tokenize_pairs
 from pyterrier_expandr.training.expander.train import RECORD, ExpanderTrainingConfig, train_expander
 from pyterrier_expandr.training.preferences.candidates import read_candidates
@@ -297,6 +298,12 @@ class Laboratory:
         values[f"weight {WEIGHT}"] = scored(WEIGHT * alone + (1 - WEIGHT) * written)["nDCG@10"]
         values["similarity"] = np.einsum("nd,nd->n", written, gold)
         values["words"] = np.array(list(map(mean_words, passages)))
+        values["as query"] = np.array(
+            [
+                np.mean([repeats(text, query.query) for text in texts] or [False])
+                for query, texts in zip(queries, passages, strict=True)
+            ]
+        )
         return values
 
 

@@ -44,7 +44,7 @@ def text_figures(texts: Sequence[Written], queries: Sequence[str]) -> dict[str, 
         "words": float(np.mean([len(row) for row in words])),
         "truncated": float(np.mean([text.truncated for text in texts])),
         "empty": float(np.mean([not row for row in words])),
-        "as_query": float(np.mean([_repeats(text.passage, query) for text, query in zip(texts, queries, strict=True)])),
+        "as_query": float(np.mean([repeats(text.passage, query) for text, query in zip(texts, queries, strict=True)])),
     }
 
 
@@ -117,7 +117,12 @@ def gained(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     return bool(after["reward"] > before["reward"] if "reward" in after else after["loss"] < before["loss"])
 
 
-def _repeats(passage: str, query: str) -> bool:
-    """Whether a passage has words, and none that the query lacks."""
+def repeats(passage: str, query: str) -> bool:
+    """Whether a passage has words, and none that the query lacks.
+
+    Example:
+        >>> repeats("The sky, the sky!", "why is the sky blue"), repeats("Air scatters.", "why is the sky blue")
+        (True, False)
+    """
     words = set(WORD.findall(passage.casefold()))
     return bool(words) and words <= set(WORD.findall(query.casefold()))
