@@ -195,6 +195,19 @@ def test_the_page_says_what_the_results_say():
     assert f"similarity {online['similarity']:.3f} from {base['similarity']:.3f}" in text
     assert f"(+{online['gain']:.3f}, p = {online['gain p']:.2f})" in text
     assert f"wrote {online['training']['tokens']:,} tokens" in text
+    paper, grpo = plain["paper"], plain["grpo"]
+    assert f"nDCG@10 is {paper['nDCG@10']:.3f} where the base has {base['nDCG@10']:.3f} (" in text
+    assert f"stays where it was ({paper['gain']:.3f}, p = {paper['gain p']:.2f})" in text
+    assert (
+        f"nDCG@10 {grpo['nDCG@10']:.3f} from {base['nDCG@10']:.3f} (+{grpo['gain']:.3f}, p = {grpo['gain p']:.3f})"
+        in text
+    )
+    repeated, before = (round(100 * row["as query"]) for row in (grpo, base))
+    assert f"{repeated} of 100 passages have no word that the query lacks ({before} before training)" in text
+    assert (
+        f"wrote {grpo['training']['tokens']:,} tokens for it, in {grpo['training']['seconds'] / 60:.0f} minutes" in text
+    )
+    assert f"grows from {grpo['gain']:.3f} to {grpo['equal lengths']['gain']:.3f} (p = 0.0002)" in text
     step = json.loads((RESULTS / "dpo_step.json").read_text())
     assert f"{step['ratio']:.2f} of the time of TRL as it comes, with SmolLM2 in {step['dtype']}" in text
     assert f"It finds {taught['nDCG@10']:.3f} where the base has {base['nDCG@10']:.3f}" in text
