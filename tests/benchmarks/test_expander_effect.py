@@ -208,6 +208,9 @@ def test_the_page_says_what_the_results_say():
         f"wrote {grpo['training']['tokens']:,} tokens for it, in {grpo['training']['seconds'] / 60:.0f} minutes" in text
     )
     assert f"grows from {grpo['gain']:.3f} to {grpo['equal lengths']['gain']:.3f} (p = 0.0002)" in text
+    (moved,) = (row for row in rows if (row["queries"], row["attempt"]) == ("Vaswani", "grpo"))
+    assert f"on Vaswani (+{moved['gain']:.3f}, p = {moved['gain p']:.3f}; {-moved['to query alone']:.3f} below" in text
+    assert f"there: {100 * moved['as query']:.0f} of 100 passages" in text
     step = json.loads((RESULTS / "dpo_step.json").read_text())
     assert f"{step['ratio']:.2f} of the time of TRL as it comes, with SmolLM2 in {step['dtype']}" in text
     assert f"It finds {taught['nDCG@10']:.3f} where the base has {base['nDCG@10']:.3f}" in text
