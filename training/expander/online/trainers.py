@@ -89,8 +89,9 @@ def online_trainer(
         ValueError: fewer queries than a step takes, or a step that cannot be divided among the processes.
         ImportError: a version of TRL with other methods.
     """
-    # Without these, TRL would add tokens to the prompts.
-    if not hasattr(GRPOTrainer, "_tokenize_prompts") or not hasattr(OnlineDPOTrainer, "_generate_vllm"):
+    # Without these, TRL would add tokens to the prompts, or keep the base rounded.
+    ours = {GRPOTrainer: ["_tokenize_prompts"], OnlineDPOTrainer: ["_generate_vllm", "_move_model_to_vllm"]}
+    if not all(hasattr(trainer, name) for trainer, names in ours.items() for name in names):
         raise ImportError(f"training online needs another version of trl, such as 1.16: this is {version('trl')}")
     queries = queries_per_step(config, process_count())
     if len(train.rows) < queries:
