@@ -206,22 +206,31 @@ class ExpanderTrainingConfig:
 
     def _check_engine(self) -> None:
         """Refuse what vLLM cannot do in training."""
-        vllm = None if self.online is None else self.online.vllm
-        if vllm is None:
+        if self.vllm is None:
             return
         if self.load_in_4bit:
             raise ValueError(
                 "vLLM gets new weights at each step, which it cannot take in 4 bits: leave out vllm or load_in_4bit"
             )
-        if vllm == "colocate" and (self.revision is not None or self.trust_remote_code):
+        if self.vllm == "colocate" and (self.revision is not None or self.trust_remote_code):
             raise ValueError(
                 "vLLM opens the base by itself, without revision and trust_remote_code: give the folder of a model "
                 "that needs neither, or leave out vllm"
             )
-        if vllm != "colocate" and self.method == "online-dpo":
+        if self.vllm != "colocate" and self.method == "online-dpo":
             raise ValueError(
                 'online-dpo takes no server of vLLM, which would add tokens to prompts: take vllm="colocate"'
             )
+
+    @property
+    def vllm(self) -> str | None:
+        """Where vLLM writes while the model is trained, as in `OnlineSettings`; None without it.
+
+        Example:
+            >>> ExpanderTrainingConfig("Qwen/Qwen2.5-7B-Instruct", "pairs.jsonl", "adapter").vllm is None
+            True
+        """
+        return None if self.online is None else self.online.vllm
 
     @property
     def online_settings(self) -> OnlineSettings:

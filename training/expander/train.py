@@ -166,7 +166,7 @@ def _run(
 def _fitting(config: ExpanderTrainingConfig, backend: HuggingFaceBackend, method: TrainingMethod) -> TokenizedPairs:
     """The data as tokens, after checks of the model's context and padding."""
     named, most = f"max_length {config.max_length}", config.max_length
-    if config.method == "online-dpo" and config.online_settings.vllm is not None:  # TRL has vLLM take texts so long
+    if config.method == "online-dpo" and config.vllm is not None:  # TRL has vLLM take texts so long
         new = config.online_settings.max_new_tokens
         named, most = f"{named} with the max_new_tokens {new} that TRL adds for vLLM", most + new
     if backend.context_length is not None and most > backend.context_length:
@@ -205,13 +205,12 @@ def check_requirements(config: ExpanderTrainingConfig) -> None:
     import torch
 
     check_installed("training the LLM", "train", "trl", "peft", "accelerate", "datasets")
-    vllm = None if config.online is None else config.online.vllm
-    if vllm not in (None, "colocate") and not torch.cuda.is_available():
+    if config.vllm not in (None, "colocate") and not torch.cuda.is_available():
         raise ValueError(
-            f"the server at {vllm} gets the weights from GPU to GPU (NCCL), but there is no CUDA device here: take "
-            'vllm="colocate", or leave vllm out'
+            f"the server at {config.vllm} gets the weights from GPU to GPU (NCCL), but there is no CUDA device here: "
+            'take vllm="colocate", or leave vllm out'
         )
-    if vllm is not None:
+    if config.vllm is not None:
         check_installed("generating with vLLM in training", "vllm", "vllm")
     if not config.load_in_4bit:
         return

@@ -96,7 +96,7 @@ class _Estimate:
         drawn = math.ceil((self.queries["llm"] - held_out) * config.epochs * config.group_size)
         texts, length = drawn + evaluated, config.online_settings.max_new_tokens
         # each is written, and then read by the model and by its reference
-        copies = 1 + (config.online_settings.vllm == "colocate")
+        copies = 1 + (config.vllm == "colocate")
         memory = copies * self.llm / (4 if config.load_in_4bit else 1)
         return texts, texts * (PROMPT + 2 * (PROMPT + length)), texts * length, memory
 

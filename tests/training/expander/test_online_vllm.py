@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from pyterrier_expandr import HuggingFaceBackend
 from pyterrier_expandr.expansion.prompts import PROMPTS, render
@@ -22,6 +21,7 @@ from pyterrier_expandr.training.expander.online.settings import OnlineSettings
 from pyterrier_expandr.training.expander.train import train_expander
 from tests.encoders_tiny import build_bert
 from tests.tiny import build_tiny_llama
+from tests.training.expander.test_online import brevity, weights
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vllm: make test-vllm")
 
@@ -29,11 +29,6 @@ QUERIES = [
     {"query_id": f"q{i}", "query": f"question {i} of the sky", "positive": "why is the sky blue", "positive_id": "d"}
     for i in range(16)
 ]
-
-
-def brevity(candidates):
-    """A toy: the fewer characters the better."""
-    return np.array([[-len(text) / 10 for text in row] for row in candidates.texts])
 
 
 #: texts of a step, and settings
@@ -93,10 +88,6 @@ def started(work: Path, method: str, name: str) -> subprocess.Popen:
     root = Path(__file__).parents[3]
     settings = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}
     return subprocess.Popen([sys.executable, "-m", __name__, str(work), method, name], cwd=root, env=settings)
-
-
-def weights(folder):
-    return load_file(folder / "adapter_model.safetensors")
 
 
 @pytest.fixture(scope="module")

@@ -22,11 +22,10 @@ VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "
 
 def engine_arguments(config: ExpanderTrainingConfig) -> dict[str, Any]:
     """TRL's own options for what generates; none for transformers."""
-    vllm = config.online_settings.vllm
-    if vllm is None:
+    if config.vllm is None:
         return {}
-    server = {"vllm_mode": "server", "vllm_server_base_url": vllm}
-    found = {"use_vllm": True} | ({"vllm_mode": "colocate"} if vllm == "colocate" else server)
+    server = {"vllm_mode": "server", "vllm_server_base_url": config.vllm}
+    found = {"use_vllm": True} | ({"vllm_mode": "colocate"} if config.vllm == "colocate" else server)
     if config.method != "grpo":
         return found
     # TRL multiplies a text's loss by its probability in training over that in vLLM, where tokens outside top_p have
@@ -71,8 +70,9 @@ def released(config: ExpanderTrainingConfig) -> Iterator[None]:
     try:
         yield
     finally:
-        vllm = None if config.online is None else config.online.vllm
-        if vllm == "colocate" and alone and "RANK" in os.environ:  # which TRL sets just before it starts the engine
+        if (
+            config.vllm == "colocate" and alone and "RANK" in os.environ
+        ):  # which TRL sets just before it starts the engine
             try:
                 from vllm.distributed import cleanup_dist_env_and_memory
 

@@ -116,7 +116,7 @@ def online_trainer(
     )
     watch = Watch(*(reward, backend, evaluation), group_size=config.group_size, seed=config.seed, folder=folder.parent)
     trainer.scorer, trainer.watch = scorer, watch
-    if config.online_settings.vllm is not None:
+    if config.vllm is not None:
         keep_base(trainer, config.method)
     return trainer
 
