@@ -163,3 +163,16 @@ ATTEMPTS = {
         after="rate",
     ),
 }
+
+#: attempts that learn from a teacher
+TAUGHT = {name for name, attempt in ATTEMPTS.items() if attempt.taught}
+#: the attempt by which each method is compared with the others, and with DPO's first of all
+PLAIN = "near"
+METHODS = {
+    "base": "untrained",
+    PLAIN: "`dpo`",
+    "paper": "`dpo` as in the paper",
+    "best-gold": "`sft-best`",
+    "online-dpo": "`online-dpo`",
+    "grpo": "`grpo`",
+}

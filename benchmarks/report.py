@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import encoding, expander_effect, hybrid, recipe_table, scale, scale_plan, student
+from benchmarks import encoding, expander_laboratory, expander_table, hybrid, recipe_table, scale, scale_plan, student
 from pyterrier_expandr.reports.result_tables import BETTER, LEVEL, WORSE
 
 ROOT = Path(__file__).parent.parent
 RESULTS, README, ENGINES = ROOT / "docs" / "results", ROOT / "README.md", ROOT / "docs" / "backends.md"
-HYBRID, STUDENT, SCALE, TRAINING = (
-    ROOT / "docs" / f"{name}.md" for name in ("hybrid", "student", "scale", "expander_training")
+HYBRID, STUDENT, SCALE, TRAINING, ONLINE = (
+    ROOT / "docs" / f"{name}.md" for name in ("hybrid", "student", "scale", "expander_training", "online")
 )
 BEGIN, END = "<!-- results: written by benchmarks.report -->", "<!-- end of results -->"
 
@@ -50,15 +50,15 @@ def sign(row: dict[str, Any]) -> str:
 def training_table(rows: list[dict[str, Any]]) -> str:
     """What training did to the passages of a small LLM on the test queries, and whether that is what it was to do."""
     found = [row for row in rows if row["queries"] == "SciFact"]
-    weight = f"weight {expander_effect.WEIGHT}"
+    weight = f"weight {expander_laboratory.WEIGHT}"
     without = ("queries", weight, "similarity, p", "words", "equal lengths, p", "accuracy, p", "tokens", "seconds")
-    verdict = "reached" if expander_effect.reached(rows) else "missed so far"
+    verdict = "reached" if expander_table.reached(rows) else "missed so far"
     return (
         "The same queries with passages that SmolLM2-135M writes, before and after training "
         "([what was tried](docs/expander_training.md)):\n\n"
-        f"{expander_effect.markdown(found, without)}\n\n"
-        f"The target is {verdict}: {expander_effect.TARGET} above the base with p < {expander_effect.LEVEL} in each of "
-        f"{expander_effect.SEEDS} seeds, and not below the query alone."
+        f"{expander_table.markdown(found, without)}\n\n"
+        f"The target is {verdict}: {expander_table.TARGET} above the base with p < {expander_table.LEVEL} in each of "
+        f"{expander_table.SEEDS} seeds, and not below the query alone."
     )
 
 
@@ -110,7 +110,8 @@ def pages() -> dict[Path, str]:
     recipe = json.loads((RESULTS / "recipe_smollm2.json").read_text())
     return {
         README: filled(README, "\n\n".join([scifact_table(), training_table(trained), speed_table()])),
-        TRAINING: filled(TRAINING, expander_effect.markdown(trained), recipe_table.markdown(recipe)),
+        TRAINING: filled(TRAINING, expander_table.markdown(trained), recipe_table.markdown(recipe)),
+        ONLINE: filled(ONLINE, expander_table.methods(trained)),
         ENGINES: filled(ENGINES, generation_tables()),
         HYBRID: filled(HYBRID, hybrid.markdown(json.loads((RESULTS / "hybrid.json").read_text())["rows"])),
         SCALE: filled(SCALE, *scale_blocks()),

@@ -61,7 +61,7 @@ def test_the_documentation_says_what_the_results_say():
 
 
 def test_attempts_that_train_online_have_valid_settings():
-    from benchmarks.expander_effect import ATTEMPTS, COMMON
+    from benchmarks.expander_attempts import ATTEMPTS, COMMON
     from pyterrier_expandr.training.expander.config import ExpanderTrainingConfig
 
     online = {name: one for name, one in ATTEMPTS.items() if "online" in one.training}

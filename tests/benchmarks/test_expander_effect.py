@@ -1,15 +1,22 @@
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks import expander_accuracy, recipe_table
 from benchmarks import expander_effect as effect
-from benchmarks import recipe_table
-from benchmarks.expander_effect import ATTEMPTS, Attempt, Model
+from benchmarks import expander_laboratory as laboratories
+from benchmarks import expander_table as table
+from benchmarks.expander_attempts import ATTEMPTS, COMMON, TEACHERS, Attempt
+from benchmarks.expander_laboratory import Laboratory, Model, Part
+from benchmarks.expander_table import Outcome
 from benchmarks.report import RESULTS
 from pyterrier_expandr.common import hardware
 from pyterrier_expandr.training.data.examples import TrainingExample
+from pyterrier_expandr.training.expander.config import ExpanderTrainingConfig
 from pyterrier_expandr.training.preferences.pair_files import read_pairs
 
 
@@ -23,7 +30,7 @@ def test_a_row_says_what_training_gained_and_how_sure_that_is():
     draw = np.random.default_rng(1)
     base = draw.random(200)
     better = base + 0.05 + 0.1 * draw.standard_normal(200)
-    row = effect.row_of(values(better), values(base, seed=2), values(better), (base + 0.02, base))
+    row = table.row_of(Outcome(values(better), base + 0.02, base), values(base, seed=2), values(better))
     assert row["gain"] == pytest.approx(0.05, abs=0.02) and row["gain p"] < 0.001
     assert row["gain interval"][0] < row["gain"] < row["gain interval"][1] and row["gain interval"][0] > 0
     assert (row["to query alone"], row["to query alone p"]) == (0, 1)
@@ -37,9 +44,9 @@ def test_rows_of_several_runs_are_one_table_and_a_repeated_one_is_replaced():
     on = {"queries": "SciFact", "dtype": "float32"}
     old = [on | {"attempt": "base"}, on | {"attempt": "paper", "seed": 1, "gain": 0.1}]
     new = [on | {"attempt": "paper", "seed": 2}, on | {"attempt": "paper", "seed": 1}]
-    assert effect.merged_rows(old, new) == [old[0], new[1], new[0]]
+    assert table.merged_rows(old, new) == [old[0], new[1], new[0]]
     rounded = old[1] | {"dtype": "bfloat16"}
-    assert effect.merged_rows(old, [rounded]) == [*old, rounded], "another arithmetic is another row"
+    assert table.merged_rows(old, [rounded]) == [*old, rounded], "another arithmetic is another row"
 
 
 @pytest.mark.parametrize(
@@ -60,23 +67,28 @@ def test_a_row_names_the_arithmetic_that_its_numbers_depend_on(vendor, flags, sa
 
 def test_both_passages_are_cut_to_the_words_of_the_shorter():
     long, short = [["one two  three"], ["one"], []], [["a b"], ["a b"], ["a"]]
-    assert effect.equally_long(long, short) == ([["one two"], ["one"], []], [["a b"], ["a"], []])
-    four = effect.equally_long([["a b c d", "a"], ["gone"]], [["x y z"], [""]])
+    assert table.equally_long(long, short) == ([["one two"], ["one"], []], [["a b"], ["a"], []])
+    four = table.equally_long([["a b c d", "a"], ["gone"]], [["x y z"], [""]])
     assert four == ([["a b c"], []], [["x y z"], []]), "nothing is left where the other wrote nothing"
 
 
 def test_the_accuracy_is_tested_against_a_half_over_queries(monkeypatch, tmp_path):
-    part = effect.Part([], Model("base"), tmp_path)
+    part = Part([], Model("base", tmp_path / "adapter"), tmp_path)
     prompts = [f"claim {n // 3}" for n in range(30)]  # three pairs each
     pairs = pd.DataFrame({"prompt": prompts, "better": [True] * 27 + [False] * 3})
-    monkeypatch.setattr(effect, "learnt", lambda *given: pairs)
-    found = effect.accuracy([part], seed=1)
+    monkeypatch.setattr(expander_accuracy, "learnt", lambda *given: pairs)
+    found = expander_accuracy.accuracy([part], seed=1)
     assert found["accuracy"] == 0.9 and found["accuracy p"] == 22 / 2**10, "9 queries of 10, and not 27 pairs of 30"
     assert 0.6 < found["accuracy interval"][0] < 0.9 < found["accuracy interval"][1] <= 1
-    assert effect.accuracy([effect.Part([], Model("base"), None)], seed=1) == {}, "no pairs, no accuracy"
+    assert expander_accuracy.accuracy([Part([], Model("base"), None)], seed=1) == {}, "no pairs, no accuracy"
+    monkeypatch.setattr(expander_accuracy, "learnt", None)
+    assert expander_accuracy.accuracy([part], seed=1) == found, "minutes are not spent twice"
     for first, said in ((0, {}), (3, {"accuracy": 1.0}), (6, {"accuracy": 1.0, "accuracy p": 0.5})):
-        monkeypatch.setattr(effect, "learnt", lambda *given, first=first: pairs[:first])
-        assert effect.accuracy([part], seed=1) == said, "one query proves nothing, and equal ones have no interval"
+        monkeypatch.setattr(expander_accuracy, "learnt", lambda *given, first=first: pairs[:first])
+        part = replace(part, model=Model("base", tmp_path / str(first)))
+        assert expander_accuracy.accuracy([part], seed=1) == said, (
+            "one query proves nothing, and equal ones have no interval"
+        )
 
 
 def test_the_target_is_reached_by_three_good_seeds_and_not_by_the_best_three_of_four():
@@ -84,12 +96,12 @@ def test_the_target_is_reached_by_three_good_seeds_and_not_by_the_best_three_of_
         good = {"queries": "SciFact", "dtype": "float32", "attempt": "rate", "gain p": 0.001, "to query alone": 0.0}
         return [good | {"seed": seed, "gain": gain} | others for seed, gain in enumerate(gains)]
 
-    assert effect.reached(seeds(0.03, 0.05, 0.04))
-    assert not effect.reached(seeds(0.05, 0.05))
-    assert not effect.reached(seeds(0.05, 0.05, 0.05, 0.02))
-    assert not effect.reached([*seeds(0.05, 0.05), *seeds(0.05, attempt="paper")])
+    assert table.reached(seeds(0.03, 0.05, 0.04))
+    assert not table.reached(seeds(0.05, 0.05))
+    assert not table.reached(seeds(0.05, 0.05, 0.05, 0.02))
+    assert not table.reached([*seeds(0.05, 0.05), *seeds(0.05, attempt="paper")])
     for worse in ({"gain p": 0.02}, {"to query alone": -0.001}, {"queries": "development"}, {"attempt": "teacher"}):
-        assert not effect.reached(seeds(0.05, 0.05, 0.05, **worse))
+        assert not table.reached(seeds(0.05, 0.05, 0.05, **worse))
 
 
 def test_the_table_has_a_line_for_each_row_and_empty_cells_for_what_a_row_lacks():
@@ -104,14 +116,14 @@ def test_the_table_has_a_line_for_each_row_and_empty_cells_for_what_a_row_lacks(
         "training": {"seconds": 7},
     }
     same = np.linspace(0, 1, 20)
-    trained |= effect.row_of(*[values(same)] * 3, (same, same))
-    head, line, first, second = effect.markdown([alone, trained]).splitlines()
+    trained |= table.row_of(Outcome(values(same), same, same), values(same), values(same))
+    head, line, first, second = table.markdown([alone, trained]).splitlines()
     assert first.startswith("| SciFact | query alone |  |  | 0.6451 | 0.9250 |  |")
     assert second.startswith("| SciFact | DPO | 3 | float32 | 0.5000 |") and second.endswith(
         "| +0.0000, 1.0000 | 0.50 |  | 7 |"
     )
     assert len({one.count("|") for one in (head, line, first, second)}) == 1
-    assert effect.markdown([alone], ["queries", "words"]).count("|") == head.count("|") * 3 - 6
+    assert table.markdown([alone], ["queries", "words"]).count("|") == head.count("|") * 3 - 6
 
 
 def test_the_log_probability_of_a_text_is_the_models_own_loss(tiny_llama):
@@ -122,31 +134,31 @@ def test_the_log_probability_of_a_text_is_the_models_own_loss(tiny_llama):
     prompt, text = [5, 6, 7], [8, 9, 10, 11]
     with torch.inference_mode():
         loss = model(torch.tensor([prompt + text]), labels=torch.tensor([[-100] * 3 + text])).loss
-        assert effect.log_probability(model, prompt, text) == pytest.approx(-4 * float(loss), rel=1e-5)
+        assert expander_accuracy.log_probability(model, prompt, text) == pytest.approx(-4 * float(loss), rel=1e-5)
 
 
 def test_an_attempt_starts_from_one_that_exists_and_its_settings_are_valid():
     for attempt in ATTEMPTS.values():
         assert attempt.after is None or attempt.after in ATTEMPTS
-        training = {**effect.COMMON, **attempt.training}
+        training = {**COMMON, **attempt.training}
         if "online" in training:  # the laboratory names the encoder and the index
             training["online"] = {"encoder": "demo", "index": "i", "qrels": "q", **training["online"]}
-        effect.ExpanderTrainingConfig("base", "pairs.jsonl", "out", **training)
+        ExpanderTrainingConfig("base", "pairs.jsonl", "out", **training)
     assert ATTEMPTS["paper"] == Attempt("DPO as in the paper"), "nothing differs from the paper's values"
     backend = Model("base").backend()
-    assert backend.adapter is backend.dtype is None and "dtype" not in effect.COMMON, "what the machine computes best"
+    assert backend.adapter is backend.dtype is None and "dtype" not in COMMON, "what the machine computes best"
 
 
 def test_a_teacher_s_lessons_are_its_passages_against_the_model_s_own(tmp_path):
     folder = tmp_path / "expansions" / "scifact"
     folder.mkdir(parents=True)
-    for file in effect.TEACHERS:
+    for file in TEACHERS:
         lines = [{"query_id": str(n), "query": f"claim {n}", "passage": f"{file[:12]} of {n}"} for n in range(3)]
         (folder / file).write_text("".join(json.dumps(line) + "\n" for line in lines))
     queries = [TrainingExample(str(n), f"claim {n}", ("d",), ("text",)) for n in range(3)]
-    rows = list(effect.lessons(queries[1:], {"1": ["own"], "2": []}, tmp_path))
+    rows = list(laboratories.lessons(queries[1:], {"1": ["own"], "2": []}, tmp_path))
     assert [row["query_id"] for row in rows] == ["1", "1"], "what wrote nothing teaches nothing"
-    assert [row["chosen"][0]["content"] for row in rows] == [f"{file[:12]} of 1" for file in effect.TEACHERS]
+    assert [row["chosen"][0]["content"] for row in rows] == [f"{file[:12]} of 1" for file in TEACHERS]
     assert {row["rejected"][0]["content"] for row in rows} == {"own"} and "claim 1" in rows[0]["prompt"][-1]["content"]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert len(list(read_pairs(tmp_path / "pairs.jsonl"))) == 2
@@ -161,13 +173,61 @@ def test_a_teacher_is_refused_where_its_passages_are_not(options, tmp_path, monk
 
 
 def test_each_query_of_a_fold_is_written_for_by_the_fold_s_model(monkeypatch):
-    laboratory = effect.Laboratory.__new__(effect.Laboratory)
+    laboratory = Laboratory.__new__(Laboratory)
     queries = [TrainingExample(str(n), f"claim {n}", ("d",), ("text",)) for n in range(7)]
-    parts = [effect.Part(fold, Model(f"fold {n}"), None) for n, fold in enumerate(effect.folds_of(queries))]
+    parts = [Part(fold, Model(f"fold {n}"), None) for n, fold in enumerate(laboratories.folds_of(queries))]
     monkeypatch.setattr(laboratory, "passages", lambda model, own, way: [[f"{model.base}: {q.query}"] for q in own])
-    found = laboratory.written(parts, queries, effect.COMPARED)
+    found = laboratory.written(parts, queries, laboratories.COMPARED)
     assert [text.split(": ")[1] for (text,) in found] == [q.query for q in queries], "in the order of the queries"
     assert {text.split(":")[0] for (text,) in found} == {f"fold {n}" for n in range(5)}
+
+
+class Scripted:
+    """A laboratory that trains nothing: its models write what the test says, and a text finds what it spells."""
+
+    collection, pooling = "SciFact", None
+
+    def __init__(self, texts):
+        self.texts, self.draw = texts, np.random.default_rng(0).random(40)
+
+    def queries(self, test):
+        return [TrainingExample(str(n), f"claim {n}", ("d",), ("text",)) for n in range(40)]
+
+    def model(self, name, seed):
+        return Model("smollm2", dtype="float32"), {}
+
+    def passages(self, model, queries, way):
+        return [["0.1"]] * len(queries)
+
+    def parts(self, name, seed, queries):
+        return [Part(queries, Model(f"{name}-{seed}"), None)], {"seconds": 10 * seed, "pairs": 3}
+
+    def written(self, parts, queries, way):
+        return [[self.texts[parts[0].model.base]]] * len(queries)
+
+    def measured(self, queries, passages):
+        gained = 0.3 if passages is None else float(passages[0][0])
+        return values(self.draw + gained, seed=1)
+
+
+def test_the_seeds_of_an_attempt_have_a_mean_and_attempts_are_compared_with_the_first(monkeypatch):
+    monkeypatch.setattr(Model, "backend", lambda self: SimpleNamespace(fingerprint=lambda: {"dtype": "float32"}))
+    texts = {"near-1": "0.2", "near-2": "0.4", "grpo-1": "0.5", "grpo-2": "0.5"}
+    rows = effect.run(["near", "grpo"], [1, 2], True, Scripted(texts), laboratories.WAYS[:1])
+    assert [row["attempt"] for row in rows] == ["query alone", "base", *["near"] * 3, *["grpo"] * 3]
+    near, grpo = rows[4], rows[7]
+    assert near["seeds"] == grpo["seeds"] == [1, 2] and "seed" not in near and near["training"] == {"seconds": 15}
+    assert [round(row["gain"], 6) for row in rows[1:]] == [0, 0.1, 0.3, 0.2, 0.4, 0.4, 0.4]
+    assert near["gain p"] < 0.001 and near["to query alone"] == pytest.approx(0) and "over" not in near
+    assert [row["over"]["gain"] for row in rows[5:]] == pytest.approx([0.3, 0.1, 0.2])
+    assert grpo["over"]["attempt"] == "near" and grpo["over"]["p"] < 0.001
+    assert not table.reached(rows), "two seeds and their mean are not three"
+    assert table.seed_of(near) == "mean of 1, 2" and table.seed_of(rows[2]) == "1"
+    head, _, untrained, plain, online = table.methods([row | {"processor": ""} for row in rows]).splitlines()
+    assert untrained.startswith("| untrained |  |") and plain.startswith("| `dpo` | 1, 2 |")
+    cell = dict(zip(head.split(" | "), online.split(" | "), strict=True))
+    assert cell["over `dpo`, p"] == "+0.2000, 0.0001" and cell["gain at 0.6, p"] == "", "what was not measured"
+    assert table.methods([row | {"processor": ""} for row in rows[:3]]).endswith("| 0 |"), "without a mean a seed"
 
 
 def listed(rows, name):
@@ -178,7 +238,7 @@ def listed(rows, name):
 def test_the_page_says_what_the_results_say():
     rows = json.loads((RESULTS / "expander_effect.json").read_text())["rows"]
     text = (RESULTS.parent / "expander_training.md").read_text(encoding="utf-8")
-    assert effect.markdown(rows) in text, "python -m benchmarks.report"
+    assert table.markdown(rows) in text, "python -m benchmarks.report"
     recipe = json.loads((RESULTS / "recipe_smollm2.json").read_text())
     assert recipe_table.markdown(recipe) in text
     of = {row["system"]: row["nDCG@10"] for row in recipe["rows"]}

@@ -1,0 +1,171 @@
+"""The rows of `benchmarks.expander_effect`: how they are made of what was measured, and how they are printed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.expander_attempts import METHODS, PLAIN, TAUGHT
+from benchmarks.expander_laboratory import WAYS, WEIGHT, Passages
+from benchmarks.temperatures import interval
+from pyterrier_expandr.evaluation.significance import permutation_test
+
+#: what training is to reach on the test queries: this gain of nDCG@10 over the base, with this p, in so many seeds
+TARGET, LEVEL, SEEDS = 0.03, 0.01, 3
+#: in which all methods were tried: the type, and what the processor has for it (nothing beyond AVX2)
+ARITHMETIC = ("float32", "")
+
+
+def equally_long(ones: Passages, others: Passages) -> tuple[list[list[str]], list[list[str]]]:
+    """Both, with each passage and its counterpart cut to the words of the shorter; none is left without one."""
+    left, right = [], []
+    for one, other in zip(ones, others, strict=True):
+        pairs = [(a.split(), b.split()) for a, b in itertools.zip_longest(one, other, fillvalue="")]
+        for side, cut in enumerate((left, right)):
+            cut.append([" ".join(pair[side][: min(map(len, pair))]) for pair in pairs if all(pair)])
+    return left, right
+
+
+def compared(values: np.ndarray, base: np.ndarray) -> dict[str, Any]:
+    """By how much the mean of `values` is above that of `base`, both (n,), with interval and p."""
+    found = values - base
+    return {
+        "gain": float(found.mean()),
+        "interval": interval(found),
+        "p": permutation_test(values, base).pvalue,
+    }
+
+
+class Outcome(NamedTuple):
+    """What was measured, each (n,): `values` by measure; nDCG@10 where a passage and the base's are equally long."""
+
+    values: dict[str, np.ndarray]
+    equal: np.ndarray
+    equal_base: np.ndarray
+
+
+def mean_of(seeds: Sequence[Outcome]) -> Outcome:
+    """The mean of several seeds, query by query."""
+    values = {name: np.mean([one.values[name] for one in seeds], axis=0) for name in seeds[0].values}
+    return Outcome(values, *(np.mean([one[part] for one in seeds], axis=0) for part in (1, 2)))
+
+
+def row_of(found: Outcome, base: dict[str, np.ndarray], alone: dict[str, np.ndarray]) -> dict[str, Any]:
+    """A line of the table: means, and differences with their p-values and intervals.
+
+    Args:
+        base: values of the model that it is compared with, by measure, each (n,).
+        alone: those of the query without a passage.
+    """
+    values = found.values
+    gain, to_alone = (compared(values["nDCG@10"], of["nDCG@10"]) for of in (base, alone))
+    return {name: float(value.mean()) for name, value in values.items()} | {
+        "gain": gain["gain"],
+        "gain interval": gain["interval"],
+        "gain p": gain["p"],
+        "to query alone": to_alone["gain"],
+        "to query alone p": to_alone["p"],
+        "compared": {name: compared(values[name], base[name]) for name in ("R@100", "similarity")},
+        "equal lengths": compared(found.equal, found.equal_base),
+    }
+
+
+def merged_rows(before: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of earlier runs and of this one; one with the same attempt, seed, queries and arithmetic is replaced."""
+    key = ("queries", "dtype", "processor", "attempt", "seed")
+    found = {tuple(map(row.get, key)): row for row in [*before, *new]}
+    return list(found.values())
+
+
+def reached(rows: list[dict[str, Any]]) -> bool:
+    """Whether an attempt reaches the target on the test queries in all its seeds, and is not below the query alone."""
+    verdicts: dict[tuple[str, str, str | None], list[bool]] = {}
+    taught = {f"{name}{way}" for name in TAUGHT for way in WAYS}  # on other test queries
+    for row in rows:
+        if row["queries"] == "SciFact" and "seed" in row and row["attempt"] not in taught:
+            good = row["gain"] >= TARGET and row["gain p"] < LEVEL and row["to query alone"] >= 0
+            verdicts.setdefault((row["attempt"], row["dtype"], row.get("processor")), []).append(good)
+    return any(all(seeds) and len(seeds) >= SEEDS for seeds in verdicts.values())
+
+
+def seed_of(row: dict[str, Any]) -> str:
+    """A row's seed, or those whose mean it is."""
+    return f"mean of {', '.join(map(str, row['seeds']))}" if "seeds" in row else str(row.get("seed", ""))
+
+
+def cells(row: dict[str, Any]) -> dict[str, str]:
+    """A row of the table as text, by column; what a row lacks is empty."""
+    found = {"queries": row["queries"], "model": row.get("what", row["attempt"]), "seed": seed_of(row)}
+    found["computed in"] = " ".join(filter(None, map(row.get, ("dtype", "processor"))))
+    tests = row.get("compared", {}) if row["attempt"] != "base" else {}
+    for name in ("nDCG@10", "R@100", f"weight {WEIGHT}", "similarity"):
+        title = f"{name}, p" if name in ("R@100", "similarity") else name
+        found[title] = _tested(row.get(name), ".4f", tests.get(name, {}).get("p"))
+    found["words"] = _tested(row.get("words"), ".1f")
+    gain = equal = ""
+    if "gain" in row and row["attempt"] != "base":
+        low, high = row["gain interval"]
+        gain = f"{row['gain']:+.4f} ({low:+.3f} - {high:+.3f}), {row['gain p']:.4f}"
+        at_equal = row.get("equal lengths", {"gain": row.get("shortened"), "p": None})
+        equal = _tested(at_equal["gain"], "+.4f", at_equal["p"])
+    found |= {
+        "gain (95 % interval), p": gain,
+        "to query alone, p": _difference(row, "to query alone"),
+        "equal lengths, p": equal,
+    }
+    found["accuracy, p"] = _tested(row.get("accuracy"), ".2f", row.get("accuracy p"))
+    return found | {name: str(row.get("training", {}).get(name, "")) for name in ("tokens", "seconds")}
+
+
+def markdown(rows: list[dict[str, Any]], without: Sequence[str] = ()) -> str:
+    """The table of the documentation, or part of its columns."""
+    return _table([{name: text for name, text in cells(row).items() if name not in without} for row in rows])
+
+
+def methods(rows: Sequence[dict[str, Any]]) -> str:
+    """A row for each method that training has: the mean of its seeds, or the first where there is no mean.
+
+    All are from one kind of processor, with the nearness to the relevant document as reward where a method takes one.
+    """
+    here = [row for row in rows if (row.get("dtype"), row.get("processor")) == ARITHMETIC]
+    best = sorted(here, key=lambda row: ("seeds" in row, -row.get("seed", 0)))
+    of = {(row["queries"], row["attempt"]): row for row in best}
+    lines = []
+    for attempt, name in METHODS.items():
+        row, cool = (of.get(("SciFact", f"{attempt}{way}"), {}) for way in WAYS[:2])
+        over, costs = row.get("over", {}), row.get("training", {})
+        if row:
+            found = {
+                "method": name,
+                "seeds": ", ".join(map(str, row.get("seeds", [row.get("seed", "")]))),
+                "nDCG@10": f"{row['nDCG@10']:.4f}",
+                "gain, p": _difference(row) if attempt != "base" else "",
+                "to query alone, p": _difference(row, "to query alone"),
+                f"over {METHODS[PLAIN]}, p": _tested(over.get("gain"), "+.4f", over.get("p")),
+                "gain at 0.6, p": _difference(cool),
+                "repeats the query": f"{row['as query']:.0%}" if "as query" in row else "",
+                "gain on Vaswani, p": _difference(of.get(("Vaswani", attempt), {})) if attempt != "base" else "",
+                "tokens written": f"{costs['tokens']:,}" if "tokens" in costs else "",
+                "minutes": f"{costs['seconds'] / 60:.0f}" if "seconds" in costs else "",
+            }
+            lines.append(found)
+    return _table(lines)
+
+
+def _table(lines: Sequence[dict[str, str]]) -> str:
+    """Lines with the same columns as a table."""
+    head = [f"| {' | '.join(lines[0])} |", "|---" * len(lines[0]) + "|"]
+    return "\n".join([*head, *(f"| {' | '.join(line.values())} |" for line in lines)])
+
+
+def _difference(row: dict[str, Any], name: str = "gain") -> str:
+    """A difference of a row with its p; empty where it has none."""
+    return _tested(row.get(name), "+.4f", row.get(f"{name} p"))
+
+
+def _tested(value: float | None, form: str, p: float | None = None) -> str:
+    """A figure, with the p of its test where there is one; empty for None."""
+    return "" if value is None else f"{value:{form}}" + ("" if p is None else f", {p:.4f}")
