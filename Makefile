@@ -14,7 +14,7 @@ TRANSFORMERS := expansion encoding training/preferences/test_candidates.py train
 CORE := common collections expansion encoding retrieval evaluation systems reports analysis cli test_odd_frames.py \
 	test_written_before.py
 
-.PHONY: demo test test-crash test-vllm test-lowest docs docs-links expander-effect scifact-recorded clean
+.PHONY: demo test test-crash test-vllm test-lowest docs docs-links expander-effect expander-methods scifact-recorded clean
 
 demo: $(VENV)/.installed
 	$(BIN)/expandr demo
@@ -104,6 +104,13 @@ EFFECT = $(BIN)/python -m benchmarks.expander_effect --folder $(WORK) --dtype $(
 expander-effect: $(VENV)/.installed
 	$(EFFECT) $(ATTEMPTS)
 	$(EFFECT) paper teacher $(CHOSEN) --test --seeds 1 2 3
+	$(BIN)/python -m benchmarks.report
+
+# All methods of training with three seeds on the test queries, and what their models do on another collection.
+METHODS ?= near paper best-gold online-dpo grpo
+expander-methods: $(VENV)/.installed
+	$(EFFECT) $(METHODS) --test --ways 2 --seeds 1 2 3
+	$(EFFECT) $(METHODS) --collection Vaswani --ways 1 --seeds 1 2 3
 	$(BIN)/python -m benchmarks.report
 
 scifact-recorded: $(VENV)/.installed

@@ -71,6 +71,16 @@ class Stage:
         return record
 
 
+def texts_beside(folder: Path) -> Path:
+    """The cache in which all stages of a recipe keep their LLMs' texts: a changed stage writes only what none wrote.
+
+    Example:
+        >>> texts_beside(Path("runs/candidates-0123456789ab")).as_posix()
+        'runs/generations.sqlite'
+    """
+    return folder.parent / "generations.sqlite"
+
+
 def in_order(stages: Iterable[Stage]) -> list[Stage]:
     """`stages` and everything they build on, each once, inputs first; equal fingerprints mean the same stage."""
     found: dict[str, Stage] = {}

@@ -16,7 +16,7 @@ from ...expansion.cache import GenerationCache
 from ...retrieval.faiss_index import FaissIndex
 from ..data.examples import examples_from_jsonl
 from ..identity import corpus_identity, encoder_identity
-from ..stage import Stage
+from ..stage import Stage, texts_beside
 from .candidates import CandidateSettings, generate_answers, generate_candidates, write_candidates
 from .choice import PreferenceSettings, pairs_of
 from .measured import open_gain, with_gain
@@ -45,7 +45,7 @@ def candidates_stage(
 
     def run(folder: Path, examples: Path, *model: Path) -> dict[str, Any]:
         found = examples_from_jsonl(examples / "llm.jsonl")
-        with open_llm(model) as backend, closing(GenerationCache(folder / "generations.sqlite")) as cache:
+        with open_llm(model) as backend, closing(GenerationCache(texts_beside(folder))) as cache:
             sets = generate_candidates(found, backend, settings, cache=cache, verbose=verbose)
             count = write_candidates(folder / "candidates.jsonl", sets)
         return {"queries": count, "candidates": count * settings.count}
@@ -70,7 +70,7 @@ def answers_stage(
     def run(folder: Path, examples: Path, *model: Path) -> dict[str, Any]:
         check(examples / "llm.jsonl")
         found = list(examples_from_jsonl(examples / "llm.jsonl"))
-        with open_llm(model) as backend, closing(GenerationCache(folder / "generations.sqlite")) as cache:
+        with open_llm(model) as backend, closing(GenerationCache(texts_beside(folder))) as cache:
             sets = generate_answers(found, backend, settings, cache=cache, total=len(found), verbose=verbose)
             return {"queries": write_candidates(folder / "candidates.jsonl", sets)}
 

@@ -29,7 +29,7 @@ from ..preferences.rewards import MEASURE
 from ..preferences.stages import answers_stage, candidates_stage, pairs_stage, searched_stage, with_rewards
 from ..retriever.stages import retriever_stage, untrained_retriever_stage
 from ..smalllm.stages import small_lm_stage
-from ..stage import Stage, in_order
+from ..stage import Stage, in_order, texts_beside
 from ..student.stages import student_stage
 from .online import check_rewards, reward_identity
 from .recipe import ROWS, SMALL, Recipe, encoder_name
@@ -250,7 +250,7 @@ class RecipeStages:
         return open_backend(self.recipe.backend_name(stages[0] / "model" if stages else None), device=self.device)
 
     def _expander(self, stages: tuple[Path, ...], folder: Path, *, settings: dict[str, Any]) -> LLMExpander:
-        cache = folder / "generations.sqlite"
+        cache = texts_beside(folder)
         return LLMExpander(self._backend(stages), cache=cache, verbose=self.verbose, **settings)
 
     def _backend_settings(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -17,15 +18,21 @@ from pyterrier_expandr import ExpandREncoder, FaissIndex, RecordedExpander
 from pyterrier_expandr.cli.train.recipe import _size, run
 from pyterrier_expandr.collections import pocket
 from pyterrier_expandr.evaluation.results import Results
+from pyterrier_expandr.expansion.cache import GenerationCache
 from pyterrier_expandr.training.data.examples import open_examples, split_examples
 from pyterrier_expandr.training.expander import stages as expander_stages
 from pyterrier_expandr.training.expander.train import ExpanderTrainingConfig
-from pyterrier_expandr.training.preferences.candidates import CandidateSet, CandidateSettings, write_candidates
+from pyterrier_expandr.training.preferences.candidates import (
+    CandidateSet,
+    CandidateSettings,
+    read_candidates,
+    write_candidates,
+)
 from pyterrier_expandr.training.recipe.plan import _billions, plan
 from pyterrier_expandr.training.recipe.recipe import SYSTEMS, Evaluation, Recipe, read_recipe
 from pyterrier_expandr.training.recipe.stages import RecipeStages
 from pyterrier_expandr.training.retriever.train import RetrieverTrainingConfig
-from pyterrier_expandr.training.stage import in_order, status
+from pyterrier_expandr.training.stage import build, in_order, status
 from tests.command import expandr
 
 RECIPES = Path(__file__).parents[3] / "recipes"
@@ -192,6 +199,21 @@ def test_a_changed_setting_runs_only_what_is_behind_it(finished, tmp_path):
     said = expandr("train", "run", file, "--folder", copied)
     assert said.count("finished before") == 10 and "experiment" in next(s for s in said.splitlines() if "starts" in s)
     assert "pocket RR@10" in said
+
+
+def test_a_changed_stage_writes_only_the_texts_that_none_wrote(finished, tmp_path):
+    file, root, _ = finished
+    copied = shutil.copytree(root, tmp_path / "runs")
+    with closing(GenerationCache(copied / "generations.sqlite")) as texts:
+        before = len(texts)
+        recipe = read_recipe(file)
+        more = RecipeStages(replace(recipe, candidates=replace(recipe.candidates, samples=4))).candidates()
+        build([more], copied)
+        queries = more.record(copied)["counts"]["queries"]
+        assert len(texts) == before + queries, "of each query one more candidate, and the answers are there"
+    drawn = [list(read_candidates(folder / "candidates.jsonl")) for folder in copied.glob("candidates-*")]
+    three, four = sorted(drawn, key=lambda sets: len(sets[0].candidates))
+    assert [(one.answer, one.candidates) for one in three] == [(one.answer, one.candidates[:3]) for one in four]
 
 
 def beir(folder, corpus="a text") -> Path:
