@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.expander_laboratory import Model, Part
-from pyterrier_expandr.common.files import write_json
+from pyterrier_expandr.common.files import file_sha256, write_json
 from pyterrier_expandr.evaluation.significance import permutation_test
 from pyterrier_expandr.training.expander.pair_tokens import held_out, tokenize_pairs
+from pyterrier_expandr.training.expander.train import RECORD
 from pyterrier_expandr.training.preferences.pair_files import read_pairs
 
 
@@ -41,11 +42,13 @@ def accuracy(parts: Sequence[Part], seed: int) -> dict[str, Any]:
 
 def remembered(part: Part, seed: int) -> pd.DataFrame:
     """What `learnt` says of a part with pairs; kept beside the adapter, since it takes minutes."""
-    assert part.pairs is not None
-    kept = Path(f"{part.model.adapter}.held-out.json")
-    if not kept.exists():
-        write_json(kept, learnt(part.model, part.pairs, seed).to_dict(orient="list"))
-    return pd.DataFrame(json.loads(kept.read_text(encoding="utf-8")))
+    assert part.model.adapter is not None and part.pairs is not None
+    kept, made = Path(f"{part.model.adapter}.held-out.json"), file_sha256(part.model.adapter / RECORD)
+    found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    if found.get("adapter") != made:  # another one was trained since
+        found = {"adapter": made, "pairs": learnt(part.model, part.pairs, seed).to_dict(orient="list")}
+        write_json(kept, found)
+    return pd.DataFrame(found["pairs"])
 
 
 def learnt(model: Model, pairs: Path, seed: int) -> pd.DataFrame:

@@ -166,8 +166,9 @@ ATTEMPTS = {
 
 #: attempts that learn from a teacher
 TAUGHT = {name for name, attempt in ATTEMPTS.items() if attempt.taught}
-#: the attempt by which each method is compared with the others, and with DPO's first of all
+#: the attempt at DPO with which the other methods are compared
 PLAIN = "near"
+#: the attempt that stands for each method, and what the table of the methods calls it
 METHODS = {
     "base": "untrained",
     PLAIN: "`dpo`",

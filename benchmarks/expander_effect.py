@@ -21,18 +21,19 @@ Protocol, written down before the first run:
   searches all documents.
 - An attempt's training seed is `--seeds`; p is that of a paired permutation test over queries, the interval that of a
   bootstrap over queries. Of several seeds there is also the mean: each query counts with the mean of its values.
-- The attempts of one command are also compared with the first that it names, seed by seed (`over` in the JSON).
+- Where `near` (DPO) is among the attempts of a command, the others are also compared with it, seed by seed (`over` in
+  the JSON).
 
 Columns: `nDCG@10` and `R@100` of the fused query (mean of query and passage), `weight 0.7` with 0.7 for the query,
 `gain` of nDCG@10 over the base, `to query alone` the difference from the query without a passage, `equal lengths` the
 gain if of each passage and the base's both are cut to the words of the shorter, `similarity` of the passage to the
 relevant document, `words`, in the JSON `as query` (the share of passages without a word that their query lacks), and
-`accuracy`: in which share of held-out pairs training raised the log-probability of the
-chosen text by more than that of the rejected one. A number behind a figure is the p of its difference from the base's,
-and for the accuracy that of a permutation test against a half; the JSON has the intervals. `tokens`
-are those that the LLM wrote to be trained (candidates, or texts while training), and `seconds` those of training,
-without drawing candidates. The LLM writes in `--dtype`, by default the machine's, and is trained in it unless the
-attempt names another. A run goes on where it was interrupted.
+`accuracy`: in which share of held-out pairs training raised the log-probability of the chosen text by more than that of
+the rejected one. A number behind a figure is the p of its difference from the base's, and for the accuracy that of a
+permutation test against a half; the JSON has the intervals. `tokens` are those that the LLM wrote to be trained
+(candidates, or texts while training), and `seconds` those of training without drawing candidates (of the last call, if
+it was interrupted). The LLM writes in `--dtype`, by default the machine's, and is trained in it unless the attempt
+names another. A run goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.expander_accuracy import accuracy
-from benchmarks.expander_attempts import ATTEMPTS, TAUGHT
+from benchmarks.expander_attempts import ATTEMPTS, PLAIN, TAUGHT
 from benchmarks.expander_laboratory import COMPARED, WAYS, Laboratory, Passages, Way
 from benchmarks.expander_table import Outcome, compared, equally_long, markdown, mean_of, merged_rows, row_of
 from benchmarks.hybrid import FOLDERS
@@ -76,17 +77,19 @@ def run(
         bases[way] = texts, outcome(texts, bases[COMPARED][0] if bases else texts)
         rows.append({"attempt": f"base{way}"} | on | row_of(bases[way][1], bases[COMPARED][1].values, alone))
 
-    first: dict[tuple[Way, int | None], np.ndarray] = {}
+    plain: dict[tuple[Way, int | None], np.ndarray] = {}
 
     def row(name: str, way: Way, seed: int | None, found: Outcome) -> dict[str, Any]:
         """What an attempt found; `seed` of None is the mean of all."""
         said: dict[str, Any] = {"attempt": f"{name}{way}", "what": f"{ATTEMPTS[name].what}{way}"}
         said |= {"seeds": list(seeds)} if seed is None else {"seed": seed}
-        over = first.setdefault((way, seed), found.values["nDCG@10"])
-        against = {} if name == names[0] else {"over": {"attempt": names[0]} | compared(found.values["nDCG@10"], over)}
-        return said | on | row_of(found, bases[way][1].values, alone) | against
+        if name == PLAIN:
+            plain[way, seed] = found.values["nDCG@10"]
+        elif PLAIN in names:
+            said["over"] = {"attempt": PLAIN} | compared(found.values["nDCG@10"], plain[way, seed])
+        return said | on | row_of(found, bases[way][1].values, alone)
 
-    for name in names:
+    for name in sorted(names, key=lambda name: name != PLAIN):  # the others are compared with it
         outcomes: dict[Way, list[Outcome]] = {way: [] for way in ways}
         costs = []
         for seed in seeds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,8 +16,8 @@ from pyterrier_expandr.evaluation.significance import permutation_test
 
 #: what training is to reach on the test queries: this gain of nDCG@10 over the base, with this p, in so many seeds
 TARGET, LEVEL, SEEDS = 0.03, 0.01, 3
-#: type, and what the processor has for it, in which a setting was tried with three seeds, and in which all methods were
-PROOF, METHODS_IN = ("bfloat16", "avx512_bf16, Intel"), ("float32", "")
+#: the type, and what the processor has for it, in which a setting was tried with three seeds
+PROOF = ("bfloat16", "avx512_bf16, Intel")
 
 
 def equally_long(ones: Passages, others: Passages) -> tuple[list[list[str]], list[list[str]]]:
@@ -74,9 +75,16 @@ def row_of(found: Outcome, base: dict[str, np.ndarray], alone: dict[str, np.ndar
 
 
 def merged_rows(before: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of earlier runs and of this one; one with the same attempt, seed, queries and arithmetic is replaced."""
+    """Rows of earlier runs and of this one; one with the same attempt, seed, queries and arithmetic is replaced.
+
+    Its comparison with another attempt stays if the new run did not have that attempt.
+    """
     key = ("queries", "dtype", "processor", "attempt", "seed")
-    found = {tuple(map(row.get, key)): row for row in [*before, *new]}
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in [*before, *new]:
+        name = tuple(map(row.get, key))
+        kept = {"over": found[name]["over"]} if "over" in found.get(name, {}) else {}
+        found[name] = kept | row
     return list(found.values())
 
 
@@ -133,31 +141,51 @@ def markdown(rows: list[dict[str, Any]], without: Sequence[str] = ()) -> str:
 def methods(rows: Sequence[dict[str, Any]]) -> str:
     """A row for each method that training has: the mean of its seeds, or the first where there is no mean.
 
-    All are from one kind of processor, with the nearness to the relevant document as reward where a method takes one.
+    All are from one kind of processor. The reward is the nearness to the relevant document, with the paper's DPO both.
     """
-    here = [row for row in rows if arithmetic_of(row) == METHODS_IN]
-    best = sorted(here, key=lambda row: ("seeds" in row, -row.get("seed", 0)))
-    of = {(row["queries"], row["attempt"]): row for row in best}
+    computed = _widest(rows)
+    here = sorted((r for r in rows if arithmetic_of(r) == computed), key=lambda r: ("seeds" in r, -r.get("seed", 0)))
+    of = {(row["queries"], row["attempt"]): row for row in here}
     lines = []
     for attempt, name in METHODS.items():
-        row, cool = (of.get(("SciFact", f"{attempt}{way}"), {}) for way in WAYS[:2])
-        over, costs = row.get("over", {}), row.get("training", {})
-        if row:
-            found = {
+        places = ("SciFact", attempt), ("SciFact", f"{attempt}{WAYS[1]}"), ("Vaswani", attempt)
+        row, cool, moved = (of.get(place, {}) for place in places)
+        if not row:
+            continue
+        over = row["over"] if row.get("over", {}).get("attempt") == PLAIN else {}
+        costs, trained = row.get("training", {}), attempt != "base"
+        lines.append(
+            {
                 "method": name,
-                "seeds": ", ".join(map(str, row.get("seeds", [row.get("seed", "")]))),
+                "seeds": _seeds(row),
                 "nDCG@10": f"{row['nDCG@10']:.4f}",
-                "gain, p": _difference(row) if attempt != "base" else "",
+                "gain, p": _difference(row) if trained else "",
                 "to query alone, p": _difference(row, "to query alone"),
                 f"over {METHODS[PLAIN]}, p": _tested(over.get("gain"), "+.4f", over.get("p")),
-                "gain at 0.6, p": _difference(cool),
+                "nDCG@10 at 0.6": _tested(cool.get("nDCG@10"), ".4f") + _other_seeds(cool, row),
+                "gain at 0.6, p": _difference(cool) if trained else "",
                 "repeats the query": f"{row['as query']:.0%}" if "as query" in row else "",
-                "gain on Vaswani, p": _difference(of.get(("Vaswani", attempt), {})) if attempt != "base" else "",
+                "gain on Vaswani, p": _difference(moved) + _other_seeds(moved, row) if trained else "",
                 "tokens written": f"{costs['tokens']:,}" if "tokens" in costs else "",
                 "minutes": f"{costs['seconds'] / 60:.0f}" if "seconds" in costs else "",
             }
-            lines.append(found)
+        )
     return _table(lines)
+
+
+def _widest(rows: Sequence[dict[str, Any]]) -> tuple[str | None, str | None]:
+    """The arithmetic in which most methods were tried."""
+    tried = [(arithmetic_of(r), r["attempt"]) for r in rows if r["queries"] == "SciFact" and r["attempt"] in METHODS]
+    return Counter(computed for computed, _ in {*tried}).most_common(1)[0][0]
+
+
+def _seeds(row: dict[str, Any]) -> str:
+    return ", ".join(map(str, row.get("seeds", [row.get("seed", "")])))
+
+
+def _other_seeds(row: dict[str, Any], of: dict[str, Any]) -> str:
+    """What to add to a figure that is of other seeds than those of the line in which it stands."""
+    return f" (seed {_seeds(row)})" if row and _seeds(row) != _seeds(of) else ""
 
 
 def _table(lines: Sequence[dict[str, str]]) -> str:

@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +16,7 @@ from benchmarks.report import RESULTS
 from pyterrier_expandr.common import hardware
 from pyterrier_expandr.training.data.examples import TrainingExample
 from pyterrier_expandr.training.expander.config import ExpanderTrainingConfig
+from pyterrier_expandr.training.expander.train import RECORD
 from pyterrier_expandr.training.preferences.pair_files import read_pairs
 
 
@@ -73,6 +73,11 @@ def test_both_passages_are_cut_to_the_words_of_the_shorter():
 
 
 def test_the_accuracy_is_tested_against_a_half_over_queries(monkeypatch, tmp_path):
+    def adapter(record):
+        (tmp_path / "adapter").mkdir(exist_ok=True)
+        (tmp_path / "adapter" / RECORD).write_text(record)
+
+    adapter("first")
     part = Part([], Model("base", tmp_path / "adapter"), tmp_path)
     prompts = [f"claim {n // 3}" for n in range(30)]  # three pairs each
     pairs = pd.DataFrame({"prompt": prompts, "better": [True] * 27 + [False] * 3})
@@ -85,7 +90,7 @@ def test_the_accuracy_is_tested_against_a_half_over_queries(monkeypatch, tmp_pat
     assert expander_accuracy.accuracy([part], seed=1) == found, "minutes are not spent twice"
     for first, said in ((0, {}), (3, {"accuracy": 1.0}), (6, {"accuracy": 1.0, "accuracy p": 0.5})):
         monkeypatch.setattr(expander_accuracy, "learnt", lambda *given, first=first: pairs[:first])
-        part = replace(part, model=Model("base", tmp_path / str(first)))
+        adapter(f"trained anew: {first}")
         assert expander_accuracy.accuracy([part], seed=1) == said, (
             "one query proves nothing, and equal ones have no interval"
         )
@@ -183,12 +188,12 @@ def test_each_query_of_a_fold_is_written_for_by_the_fold_s_model(monkeypatch):
 
 
 class Scripted:
-    """A laboratory that trains nothing: its models write what the test says, and a text finds what it spells."""
+    """A laboratory that trains nothing: a text is "a b", and each query's nDCG@10 is a, and b more for every other one."""
 
     collection, pooling = "SciFact", None
 
     def __init__(self, texts):
-        self.texts, self.draw = texts, np.random.default_rng(0).random(40)
+        self.texts = texts
 
     def queries(self, test):
         return [TrainingExample(str(n), f"claim {n}", ("d",), ("text",)) for n in range(40)]
@@ -197,37 +202,73 @@ class Scripted:
         return Model("smollm2", dtype="float32"), {}
 
     def passages(self, model, queries, way):
-        return [["0.1"]] * len(queries)
+        return [["0.1 0" if way.temperature == 1 else "0.2 0"]] * len(queries)
 
     def parts(self, name, seed, queries):
-        return [Part(queries, Model(f"{name}-{seed}"), None)], {"seconds": 10 * seed, "pairs": 3}
+        return [Part(queries, Model(f"{name}-{seed}"), None)], {"seconds": 60 * seed, "pairs": 3}
 
     def written(self, parts, queries, way):
-        return [[self.texts[parts[0].model.base]]] * len(queries)
+        text = self.texts[parts[0].model.base]
+        return [[text if way.temperature == 1 else "0.9 0"]] * len(queries)
 
     def measured(self, queries, passages):
-        gained = 0.3 if passages is None else float(passages[0][0])
-        return values(self.draw + gained, seed=1)
+        all_of_them, others = (0.3, 0) if passages is None else map(float, passages[0][0].split())
+        return values(all_of_them + others * (np.arange(40) % 2), seed=1) | {"as query": np.full(40, 0.25)}
 
 
-def test_the_seeds_of_an_attempt_have_a_mean_and_attempts_are_compared_with_the_first(monkeypatch):
+@pytest.fixture
+def scripted(monkeypatch):
+    """Rows of a run of two methods in two ways with two seeds, `grpo` named first."""
     monkeypatch.setattr(Model, "backend", lambda self: SimpleNamespace(fingerprint=lambda: {"dtype": "float32"}))
-    texts = {"near-1": "0.2", "near-2": "0.4", "grpo-1": "0.5", "grpo-2": "0.5"}
-    rows = effect.run(["near", "grpo"], [1, 2], True, Scripted(texts), laboratories.WAYS[:1])
-    assert [row["attempt"] for row in rows] == ["query alone", "base", *["near"] * 3, *["grpo"] * 3]
-    near, grpo = rows[4], rows[7]
-    assert near["seeds"] == grpo["seeds"] == [1, 2] and "seed" not in near and near["training"] == {"seconds": 15}
-    assert [round(row["gain"], 6) for row in rows[1:]] == [0, 0.1, 0.3, 0.2, 0.4, 0.4, 0.4]
+    texts = {"near-1": "0.2 0.1", "near-2": "0.4 -0.1", "grpo-1": "0.5 0.2", "grpo-2": "0.5 0.6"}
+    rows = effect.run(["grpo", "near"], [1, 2], True, Scripted(texts), laboratories.WAYS[:2])
+    return [row if row["attempt"] == "query alone" else row | {"processor": ""} for row in rows]
+
+
+def test_the_seeds_of_an_attempt_have_a_mean_and_the_others_are_compared_with_dpo(scripted):
+    of = {(row["attempt"], row.get("seed")): row for row in scripted}
+    assert len(of) == len(scripted) == 3 + 2 * 2 * 3 and of["base", None]["gain"] == 0
+    assert of["base at temperature 0.6", None]["gain"] == pytest.approx(0.1), "over the base at 1"
+    near, grpo, cool = (of[name, None] for name in ("near", "grpo", "grpo at temperature 0.6"))
+    assert near["seeds"] == grpo["seeds"] == [1, 2] and near["training"] == {"seconds": 90}
+    assert [of["near", seed]["gain"] for seed in (1, 2)] == pytest.approx([0.15, 0.25])
+    assert near["gain"] == pytest.approx(0.2) and near["gain interval"] == pytest.approx([0.2, 0.2])
     assert near["gain p"] < 0.001 and near["to query alone"] == pytest.approx(0) and "over" not in near
-    assert [row["over"]["gain"] for row in rows[5:]] == pytest.approx([0.3, 0.1, 0.2])
-    assert grpo["over"]["attempt"] == "near" and grpo["over"]["p"] < 0.001
-    assert not table.reached(rows), "two seeds and their mean are not three"
-    assert table.seed_of(near) == "mean of 1, 2" and table.seed_of(rows[2]) == "1"
-    head, _, untrained, plain, online = table.methods([row | {"processor": ""} for row in rows]).splitlines()
-    assert untrained.startswith("| untrained |  |") and plain.startswith("| `dpo` | 1, 2 |")
-    cell = dict(zip(head.split(" | "), online.split(" | "), strict=True))
-    assert cell["over `dpo`, p"] == "+0.2000, 0.0001" and cell["gain at 0.6, p"] == "", "what was not measured"
-    assert table.methods([row | {"processor": ""} for row in rows[:3]]).endswith("| 0 |"), "without a mean a seed"
+    assert [of["grpo", seed]["over"]["gain"] for seed in (1, 2)] == pytest.approx([0.35, 0.45])
+    assert grpo["over"]["attempt"] == "near" and grpo["over"]["gain"] == pytest.approx(0.4)
+    assert grpo["over"]["p"] < 0.001 and of["grpo", 1]["over"]["interval"][0] < 0.35 < grpo["over"]["interval"][1]
+    assert cool["gain"] == pytest.approx(0.7), "over the base that writes at 0.6"
+    assert cool["over"]["gain"] == pytest.approx(0) and not table.reached(scripted), "two seeds are not three"
+    assert table.seed_of(near) == "mean of 1, 2" and table.seed_of(of["near", 2]) == "2"
+
+
+def test_a_comparison_with_dpo_outlives_a_run_without_it(scripted):
+    again = [{name: value for name, value in row.items() if name != "over"} | {"nDCG@10": 0.5} for row in scripted]
+    merged = table.merged_rows(scripted, again)
+    assert len(merged) == len(scripted) and all(row["nDCG@10"] == 0.5 for row in merged)
+    assert [row.get("over") for row in merged] == [row.get("over") for row in scripted]
+
+
+def test_the_table_of_the_methods_says_what_is_of_other_seeds_and_shows_no_other_comparison(scripted):
+    def cells(rows, name):
+        head, _, *lines = table.methods(rows).splitlines()
+        found = [dict(zip(head.split(" | "), line.split(" | "), strict=True)) for line in lines]
+        return next(line for line in found if line["| method"] == f"| {name}")
+
+    moved = {"queries": "Vaswani", "attempt": "grpo", "dtype": "float32", "processor": "", "seed": 1}
+    moved |= {"gain": 0.05, "gain p": 0.01}
+    grpo = cells([*scripted, moved], "`grpo`")
+    assert grpo["seeds"] == "1, 2" and grpo["over `dpo`, p"] == "+0.4000, 0.0001" and grpo["minutes |"] == "2 |"
+    assert grpo["nDCG@10 at 0.6"] == "0.9000" and grpo["gain at 0.6, p"] == "+0.7000, 0.0001"
+    assert grpo["repeats the query"] == "25%" and grpo["gain on Vaswani, p"] == "+0.0500, 0.0100 (seed 1)"
+    untrained = cells(scripted, "untrained")
+    assert untrained["nDCG@10 at 0.6"] == "0.2000" and untrained["gain at 0.6, p"] == "", "it is the baseline there"
+    single = [row for row in scripted if "seeds" not in row]
+    assert cells(single, "`grpo`")["nDCG@10"] == "0.6000", "the first seed where there is no mean"
+    other = [row | {"over": row["over"] | {"attempt": "paper"}} if "over" in row else row for row in scripted]
+    assert cells(other, "`grpo`")["over `dpo`, p"] == ""
+    elsewhere = [row | {"dtype": "bfloat16", "nDCG@10": 0.1} for row in scripted if row["attempt"] in ("base", "near")]
+    assert cells([*elsewhere, *scripted, *elsewhere], "`dpo`")["nDCG@10"] == "0.3000", "where most were tried"
 
 
 def listed(rows, name):

@@ -156,7 +156,7 @@ def generate_candidates(
     settings = settings or CandidateSettings()
     store = cache if isinstance(cache, GenerationCache) else GenerationCache(cache) if cache else GenerationCache()
     requested = None if total is None else total * (settings.count + settings.answers)
-    cached = min(len(store), requested or 0)
+    cached = min(len(store), requested or 0)  # with a total the cache is taken for this collection's alone
     texts = None if requested is None else requested - cached
     tokens = (texts or 0) * settings.max_new_tokens
     run = {"texts": texts, "cached": cached, "tokens": tokens, "verbose": verbose}

@@ -18,7 +18,7 @@ from ..data.examples import examples_from_jsonl
 from ..identity import corpus_identity, file_stem, queries_identity
 from ..stage import Stage
 
-#: returns the LLM's expander, given the folders of the stages that make the model and one for its generations
+#: returns the LLM's expander, given the folders of the stages that make the model and the stage's own
 OpenExpander = Callable[[tuple[Path, ...], Path], LLMExpander]
 
 

@@ -18,6 +18,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from trl import GRPOConfig
 from typer.testing import CliRunner
 
 from pyterrier_expandr import ExpandREncoder, FaissIndex, HuggingFaceBackend
@@ -35,6 +36,7 @@ from pyterrier_expandr.training.expander.online.report import training_report
 from pyterrier_expandr.training.expander.online.reward import GroupReward, Scorer, passage
 from pyterrier_expandr.training.expander.online.settings import OnlineSettings
 from pyterrier_expandr.training.expander.online.signs import Written, collapse, distinct_2, text_figures
+from pyterrier_expandr.training.expander.online.trainers import OnlineDPOConfig
 from pyterrier_expandr.training.expander.online.watch import Watch
 from pyterrier_expandr.training.expander.train import train_expander
 from pyterrier_expandr.training.preferences.rewards import MeasureGain, retriever_reward
@@ -481,11 +483,6 @@ def test_a_server_that_would_need_a_gpu_is_refused_before_the_model_is_loaded(co
 
 
 def test_vllm_writes_for_every_method_with_options_of_its_own(config):
-    # Not above: TRL warns of newer versions of vLLM, and `test_online_vllm` reads this file.
-    from trl import GRPOConfig
-
-    from pyterrier_expandr.training.expander.online.trainers import OnlineDPOConfig
-
     def options(method, vllm):
         own = of_method(config, method)
         return engine_arguments(replace(own, online=replace(own.online, vllm=vllm)))

@@ -211,6 +211,11 @@ def test_a_changed_stage_writes_only_the_texts_that_none_wrote(finished, tmp_pat
         build([more], copied)
         queries = more.record(copied)["counts"]["queries"]
         assert len(texts) == before + queries, "of each query one more candidate, and the answers are there"
+        before = len(texts)
+        two = RecipeStages(replace(recipe, expansion=recipe.expansion | {"n": 2})).expansions(("self", "retriever"))
+        with pytest.warns(UserWarning, match="were truncated at 6 tokens"):
+            build([two], copied)
+        assert len(texts) == before + two.record(copied)["counts"]["queries"], "and one more passage"
     drawn = [list(read_candidates(folder / "candidates.jsonl")) for folder in copied.glob("candidates-*")]
     three, four = sorted(drawn, key=lambda sets: len(sets[0].candidates))
     assert [(one.answer, one.candidates) for one in three] == [(one.answer, one.candidates[:3]) for one in four]
