@@ -271,66 +271,53 @@ def test_the_table_of_the_methods_says_what_is_of_other_seeds_and_shows_no_other
     assert cells([*elsewhere, *scripted, *elsewhere], "`dpo`")["nDCG@10"] == "0.3000", "where most were tried"
 
 
-def listed(rows, name):
-    *first, last = (f"{row[name]:.3f}" for row in rows)
+def listed(rows, name, form=".3f"):
+    *first, last = (f"{row[name]:{form}}" for row in rows)
     return f"{', '.join(first)} and {last}"
 
 
-def test_the_page_says_what_the_results_say():
+def test_the_pages_say_what_the_results_say():
     rows = json.loads((RESULTS / "expander_effect.json").read_text())["rows"]
-    text = (RESULTS.parent / "expander_training.md").read_text(encoding="utf-8")
-    assert table.markdown(rows) in text, "python -m benchmarks.report"
     recipe = json.loads((RESULTS / "recipe_smollm2.json").read_text())
-    assert recipe_table.markdown(recipe) in text
+    text, online = (
+        (RESULTS.parent / f"{name}.md").read_text(encoding="utf-8") for name in ("expander_training", "online")
+    )
+    assert table.markdown(rows) in text and recipe_table.markdown(recipe) in text, "python -m benchmarks.report"
+    assert table.methods(rows) in online, "python -m benchmarks.report"
     of = {row["system"]: row["nDCG@10"] for row in recipe["rows"]}
-    assert f"has {of['ExpandR, n=1']:.3f}, and {of['w/o LLM Training, n=1']:.3f} without LLM" in " ".join(text.split())
-    found = {
-        row["attempt"]: row for row in rows if row["queries"] == "SciFact" and row.get("processor") == "avx512_bf16"
-    }
-    trained, cool = found["several"], found["base at temperature 0.6"]
-    text = " ".join(text.split())
-    seeds = [row for row in rows if (row["queries"], row["attempt"]) == ("SciFact", "several-float32")]
-    plain = {row["attempt"]: row for row in rows if row["queries"] == "SciFact" and row.get("processor") == ""}
-    taught, base, online = plain["teacher"], plain["base"], plain["online-dpo"]
-    assert f"nDCG@10 {online['nDCG@10']:.3f} from {base['nDCG@10']:.3f}" in text
-    assert f"similarity {online['similarity']:.3f} from {base['similarity']:.3f}" in text
-    assert f"(+{online['gain']:.3f}, p = {online['gain p']:.2f})" in text
-    assert f"wrote {online['training']['tokens']:,} tokens" in text
-    paper, grpo = plain["paper"], plain["grpo"]
-    assert f"nDCG@10 is {paper['nDCG@10']:.3f} where the base has {base['nDCG@10']:.3f} (" in text
-    assert (
-        f"stays where it was ({paper['nDCG@10']:.3f} from {base['nDCG@10']:.3f}, on another processor, p = 0.30)"
-        in text
-    )
-    assert (
-        f"nDCG@10 {grpo['nDCG@10']:.3f} from {base['nDCG@10']:.3f} (+{grpo['gain']:.3f}, p = {grpo['gain p']:.3f})"
-        in text
-    )
-    repeated, before = (round(100 * row["as query"]) for row in (grpo, base))
-    assert f"{repeated} of 100 passages have no word that the query lacks ({before} before training)" in text
-    assert (
-        f"wrote {grpo['training']['tokens']:,} tokens for it, in {grpo['training']['seconds'] / 60:.0f} minutes" in text
-    )
-    equal = grpo["equal lengths"]
-    assert f"the gain grows to {equal['gain']:.3f} (p = {equal['p']:.4f})" in text
-    cooler = plain["grpo at temperature 0.6"]
-    assert (
-        f"it has {cooler['nDCG@10']:.3f} and the untrained model {plain['base at temperature 0.6']['nDCG@10']:.3f}"
-        in text
-    )
-    assert f"p = 0.24), {100 * cooler['as query']:.0f} (untrained: " in text
-    imitation = plain["best-gold"]
-    assert f"(+{imitation['gain']:.3f}, p = {imitation['gain p']:.3f}; {-imitation['to query alone']:.3f} below" in text
-    (moved,) = (row for row in rows if (row["queries"], row["attempt"]) == ("Vaswani", "grpo"))
-    assert f"on Vaswani (+{moved['gain']:.3f}, p = {moved['gain p']:.3f}; {-moved['to query alone']:.3f} below" in text
-    assert f"there: {100 * moved['as query']:.0f} of 100 passages" in text
+    text, online = (" ".join(page.split()) for page in (text, online))
+    assert f"has {of['ExpandR, n=1']:.3f}, and {of['w/o LLM Training, n=1']:.3f} without LLM" in text
     step = json.loads((RESULTS / "dpo_step.json").read_text())
     assert f"{step['ratio']:.2f} of the time of TRL as it comes, with SmolLM2 in {step['dtype']}" in text
-    assert f"It finds {taught['nDCG@10']:.3f} where the base has {base['nDCG@10']:.3f}" in text
-    assert f"(+{taught['gain']:.3f}, p = {taught['gain p']:.2f})" in text
-    assert f"({taught['similarity']:.3f}, before {base['similarity']:.3f})" in text
+
+    def found(attempt, processor="", queries="SciFact"):
+        key = (queries, attempt, processor)
+        return [
+            row for row in rows if (row["queries"], row["attempt"], row.get("processor")) == key and "seeds" not in row
+        ]
+
+    seeds = found("several-float32", "avx512_bf16, Intel")
     assert f"reaches {listed(seeds, 'nDCG@10')} in three seeds" in text
-    assert f"the gain is {listed(seeds, 'gain')} (p =" in text
+    assert f"gains {listed(seeds, 'gain')} (p = " in text
+    assert f"by {listed(seeds, 'to query alone', '+.3f')} (p = " in text
+    (trained,), (cool,) = (found(name, "avx512_bf16") for name in ("several", "base at temperature 0.6"))
     assert f"gave {trained['gain']:.4f} (p = {trained['gain p']:.4f})" in text
     assert f"{-trained['to query alone']:.3f} less than the query alone (p = {trained['to query alone p']:.3f})" in text
     assert f"{cool['nDCG@10']:.4f} on the test queries at 0.6, against {trained['nDCG@10']:.4f} trained" in text
+    (base,), (paper,), (taught,) = map(found, ("base", "paper", "teacher"))
+    moved = f"{paper['nDCG@10']:.3f} where the base has {base['nDCG@10']:.3f} ({paper['gain']:.3f}, p = 0.30)"
+    assert f"nDCG@10 is {moved}" in text
+    assert f"stays where it was ({paper['nDCG@10']:.3f} from {base['nDCG@10']:.3f}, on another processor" in text
+    assert f"It finds {taught['nDCG@10']:.3f} where the base has {base['nDCG@10']:.3f}" in text
+    assert f"(+{taught['gain']:.3f}, p = {taught['gain p']:.2f})" in text
+    assert f"({taught['similarity']:.3f}, before {base['similarity']:.3f})" in text
+    grpo = sorted(found("grpo"), key=lambda row: row["seed"])
+    said = f"{listed(grpo, 'gain')} {{}}(p = {listed(grpo, 'gain p')})"
+    assert f"the gain is {said.format('')}" in text and f"`grpo` gains {said.format('in three seeds ')}" in online
+    repeated = listed([{"%": 100 * row["as query"]} for row in grpo], "%", ".0f")
+    assert f"{repeated} of 100 passages have no word that the query lacks ({100 * base['as query']:.0f} before" in text
+    equal = grpo[0]["equal lengths"]
+    assert f"its gain grows to {equal['gain']:.3f} (p = {equal['p']:.4f})" in text
+    (moved,) = found("grpo", queries="Vaswani")
+    assert f"on Vaswani (+{moved['gain']:.3f}, p = {moved['gain p']:.3f}; {-moved['to query alone']:.3f} below" in text
+    assert f"there: {100 * moved['as query']:.0f} of 100 passages" in text
