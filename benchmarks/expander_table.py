@@ -106,7 +106,7 @@ def arithmetic_of(row: dict[str, Any]) -> tuple[str | None, str | None]:
 
 def seed_of(row: dict[str, Any]) -> str:
     """A row's seed, or those whose mean it is."""
-    return f"mean of {', '.join(map(str, row['seeds']))}" if "seeds" in row else str(row.get("seed", ""))
+    return f"mean of {_seeds(row)}" if "seeds" in row else _seeds(row)
 
 
 def cells(row: dict[str, Any]) -> dict[str, str]:

@@ -314,6 +314,10 @@ def test_the_pages_say_what_the_results_say():
     grpo = sorted(found("grpo"), key=lambda row: row["seed"])
     said = f"{listed(grpo, 'gain')} {{}}(p = {listed(grpo, 'gain p')})"
     assert f"the gain is {said.format('')}" in text and f"`grpo` gains {said.format('in three seeds ')}" in online
+    dpo, imitation = (sorted(found(name), key=lambda row: row["seed"]) for name in ("near", "best-gold"))
+    assert f"`dpo` gains {listed(dpo, 'gain')} in three seeds (p = {listed(dpo, 'gain p')})" in online
+    assert f"`sft-best` {listed(imitation, 'gain')} in two (p = {listed(imitation, 'gain p')})" in online
+    assert all(row["to query alone"] < 0 for row in [*dpo, *imitation, *grpo, *found("online-dpo"), paper])
     repeated = listed([{"%": 100 * row["as query"]} for row in grpo], "%", ".0f")
     assert f"{repeated} of 100 passages have no word that the query lacks ({100 * base['as query']:.0f} before" in text
     equal = grpo[0]["equal lengths"]
