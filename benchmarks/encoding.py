@@ -27,6 +27,7 @@ import numpy as np
 from ir_measures import nDCG
 
 from benchmarks.exact_search import measured_search
+from benchmarks.markdown import table
 from benchmarks.speed import machine, torch_threads
 from pyterrier_expandr import ExpandREncoder
 from pyterrier_expandr.collections import beir_folder
@@ -136,15 +137,14 @@ def processor() -> str:
 
 def markdown(reports: dict[str, Any]) -> str:
     """The table of docs/scale.md: what was measured on each kind of processor."""
-    heads = "processor | collection | way | docs/s | times float32 | nDCG@10 | cosine to float32"
-    lines = [f"| {heads} |", "|---" * 7 + "|"]
+    lines = []
     for kind, report in reports.items():
         for name, one in report["collections"].items():
             for row in one["rows"]:
                 quality = [f"{row[key]:.4f}" if key in row else "" for key in ("nDCG@10", "cosine to float32")]
-                cells = [kind, name, row["way"], f"{row['docs/s']:.1f}", f"{row['ratio']:.2f}", *quality]
-                lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+                lines.append([kind, name, row["way"], f"{row['docs/s']:.1f}", f"{row['ratio']:.2f}", *quality])
+    heads = ["processor", "collection", "way", "docs/s", "times float32", "nDCG@10", "cosine to float32"]
+    return table(heads, lines)
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.expander_attempts import METHODS, PLAIN, TAUGHT
 from benchmarks.expander_laboratory import WAYS, WEIGHT, Passages
+from benchmarks.markdown import table
 from benchmarks.temperatures import interval
 from pyterrier_expandr.evaluation.significance import permutation_test
 
@@ -135,7 +136,8 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
 
 def markdown(rows: list[dict[str, Any]], without: Sequence[str] = ()) -> str:
     """The table of the documentation, or part of its columns."""
-    return _table([{name: text for name, text in cells(row).items() if name not in without} for row in rows])
+    lines = [{name: text for name, text in cells(row).items() if name not in without} for row in rows]
+    return table(list(lines[0]), [list(line.values()) for line in lines])
 
 
 def methods(rows: Sequence[dict[str, Any]]) -> str:
@@ -170,7 +172,7 @@ def methods(rows: Sequence[dict[str, Any]]) -> str:
                 "minutes": f"{costs['seconds'] / 60:.0f}" if "seconds" in costs else "",
             }
         )
-    return _table(lines)
+    return table(list(lines[0]), [list(line.values()) for line in lines])
 
 
 def _widest(rows: Sequence[dict[str, Any]]) -> tuple[str | None, str | None]:
@@ -186,12 +188,6 @@ def _seeds(row: dict[str, Any]) -> str:
 def _other_seeds(row: dict[str, Any], of: dict[str, Any]) -> str:
     """What to add to a figure that is of other seeds than those of the line in which it stands."""
     return f" (seed {_seeds(row)})" if row and _seeds(row) != _seeds(of) else ""
-
-
-def _table(lines: Sequence[dict[str, str]]) -> str:
-    """Lines with the same columns as a table."""
-    head = [f"| {' | '.join(lines[0])} |", "|---" * len(lines[0]) + "|"]
-    return "\n".join([*head, *(f"| {' | '.join(line.values())} |" for line in lines)])
 
 
 def _difference(row: dict[str, Any], name: str = "gain") -> str:

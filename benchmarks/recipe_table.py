@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.markdown import table
 from benchmarks.speed import machine
 from pyterrier_expandr.evaluation.result_store import versions
 from pyterrier_expandr.evaluation.results import Results
@@ -63,19 +64,20 @@ def seconds_of(experiment: Path) -> dict[str, dict[str, float]]:
 
 def markdown(found: dict[str, Any]) -> str:
     """The table and the times, as a page shows them."""
-    lines = [f"| system | {' | '.join(MEASURES)} | to {QUERY}, p | to {UNTRAINED_LLM}, p |", "|---" * 5 + "|"]
+    lines = []
     for row in found["rows"]:
         compared = [row.get(name) for name in (QUERY, UNTRAINED_LLM)]
         cells = [f"{row[name]:.4f}" for name in MEASURES]
         cells += ["" if one is None else f"{one['difference']:+.4f}, {one['p']:.4f}" for one in compared]
-        lines.append(f"| {row['system']} | {' | '.join(cells)} |")
+        lines.append([row["system"], *cells])
     times = [
         f"{name} {one['seconds'] / 60:.0f}" + (f" ({one['stages']} of them)" if one["stages"] > 1 else "")
         for name, one in found["stages"].items()
         if one["seconds"] >= 30
     ]
     on = f"{found['machine']['cpus']} cores, {found['machine']['processor']}"
-    return "\n".join([*lines, "", f"(Minutes of the stages: {', '.join(times)}; {on}.)"])
+    compared = table(["system", *MEASURES, f"to {QUERY}, p", f"to {UNTRAINED_LLM}, p"], lines)
+    return f"{compared}\n\n(Minutes of the stages: {', '.join(times)}; {on}.)"
 
 
 def main() -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import encoding, expander_laboratory, expander_table, hybrid, recipe_table, scale, scale_plan, student
+from benchmarks.markdown import table
 from pyterrier_expandr.reports.result_tables import BETTER, LEVEL, WORSE
 
 ROOT = Path(__file__).parent.parent
@@ -31,13 +32,12 @@ def scifact_table() -> str:
     systems = list(dict.fromkeys(row["system"] for row in rows))
     measures = list(dict.fromkeys(row["measure"] for row in rows))
     cells = {(row["system"], row["measure"]): f"{row['measured']:.4f}{sign(row)}" for row in rows}
-    lines = [f"| system | {' | '.join(measures)} |", "|---|" + "---|" * len(measures)]
-    lines += [f"| {system} | {' | '.join(cells[system, measure] for measure in measures)} |" for system in systems]
+    lines = [[system, *(cells[system, measure] for measure in measures)] for system in systems]
     note = (
         f"{BETTER} better, {WORSE} worse than {measured['baseline']} with p < {LEVEL} (paired permutation test, "
         f"{measured['correction'].capitalize()}-corrected for the number of systems)."
     )
-    return "\n".join([*lines, "", note])
+    return f"{table(['system', *measures], lines)}\n\n{note}"
 
 
 def sign(row: dict[str, Any]) -> str:
@@ -77,29 +77,38 @@ def training_table(rows: list[dict[str, Any]]) -> str:
 def speed_table() -> str:
     """The speed of the package as a ratio to a named peer, both measured in one run."""
     measured = json.loads((RESULTS / "speed.json").read_text())
-    lines = ["| compared, and in what unit | ours | theirs | ratio |", "|---|---|---|---|"]
-    for row in measured["rows"]:
-        values = f"{row['ours']:.3f} | {row['theirs']:.3f} | {row['ratio']:.2f}"
-        lines.append(f"| {row['what']} ({row['unit']}) | {values} |")
+    lines = [
+        [f"{row['what']} ({row['unit']})", f"{row['ours']:.3f}", f"{row['theirs']:.3f}", f"{row['ratio']:.2f}"]
+        for row in measured["rows"]
+    ]
     machine = measured["machine"]
-    return "\n".join([*lines, "", f"({machine['cpus']} cores, {machine['processor']}, no GPU.)"])
+    compared = table(["compared, and in what unit", "ours", "theirs", "ratio"], lines)
+    return f"{compared}\n\n({machine['cpus']} cores, {machine['processor']}, no GPU.)"
 
 
 def generation_tables() -> str:
     """What each backend did in one run: speed, time to the first result, memory; then the ratios that have a target."""
     measured = json.loads((RESULTS / "generation.json").read_text())
-    lines = ["| backend | tokens/s | first result, s | memory, MiB |", "|---|---|---|---|"]
-    for row in measured["systems"]:
-        values = f"{row['tokens_per_second']:.0f} | {row['first_result_seconds']:.2f} | {row['memory_mib']:.0f}"
-        lines.append(f"| {row['system']} | {values} |")
-    lines += ["", "| compared | ratio of tokens/s | to reach |", "|---|---|---|"]
-    lines += [f"| {row['what']} | {row['ratio']:.2f} | {row['target']} |" for row in measured["rows"]]
+    systems = [
+        [
+            row["system"],
+            f"{row['tokens_per_second']:.0f}",
+            f"{row['first_result_seconds']:.2f}",
+            f"{row['memory_mib']:.0f}",
+        ]
+        for row in measured["systems"]
+    ]
+    ratios = [[row["what"], f"{row['ratio']:.2f}", f"{row['target']}"] for row in measured["rows"]]
+    tables = [
+        table(["backend", "tokens/s", "first result, s", "memory, MiB"], systems),
+        table(["compared", "ratio of tokens/s", "to reach"], ratios),
+    ]
     settings, versions = measured["settings"], measured["versions"]
     work = f"{settings['queries']} queries, {settings['samples']} samples of {settings['tokens']} tokens each"
     place = f"{measured['machine']['cpus']} cores, {settings['threads']} thread(s) of torch"
     named = ", ".join(f"{name} {number}" for name, number in versions.items())
     note = f"({work}; the server is {settings['server']} with {settings['concurrency']} connections; {place}; {named}.)"
-    return "\n".join([*lines, "", note])
+    return "\n\n".join([*tables, note])
 
 
 def filled(path: Path, *blocks: str) -> str:

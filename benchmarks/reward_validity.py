@@ -37,6 +37,7 @@ import pyterrier as pt
 from ir_measures import nDCG
 from scipy.stats import spearmanr
 
+from benchmarks.markdown import table
 from benchmarks.scifact import EXPECTED
 from pyterrier_expandr import ExpandREncoder, FaissIndex, RecordedExpander
 from pyterrier_expandr.encoding.registry import demo_encoder_folder
@@ -140,11 +141,11 @@ def run(data: Path, folder: Path) -> dict[str, Any]:
 def markdown(result: dict[str, Any]) -> str:
     """The table of docs/expander_training.md."""
     names = ("chosen", "random", "rejected", "p chosen, random", "p chosen, rejected")
-    lines = [f"| reward | answer | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
-    for row in result["rows"]:
-        cells = [f"{row[name]:.{4 if name.startswith('p ') else 3}f}" for name in names]
-        lines.append(f"| {row['reward']} | {row['answer']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    lines = [
+        [row["reward"], row["answer"], *(f"{row[name]:.{4 if name.startswith('p ') else 3}f}" for name in names)]
+        for row in result["rows"]
+    ]
+    return table(["reward", "answer", *names], lines)
 
 
 def main() -> int:

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.markdown import table
 from benchmarks.speed import documents, machine
 from pyterrier_expandr.evaluation.result_store import versions
 
@@ -311,16 +312,16 @@ def missed(cells: list[dict[str, Any]]) -> list[str]:
 
 def markdown(cells: list[dict[str, Any]]) -> str:
     """The table of docs/scale.md."""
-    heads = "vectors | index | by | build, CPU s | peak MB | disk MB | queries/s at 1, 10, 1,000 | recall@100"
-    lines = [f"| {heads} |", "|---" * 8 + "|"]
+    build = ["build, CPU s", "peak MB", "disk MB"]
+    heads = ["vectors", "index", "by", *build, "queries/s at 1, 10, 1,000", "recall@100"]
+    lines = []
     for one in cells:
         for system, build_of in one["build"].items():
             rate = ", ".join(f"{row['queries/s']:,.0f}" for row in one["search"] if row["system"] == system)
             recall = f"{one['recall'][system]:.3f}" if system in one["recall"] else ""
             numbers = [f"{build_of[key]:,.0f}" for key in ("cpu_seconds", "peak_MB", "disk_MB")]
-            cells_of = [f"{one['size']:,}", one["factory"], system, *numbers, rate, recall]
-            lines.append(f"| {' | '.join(cells_of)} |")
-    return "\n".join(lines)
+            lines.append([f"{one['size']:,}", one["factory"], system, *numbers, rate, recall])
+    return table(heads, lines)
 
 
 def main() -> int:

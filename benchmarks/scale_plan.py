@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import encoding
+from benchmarks.markdown import table
 from benchmarks.scale import DIM
 from pyterrier_expandr.cli.plan import GB, Run
 
@@ -83,35 +84,35 @@ def commands(where: list[Place]) -> str:
 
 def marco_table(where: list[Place]) -> str:
     """Hours, machine hours and money for MS MARCO, the corpus and the texts apart."""
-    heads = "machines | speed of each | corpus, hours | texts, hours | machine hours | price of an hour | money"
-    lines = [f"| {heads} |", "|---" * 7 + "|"]
+    hours = ["corpus, hours", "texts, hours", "machine hours"]
+    lines = []
     for place in where:
         run = place.run(PASSAGES)
         corpus, texts = run.encoding_hours or 0, run.writing_hours or 0
         total = (corpus + texts) * place.machines
         speed = f"{place.docs:,.0f} docs/s, {place.tokens:,.0f} tokens/s"
         cells = [f"{corpus:.2f}", f"{texts:.2f}", f"{total:.1f}", f"{place.price:.2f}", f"{total * place.price:.2f}"]
-        lines.append(f"| {' | '.join([place.name, speed, *cells])} |")
-    return "\n".join(lines)
+        lines.append([place.name, speed, *cells])
+    return table(["machines", "speed of each", *hours, "price of an hour", "money"], lines)
 
 
 def larger_table(where: list[Place]) -> str:
     """Hours, machine hours and money for the encoding of larger collections."""
-    lines = ["| documents | machines | encoding, hours | machine hours | money |", "|---" * 5 + "|"]
+    lines = []
     for documents in LARGER:
         for place in where:
             hours = replace(place.run(documents), queries=0).encoding_hours or 0
             total = hours * place.machines
             cells = [f"{hours:,.1f}", f"{total:,.0f}", f"{total * place.price:,.0f}"]
-            lines.append(f"| {' | '.join([f'{documents:,}', place.name, *cells])} |")
-    return "\n".join(lines)
+            lines.append([f"{documents:,}", place.name, *cells])
+    return table(["documents", "machines", "encoding, hours", "machine hours", "money"], lines)
 
 
 def index_table(cells: list[dict[str, Any]]) -> str:
     """Bytes of each kind of index for MS MARCO and larger collections, with the recall at the largest size measured."""
     sizes = (PASSAGES, *LARGER)
     heads = ["factory", "bytes a vector", *(f"{size:,}: GB (to build)" for size in sizes), "recall@100, measured at"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = []
     for factory in FACTORIES:
         runs = [Run(size, QUERIES, TEXTS, TOKENS, None, None, DIM, factory) for size in sizes]
         numbers = [f"{run.index_bytes / GB:,.1f} ({run.build_bytes / GB:,.1f})" for run in runs]
@@ -121,8 +122,8 @@ def index_table(cells: list[dict[str, Any]]) -> str:
         if measured is not None and measured["factory"] != factory:
             recall += f" ({measured['factory']})"
         each = f"{runs[-1].index_bytes / runs[-1].documents:,.0f}"
-        lines.append(f"| {' | '.join([f'`{factory}`', each, *numbers, recall])} |")
-    return "\n".join(lines)
+        lines.append([f"`{factory}`", each, *numbers, recall])
+    return table(heads, lines)
 
 
 def blocks() -> list[str]:

@@ -35,6 +35,7 @@ import pandas as pd
 from ir_measures import R, nDCG
 
 from benchmarks.exact_search import measured_search
+from benchmarks.markdown import table
 from pyterrier_expandr import ExpandREncoder, FaissIndex, HuggingFaceBackend, LLMExpander, RecordedExpander
 from pyterrier_expandr.collections import beir_folder
 from pyterrier_expandr.common.files import write_json
@@ -354,10 +355,7 @@ def choice(results: dict[str, Any]) -> str:
            for m in MEASURES},
     }  # fmt: skip
     heads = ["", "query alone", "LLM at query time", "passages cached", "student"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name, values in rows.items():
-        lines.append(f"| {name} | {' | '.join(_shown(name, value) for value in values)} |")
-    return "\n".join(lines)
+    return table(heads, [[name, *(_shown(name, value) for value in values)] for name, values in rows.items()])
 
 
 def _shown(row: str, value: Any) -> str:
@@ -369,7 +367,7 @@ def _shown(row: str, value: Any) -> str:
 def measured_table(summary: dict[str, Any]) -> str:
     """One line for each system and collection."""
     heads = ["collection", "system", "nDCG@10", "R@100", "against the query alone", "p", "share of the gain", "apart"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = []
     for key, row in summary.items():
         system, _, collection = key.rpartition(" / ")
         system = "query" if system == "elsewhere" else system
@@ -381,9 +379,8 @@ def measured_table(summary: dict[str, Any]) -> str:
             )
             of_gain = "" if share is None else f"{share:.2f}"
             compared = [f"{row['nDCG@10 - query']:+.4f}", f"{row['nDCG@10 p']:.4f}", of_gain, apart]
-        cells = [collection, system, f"{row['nDCG@10']:.4f}", f"{row['R@100']:.4f}", *compared]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([collection, system, f"{row['nDCG@10']:.4f}", f"{row['R@100']:.4f}", *compared])
+    return table(heads, lines)
 
 
 def main() -> int:
