@@ -67,7 +67,7 @@ class GenerationProgress:
 
 @contextmanager
 def generation_progress(
-    desc: str, backend: Backend, *, texts: int | None, cached: int, tokens: int, verbose: bool
+    desc: str, backend: Backend, *, texts: int | None, cached: int | None, tokens: int, verbose: bool
 ) -> Iterator[GenerationProgress]:
     """A run of `backend` that tells how long it will be, how far it is, and what it took.
 
@@ -78,7 +78,8 @@ def generation_progress(
         desc: what is written, as the label of the bar.
         backend: the backend, whose `prices` give the cost.
         texts: number of texts to write; None if it is unknown, and then there is no line before the run.
-        cached: number of texts that need not be written.
+        cached: number of texts that need not be written; None if it shows only on the way. `texts` and `tokens` count
+            those too then, and `expect` takes them off.
         tokens: number of tokens that are written at most.
         verbose: show the bar.
 
@@ -99,7 +100,9 @@ def generation_progress(
             logger.info("%s: %s", desc, line)
 
     if texts:
-        say(f"{texts + cached:,} texts requested, {cached:,} of them cached; at most {tokens:,} tokens to write")
+        known = "" if cached is None else f", {cached:,} of them cached"
+        less = ", less what is cached" if cached is None else ""
+        say(f"{texts + (cached or 0):,} texts requested{known}; at most {tokens:,} tokens to write{less}")
     with pt.tqdm(total=texts, desc=desc, unit="text", disable=not verbose or texts == 0) as bar:
         told = GenerationProgress(bar)
         yield told

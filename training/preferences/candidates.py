@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -156,14 +157,17 @@ def generate_candidates(
     settings = settings or CandidateSettings()
     store = cache if isinstance(cache, GenerationCache) else GenerationCache(cache) if cache else GenerationCache()
     requested = None if total is None else total * (settings.count + settings.answers)
-    cached = min(len(store), requested or 0)  # with a total the cache is taken for this collection's alone
-    texts = None if requested is None else requested - cached
-    tokens = (texts or 0) * settings.max_new_tokens
-    run = {"texts": texts, "cached": cached, "tokens": tokens, "verbose": verbose}
-    with generation_progress("Candidates", backend, **run) as progress:
-        progress.expect(cached)  # each chunk takes off those that it finds
+    with _progress("Candidates", backend, settings, requested, verbose) as progress:
         for chunk in in_chunks(examples, CHUNK):
             yield from _of_chunk(chunk, backend, settings, store, progress)
+
+
+def _progress(
+    desc: str, backend: Backend, settings: CandidateSettings, texts: int | None, verbose: bool
+) -> AbstractContextManager[GenerationProgress]:
+    """The progress of a run of which only each chunk shows how much is cached: other stages' texts are in there too."""
+    tokens = (texts or 0) * settings.max_new_tokens
+    return generation_progress(desc, backend, texts=texts, cached=None, tokens=tokens, verbose=verbose)
 
 
 def _of_chunk(
@@ -208,8 +212,7 @@ def generate_answers(
 
     Answers are those of `generate_candidates`.
     """
-    run = {"texts": total, "cached": 0, "tokens": total * settings.max_new_tokens, "verbose": verbose}
-    with generation_progress("Answers", backend, **run) as progress:
+    with _progress("Answers", backend, settings, total, verbose) as progress:
         for chunk in in_chunks(examples, CHUNK):
             requests = [_answer_request(example, backend, settings) for example in chunk]
             drawn = generate_cached(backend, requests, cache, progress=progress)

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -162,6 +163,18 @@ def test_a_killed_run_ends_in_the_same_texts(tiny_llama, tmp_path):
     assert run("killed").wait() == 0
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert set(before) <= set(stored("killed"))  # rows carry their time: none was written again
+
+
+def test_texts_that_another_stage_cached_are_not_taken_for_this_ones(backend, examples, tmp_path, capfd):
+    """The stages of a recipe share one cache: a later round has to tell how much it writes, and how far it is."""
+    with closing(GenerationCache(tmp_path / "texts.sqlite")) as cache:
+        told = {"cache": cache, "total": 2, "verbose": True}
+        list(generate_candidates(examples[:2], backend, SMALL, **told))
+        capfd.readouterr()
+        list(generate_candidates(examples[1:3], backend, SMALL, **told))  # the first of them is known
+    said = capfd.readouterr().err
+    assert "Candidates: 10 texts requested; at most 60 tokens to write, less what is cached" in said
+    assert "Candidates: 100%" in said and "5/5" in said and "Candidates: 5 texts written in " in said
 
 
 def test_nothing_is_generated_twice(examples, tmp_path):
