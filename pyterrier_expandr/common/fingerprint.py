@@ -22,6 +22,9 @@ HUB_TIMEOUT = 3.0
 #: the file that names the original in a folder converted from GGUF
 GGUF_RECORD = "expandr_gguf.json"
 
+#: how llama.cpp names the shards of a model
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
+
 
 def model_fingerprint(name_or_folder: str | Path, revision: str | None = None) -> dict[str, Any]:
     """The identity of a model as JSON values, without loading it.
@@ -79,17 +82,32 @@ def gguf_file(name_or_folder: str | Path) -> Path | None:
     """The GGUF file that a name refers to: itself, or the only one in a folder without config.json; otherwise None.
 
     Raises:
-        ValueError: the folder contains several GGUF files (the message lists them).
+        ValueError: the folder contains several GGUF files (the message lists them), or the shards of one.
     """
     path = Path(name_or_folder)
-    if path.suffix == ".gguf" and path.is_file():
+    if is_gguf(path) and path.is_file():
         return path.absolute()
     if not path.is_dir() or (path / "config.json").is_file():
         return None
-    found = sorted(path.glob("*.gguf"))
+    found = sorted(filter(is_gguf, path.glob("*")))
+    if found and all(_SHARD.search(file.name) for file in found):
+        raise ValueError(
+            f"{found[0].name!r} in {str(path)!r} is one of several shards: join them first, with llama.cpp's "
+            "`gguf-split --merge`"
+        )
     if len(found) > 1:
         raise ValueError(f"{str(path)!r} has several GGUF files, name one of them: {[file.name for file in found]}")
     return found[0].absolute() if found else None
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is named like a GGUF file, in small letters or capitals.
+
+    Example:
+        >>> is_gguf(Path("Model.GGUF"))
+        True
+    """
+    return path.suffix.lower() == ".gguf"
 
 
 def gguf_sha256(file: Path) -> str:

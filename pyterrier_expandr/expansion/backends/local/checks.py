@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ....common.fingerprint import gguf_file
+from ....common.fingerprint import gguf_file, is_gguf
 from ....common.records.manifest import check_model_folder
 from ....common.weights import refuse_pickles
 
@@ -23,7 +23,7 @@ def check_place(name: str, place: str, adapter: str | Path | None) -> None:
         raise ValueError(f"{name!r} holds no model: it has no config.json and no GGUF file")
     if not folder.exists() and (folder.is_absolute() or place.startswith((".", "~"))):
         raise ValueError(f"there is no folder {name!r}: name an existing folder or a model of the hub")
-    if folder.suffix == ".gguf" and folder.parent.is_dir() and not folder.is_file():
+    if is_gguf(folder) and folder.parent.is_dir() and not folder.is_file():
         raise ValueError(f"there is no file {name!r}")
     if (folder / "config.json").is_file():
         try:
