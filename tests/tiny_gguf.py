@@ -36,7 +36,7 @@ def write_gguf(folder: str, file: Path, *, arch: str = "llama", leave_out: tuple
             writer.add_tokenizer_pre("gpt-2"),
             writer.add_token_list(tokens),
             writer.add_token_types([3 if token in special else 1 for token in tokens]),
-            writer.add_token_merges([" ".join(pair) for pair in core["merges"]]),
+            writer.add_token_merges(more.get("merges", [" ".join(pair) for pair in core["merges"]])),
         ),
         "bos": lambda: writer.add_bos_token_id(tokenizer.bos_token_id),
         "padding": lambda: writer.add_pad_token_id(tokenizer.pad_token_id),

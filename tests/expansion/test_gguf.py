@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from pyterrier_expandr import HuggingFaceBackend, open_backend
 from pyterrier_expandr.common.fingerprint import GGUF_RECORD, model_fingerprint
@@ -85,9 +85,71 @@ def test_a_number_that_is_no_token_names_none(word, tiny_llama, tmp_path):
     assert backend.generate([ask("sky", max_new_tokens=3)])[0][0].text
 
 
+@pytest.mark.parametrize("named", ["eot", "eom", None])
+def test_texts_end_where_the_template_ends_an_answer(named, tiny_llama, tmp_path):
+    tokens = AutoTokenizer.from_pretrained(tiny_llama).convert_tokens_to_ids
+    end, other, more = map(tokens, ("<|eot_id|>", "<|pad|>", "<|end_header_id|>"))
+    extra = {} if named is None else {f"tokenizer.ggml.{named}_token_id": more}
+    file = write_gguf(tiny_llama, tmp_path / "tiny.gguf", end=other, extra=extra)
+    found = GenerationConfig.from_pretrained(local_model(file)).eos_token_id
+    assert found == [other, *([] if named is None else [more]), end]
+
+
+def test_a_template_that_knows_questions_alone_is_accepted(tiny_llama, tmp_path):
+    template = "{% if messages | length > 1 %}{{ 1 / 0 }}{% endif %}{{ messages[0]['content'] }}"
+    assert local_model(write_gguf(tiny_llama, tmp_path / "tiny.gguf", template=template))
+
+
+@pytest.mark.parametrize("damage", ["cut weights", "no weights", "no record", "a record without sizes"])
+def test_a_damaged_conversion_is_made_again(damage, file, cache, caplog):
+    caplog.set_level(logging.WARNING)
+    folder = Path(local_model(file))
+    weights, record = folder / "model.safetensors", folder / GGUF_RECORD
+    if damage == "cut weights":
+        os.truncate(weights, weights.stat().st_size - 100)
+    elif damage == "a record without sizes":
+        record.write_text(json.dumps({"gguf_sha256": folder.name}))
+    else:
+        (weights if damage == "no weights" else record).unlink()
+    assert [local_model(file) for _ in range(2)] == [str(folder)] * 2
+    assert sum("converting tiny.gguf" in r.getMessage() for r in caplog.records) == 2, "once each time, not more"
+    assert AutoModelForCausalLM.from_pretrained(folder).config.num_hidden_layers == 2
+    assert [path.name for path in (cache / "gguf").iterdir()] == [folder.name]
+
+
+def test_what_lies_beside_the_file_is_not_read(file, tmp_path):
+    copy = shutil.copy(file, tmp_path / "tiny.gguf")
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "no/such-model", "peft_type": "LORA"}')
+    folder = Path(local_model(copy))
+    assert "source" not in "".join(path.read_text() for path in folder.glob("*.json"))
+
+
+def test_an_error_of_reading_is_not_one_of_writing(file, monkeypatch):
+    def unreadable(*_, **__):
+        raise OSError("the disk cannot be read")
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", unreadable)
+    with pytest.raises(OSError, match="^the disk cannot be read"):
+        local_model(file)
+
+
+def test_capitals(file, tmp_path):
+    copy = Path(shutil.copy(file, tmp_path / "TINY.GGUF"))
+    assert local_model(copy) == local_model(tmp_path) == local_model(file)
+    with pytest.raises(ValueError, match="there is no file"):
+        HuggingFaceBackend("NONE.GGUF")
+
+
+def test_a_folder_named_smollm2_is_that_folder(tiny_llama, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_llama, "smollm2")
+    for name in ("smollm2", "hf:smollm2"):
+        assert open_backend(name, device="cpu").fingerprint()["sha256"] == model_fingerprint(tiny_llama)["sha256"]
+
+
 def test_what_a_killed_conversion_left_does_not_count(file, cache):
     target = cache / "gguf" / model_fingerprint(file)["gguf_sha256"]
-    part = target.with_name(f".part.{target.name}.1")
+    part = target.with_name(f".part.{target.name}.{os.getpid()}")  # on a shared cache, of a process elsewhere
     part.mkdir(parents=True)
     (part / "config.json").write_text("{")
     long_ago = target.with_name(".part.other.2")
@@ -122,6 +184,11 @@ def test_two_processes_at_once(file, cache):
         ({"leave_out": ("model.layers.1.mlp.up_proj.weight",)}, "lacks 1 weights, such as model.layers.1.mlp.up_proj"),
         ({"leave_out": ("end",), "extra": {"tokenizer.ggml.eos_token_id": "</s>"}}, "no end-of-turn token.*but '</s>'"),
         ({"template": "{% for %}"}, "chat template of .* cannot render a question"),
+        ({"merges": ["no-such-token nor-this"]}, "transformers cannot convert .*BPE"),
+        (
+            {"template": "{% for m in messages %}{{ m['content'] }} The end.{% endfor %}"},
+            "ends an answer with 'The end.', which is none of the tokens that end a turn",
+        ),
         ({"template": "{{ 1 / 0 }}"}, "chat template of .* cannot render a question .division by zero"),
         pytest.param(
             {"tokenizer": "rwkv"},
@@ -166,6 +233,10 @@ def test_several_files_and_none(file, tmp_path):
         HuggingFaceBackend(tmp_path)
     with pytest.raises(ValueError, match="there is no file"):
         HuggingFaceBackend("none.gguf")
+    for number, name in enumerate(("a.gguf", "b.gguf"), 1):
+        (tmp_path / name).rename(tmp_path / f"m-0000{number}-of-00002.gguf")
+    with pytest.raises(ValueError, match=r"m-00001-of-00002\.gguf.*is one of several shards.*gguf-split --merge"):
+        HuggingFaceBackend(tmp_path)
 
 
 def test_the_missing_package_is_named(file):
