@@ -180,6 +180,8 @@ class ExpanderTrainingConfig:
                 'the loss "robust" and a label_smoothing above 0 belong together: give both or neither, got '
                 f"losses {self.losses!r} and label_smoothing {self.label_smoothing}"
             )
+        if self.precompute_reference and self.method == "sft-best":
+            raise ValueError("precompute_reference belongs to DPO: imitation has no reference, so leave it out")
         if self.ld_alpha > 1:
             raise ValueError(f"ld_alpha is a weight from 0 to 1, got {self.ld_alpha}")
         if self.ld_alpha < 1 and self.method != "dpo":
@@ -243,6 +245,11 @@ class ExpanderTrainingConfig:
     def group_size(self) -> int:
         """The texts that an online method draws for a query at each step."""
         return 2 if self.method == "online-dpo" else self.online_settings.group_size or 8
+
+    @property
+    def queries_per_step(self) -> int:
+        """The queries of an online method's step: with GRPO a batch counts texts, with online DPO pairs of texts."""
+        return self.batch_size // self.group_size if self.method == "grpo" else self.batch_size
 
     def recorded(self) -> dict[str, Any]:
         """The settings that determine the weights, as stored in records.

@@ -12,11 +12,13 @@ from ...collections.opening import is_collection, open_collection
 from ...common.extras import needed_for
 from ...common.files import path_of, with_home
 from ...common.weights import refuse_pickles
+from ...encoding.registry import check_name
 from ...evaluation.beir_collections import resolve
+from ...expansion.backends.opening import backend_parts
 from ..preferences.measured import training_collection
 from ..preferences.rewards import MEASURE
 from ..setting_checks import check_number
-from .systems import ROWS, SMALL
+from .systems import DEMO, ROWS, SMALL
 
 if TYPE_CHECKING:
     from .recipe import Evaluation, Recipe
@@ -60,6 +62,33 @@ def check_collections(given: Evaluation) -> None:
             raise ValueError(str(error)) from error
 
 
+def check_models(recipe: Recipe) -> None:
+    """Raise ValueError for names that cannot be models, or an LLM that cannot be trained as the systems require."""
+    for name, value in (
+        ("llm", recipe.llm),
+        ("encoder", recipe.encoder),
+        ("retriever: base", recipe.retriever.get("base")),
+    ):
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{name} must name a model, got {value!r}")
+        place = backend_parts(value)[1] if name == "llm" else value
+        check_place(name, place)
+        if name != "llm" and place != DEMO:
+            check_name(place)
+    if recipe.llm == SMALL or not (trained := [name for name in recipe.systems if ROWS[name].rewards]):
+        return
+    if backend_parts(recipe.llm)[0] == "openai":
+        raise ValueError(f"llm {recipe.llm!r} is on a server, so it cannot be trained as {trained} require")
+    if "adapter" in backend_parts(recipe.llm)[2]:
+        raise ValueError(f"llm {recipe.llm!r} already has an adapter, but {trained} train another: merge it first")
+
+
+def check_place(name: str, place: str) -> None:
+    """Raise ValueError if a model's name is a path to nothing."""
+    if place.startswith(("/", ".", "~")) and not path_of(place).exists():
+        raise ValueError(f"{name}: there is no folder {place!r}")
+
+
 def check_training(recipe: Recipe) -> None:
     """Raise ValueError for training settings that are invalid, or do not suit the systems to compare."""
     if searching := [name for name in recipe.systems if MEASURE in (ROWS[name].rewards or ())]:
@@ -76,6 +105,11 @@ def check_training(recipe: Recipe) -> None:
             raise ValueError(
                 f"adapt_retriever chooses pairs by a trained retriever, but {config.method} takes none: leave it out"
             )
+        check_place("dpo: online: encoder", config.online.encoder)
+        try:
+            check_name(config.online.encoder)
+        except ValueError as error:
+            raise ValueError(f"dpo: online: encoder: {error}") from error
         for name, place in (("index", config.online.index), ("qrels", config.online.qrels)):
             if place is not None and not Path(place).exists():
                 raise ValueError(f"dpo: online: {name}: {place!r} does not exist")
@@ -89,8 +123,10 @@ def check_room(recipe: Recipe) -> None:
     rewards = [ROWS[name].rewards for name in recipe.systems]
     asked: dict[str, tuple[int, int]] = {}
     if any(rewards):
-        asked["dpo: max_length"] = recipe.expander_config("base", "pairs", "out").max_length, 0
-        asked["candidates: max_new_tokens"] = recipe.candidates.max_new_tokens, PROMPT
+        config = recipe.expander_config("base", "pairs", "out")
+        asked["dpo: max_length"] = config.max_length, 0
+        if config.online is None or config.online.needs_answers:
+            asked["candidates: max_new_tokens"] = recipe.candidates.max_new_tokens, PROMPT
     if any(names is not None for names in rewards):
         asked["expansion: max_new_tokens"] = recipe.expansion_settings()["max_new_tokens"], PROMPT
     for name, (tokens, prompt) in asked.items():
@@ -106,15 +142,22 @@ def check_machine(recipe: Recipe) -> None:
     """Raise right away the errors that training the LLM here would raise only after hours of earlier stages.
 
     Raises:
-        ValueError: an encoder's folder with weights in a pickle alone, or 4 bits without a CUDA device.
+        ValueError: an encoder's folder with weights in a pickle alone, 4 bits without a CUDA device, or an index of
+            online rewards that another encoder filled, or without the documents that are judged.
         ImportError: a package needed for training is missing.
     """
+    from ..expander.online.reward import GroupReward
     from ..expander.train import check_requirements
 
     for name in (recipe.encoder, str(recipe.retriever["base"])):
         refuse_pickles(path_of(name))
     if any(ROWS[name].rewards for name in recipe.systems):
-        check_requirements(recipe.expander_config("base", "pairs", "out"))
+        config = recipe.expander_config("base", "pairs", "out")
+        check_requirements(config)
+        if config.online is not None:
+            refuse_pickles(path_of(config.online.encoder))
+            if config.online.index is not None:
+                GroupReward(config.online, ())  # the queries are not known yet
 
 
 def _context(recipe: Recipe) -> int | None:

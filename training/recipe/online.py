@@ -10,6 +10,7 @@ from ..expander.config import ONLINE
 from ..expander.online.settings import OnlineSettings, search_identity
 from ..identity import encoder_identity
 from ..preferences.rewards import MEASURE
+from .sections import section
 from .systems import encoder_name
 
 if TYPE_CHECKING:
@@ -27,36 +28,40 @@ def online_values(recipe: Recipe, rewards: Sequence[str]) -> dict[str, Any]:
         rewards: those of a row of Table 3. What the row leaves out of the paper's two is left out here as well.
 
     Raises:
-        ValueError: the row leaves out a reward that is not among those of `online`.
+        ValueError, TypeError: invalid settings, or the row leaves out a reward that is not among those of `online`, or
+            all of them.
     """
     if recipe.dpo.get("method") not in ONLINE:
         return {}
     given = recipe.dpo.get("online") or {}
     if not isinstance(given, Mapping):
         raise ValueError(f"dpo: online must be a mapping of names to values, got {given!r}")
-    sampling = {name: value for name, value in recipe.expansion_settings().items() if name != "n"}
-    values = {"encoder": encoder_name(recipe.encoder)} | sampling | dict(given)
-    known = OnlineSettings.__dataclass_fields__.keys()
-    if unknown := sorted(given.keys() - known):
-        raise ValueError(f"dpo: online: unknown fields {unknown}, the fields are {sorted(known)}")
+    known = OnlineSettings.__dataclass_fields__
+    sampling = {name: value for name, value in recipe.expansion_settings().items() if name in known}
+    values = {"encoder": recipe.encoder} | sampling | dict(given)
+    if isinstance(values["encoder"], str):
+        values["encoder"] = encoder_name(values["encoder"])
+    settings = section(OnlineSettings, "dpo: online", values, {})
     if MEASURE in rewards:
         raise ValueError(
             f"dpo: method {recipe.dpo['method']!r} takes no pairs, which a system is to choose by the search: name the "
             f'reward "{MEASURE}" in dpo: online instead, with index and qrels, and leave that system out of systems'
         )
-    names = list(values.get("rewards", PAPER_REWARDS))
-    weights = values.get("weights") or [1.0] * len(names)
+    names, weights = list(settings.rewards), settings.weights or (1.0,) * len(settings.rewards)
     without = [name for name in PAPER_REWARDS if name not in rewards]
     if lacking := [name for name in without if name not in names]:
         raise ValueError(
             f"dpo: online: a system is to be trained without the reward {lacking[0]!r}, but the rewards are {names}: "
             "leave that system out of systems"
         )
-    if len(weights) != len(names):
-        raise ValueError(f"dpo: online: give one weight for each of the {len(names)} rewards, got {len(weights)}")
     kept = [(name, weight) for name, weight in zip(names, weights, strict=True) if name not in without]
+    if not kept:
+        raise ValueError(
+            f"dpo: online: a system is to be trained without {without}, and no other reward is named: leave that "
+            "system out of systems"
+        )
     values |= {"rewards": [name for name, _ in kept], "weights": [float(weight) for _, weight in kept]}
-    return {"online": {name: value for name, value in values.items() if name in known}}
+    return {"online": values}
 
 
 def reward_identity(settings: OnlineSettings) -> dict[str, Any]:

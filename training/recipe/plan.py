@@ -93,7 +93,8 @@ class _Estimate:
         held_out = math.ceil(self.queries["llm"] * config.eval_fraction)
         # before the first step and then `evaluations` times; what the untrained model writes is kept
         evaluated = held_out * (config.evaluations + 1 + config.group_size)
-        drawn = math.ceil((self.queries["llm"] - held_out) * config.epochs * config.group_size)
+        steps = math.ceil((self.queries["llm"] - held_out) // config.queries_per_step * config.epochs)
+        drawn = steps * config.queries_per_step * config.group_size
         texts, length = drawn + evaluated, config.online_settings.max_new_tokens
         # each is written, and then read by the model and by its reference
         copies = 1 + (config.vllm == "colocate")

@@ -9,7 +9,6 @@ from typing import Any
 
 from ...common.files import path_of
 from ...common.utf8 import read_utf8
-from ...encoding.registry import check_name
 from ...evaluation.cells import parse_measures
 from ...expansion.backends.base import Sampling
 from ...expansion.backends.opening import backend_parts, open_backend
@@ -20,7 +19,16 @@ from ..preferences.candidates import CandidateSettings
 from ..preferences.choice import PreferenceSettings
 from ..setting_checks import check_flag, check_number, check_whole
 from ..smalllm.train import SmallLMConfig
-from .checks import check_collections, check_data, check_room, check_texts, check_training, load_yaml, with_variables
+from .checks import (
+    check_collections,
+    check_data,
+    check_models,
+    check_room,
+    check_texts,
+    check_training,
+    load_yaml,
+    with_variables,
+)
 from .online import PAPER_REWARDS, online_values
 from .sections import section
 from .systems import DEMO as DEMO
@@ -143,7 +151,7 @@ class Recipe:
         self._derive_answers()
         self._check_parts()
         check_data(self.data, self.split, self.ratios)
-        self._check_models()
+        check_models(self)
         check_training(self)
         self.retriever_config("train.jsonl", "out", "expandr", None)
         self.student_config("teacher", "train.jsonl", "passages.jsonl", "out")
@@ -194,27 +202,6 @@ class Recipe:
         are_counts(self.parts)
         if not all(self.parts.values()):
             raise ValueError(f"parts must leave queries for both, got {dict(self.parts)}")
-
-    def _check_models(self) -> None:
-        """Reject names that cannot be models before anything is computed."""
-        for name, value in (
-            ("llm", self.llm),
-            ("encoder", self.encoder),
-            ("retriever: base", self.retriever.get("base")),
-        ):
-            if not isinstance(value, str) or not value.strip():
-                raise ValueError(f"{name} must name a model, got {value!r}")
-            place = backend_parts(value)[1] if name == "llm" else value
-            if place.startswith(("/", ".", "~")) and not path_of(place).exists():
-                raise ValueError(f"{name}: there is no folder {place!r}")
-            if name != "llm" and place != DEMO:
-                check_name(place)
-        if self.llm == SMALL or not (trained := [name for name in self.systems if ROWS[name].rewards]):
-            return
-        if backend_parts(self.llm)[0] == "openai":
-            raise ValueError(f"llm {self.llm!r} is on a server, so it cannot be trained as {trained} require")
-        if "adapter" in backend_parts(self.llm)[2]:
-            raise ValueError(f"llm {self.llm!r} already has an adapter, but {trained} train another: merge it first")
 
     @property
     def model(self) -> str:

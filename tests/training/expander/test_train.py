@@ -647,6 +647,7 @@ def test_the_papers_values_are_the_defaults():
         ({"losses": {"robust": 1}}, ValueError, "a label_smoothing above 0 belong together"),
         ({"label_smoothing": 0.1}, ValueError, "a label_smoothing above 0 belong together"),
         ({"losses": {"robust": 1}, "label_smoothing": 0.5}, ValueError, "label_smoothing must be .*below 0.5"),
+        ({"precompute_reference": True, "method": "sft-best"}, ValueError, "imitation has no reference"),
         ({"label_smoothing": 0.1, "method": "sft-best"}, ValueError, "label_smoothing belongs to .*: leave it out"),
         ({"ld_alpha": 1.5}, ValueError, "ld_alpha is a weight from 0 to 1"),
         ({"ld_alpha": 0.5, "method": "sft-best"}, ValueError, "ld_alpha belongs to method .dpo.: leave it out"),

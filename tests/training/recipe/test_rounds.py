@@ -7,17 +7,24 @@ import pandas as pd
 import pytest
 
 from pyterrier_expandr import ExpandREncoder, FaissIndex
+from pyterrier_expandr.encoding.registry import demo_encoder_folder
 from pyterrier_expandr.training.expander.online.report import is_training_run
 from pyterrier_expandr.training.preferences.candidates import read_candidates
+from pyterrier_expandr.training.recipe.checks import check_machine
 from pyterrier_expandr.training.recipe.plan import plan
 from pyterrier_expandr.training.recipe.recipe import _recipe, read_recipe
 from pyterrier_expandr.training.recipe.stages import RecipeStages
 from pyterrier_expandr.training.stage import build, in_order
 from tests.command import expandr
+from tests.encoders_tiny import build_bert
 from tests.training.recipe.test_recipe import RECIPES, TINY, tiny, write
 
 BOTH = ("self", "retriever")
 GRPO = TINY["dpo"] | {"method": "grpo", "batch_size": 4, "online": {"group_size": 2, "weights": [1, 0.5]}}
+
+
+def with_online(**values):
+    return GRPO | {"online": GRPO["online"] | values}
 
 
 def names(stages):
@@ -83,6 +90,8 @@ def test_an_online_method_is_a_stage_that_takes_answers_or_examples():
     config = without.recipe.expander_config("base", "data", "out")
     assert (config.online.max_new_tokens, config.online.temperature) == (6, 1.0), "as passages are drawn later"
     assert config.online.weights == (1.0, 1.0) and config.group_size == 2
+    named = tiny(dpo=with_online(encoder="demo")).recipe.expander_config("base", "data", "out").online
+    assert named.encoder == config.online.encoder == demo_encoder_folder()
     table = plan(stages.recipe).set_index("stage")
     queries = table.loc["answers", "texts"]
     assert table.loc["grpo", "texts"] >= 2 * (queries - 1) and table.loc["answers", "tokens_written"] == 6 * queries
@@ -104,14 +113,32 @@ def test_a_row_leaves_out_the_reward_that_it_is_named_by():
     [
         ({"dpo": GRPO | {"batch_size": 3}}, "dpo: batch_size 3 must be a multiple of"),
         ({"dpo": GRPO | {"online": {"groups": 2}}}, "dpo: online: unknown fields .'groups'"),
+        ({"dpo": GRPO | {"online": 3}}, "dpo: online must be a mapping"),
+        ({"dpo": with_online(encoder="rubbish")}, "dpo: online: encoder: unknown encoder 'rubbish'"),
+        ({"dpo": with_online(encoder="/no/such")}, "dpo: online: encoder: there is no folder '/no/such'"),
+        ({"dpo": with_online(rewards="retriever")}, "dpo: online: rewards must be a list .*, got 'retriever'"),
+        ({"dpo": with_online(rewards=None)}, "dpo: online: rewards must be a list .*, got None"),
+        ({"dpo": with_online(weights=1)}, "dpo: online: weights must be a list of numbers, got 1"),
+        ({"dpo": with_online(weights=[1])}, "dpo: online: give one weight for each of the 2 rewards, got 1"),
+        (
+            {"dpo": with_online(rewards=["self"], weights=None), "systems": ["w/o Self-Reward"]},
+            "is to be trained without .'self'., and no other reward is named: leave that system out",
+        ),
         ({"dpo": GRPO | {"online": {"index": "no", "qrels": "no", "group_size": 2}}}, "index: 'no' does not exist"),
         ({"dpo": GRPO, "rounds": 2, "adapt_retriever": True}, "but grpo takes none"),
         ({"dpo": TINY["dpo"] | {"online": {"encoder": "demo"}}}, "method 'dpo' takes no online settings"),
     ],
 )
 def test_online_settings_of_a_recipe_are_checked(changes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         _recipe(TINY | changes, None)
+
+
+def test_candidates_need_room_only_where_they_are_drawn():
+    long = {"candidates": {**TINY["candidates"], "max_new_tokens": 340}}
+    tiny(dpo=with_online(rewards=["retriever"], weights=None), **long)
+    with pytest.raises(ValueError, match="candidates: max_new_tokens 340 plus 64 tokens of prompt exceeds the context"):
+        tiny(dpo=GRPO, **long)
 
 
 def test_the_online_stages_run_and_end_in_a_model(tmp_path, minilm):
@@ -135,6 +162,10 @@ def test_what_the_rewards_lack_is_said_before_the_llm_writes_answers(tmp_path, m
     (encoder.doc_encoder() >> FaissIndex(tmp_path / "index")).index([{"docno": "astro1", "text": "a star"}])
     online = GRPO["online"] | {"index": str(tmp_path / "index"), "qrels": str(tmp_path / "qrels.tsv")}
     stages = tiny(dpo=GRPO | {"online": online}, encoder=str(minilm))
+    check_machine(stages.recipe)
+    build_bert(tmp_path / "other", seed=1)
+    with pytest.raises(ValueError, match="was made by .*, but the reward encoder is '.*other': use one encoder"):
+        check_machine(tiny(dpo=with_online(**online | {"encoder": str(tmp_path / "other")})).recipe)
     with pytest.raises(ValueError, match="the judgments have no relevant document for"):
         build(stages.trained(BOTH), tmp_path / "runs")
     assert not list((tmp_path / "runs").glob("answers*/**/*.sqlite")), "nothing was written"
@@ -142,7 +173,7 @@ def test_what_the_rewards_lack_is_said_before_the_llm_writes_answers(tmp_path, m
 
 def test_the_recipe_for_grpo_is_planned():
     table = plan(read_recipe(RECIPES / "paper-qwen-grpo.yaml")).set_index("stage")
-    texts = (100_000 - 200) * 8 // 10 + 200 * (1 + 10 + 8)
+    texts = 312 * 256 + 200 * (1 + 10 + 8)  # a tenth of 3,118 steps is rounded up
     assert table.loc["grpo", "texts"] == texts and table.loc["grpo", "tokens_written"] == texts * 512
     assert table.loc["grpo", "memory_gib"] == pytest.approx(2 * 7 * 2e9 / 2**30), "vLLM holds the weights again"
     assert "answers" not in table.index and "candidates" not in table.index

@@ -62,7 +62,7 @@ class OnlineSettings:
     def __post_init__(self) -> None:
         import ir_measures
 
-        if not isinstance(self.encoder, str) or not self.encoder.strip():
+        if not isinstance(self.encoder, (str, Path)) or not str(self.encoder).strip():
             raise ValueError(f"encoder must name the reward encoder, got {self.encoder!r}")
         for name in ("encoder", "index", "qrels"):
             if getattr(self, name) is not None:
@@ -93,7 +93,8 @@ class OnlineSettings:
             named_reward(reward)
         names = self.names
         if len(set(names)) < len(names):
-            raise ValueError(f"rewards must differ from one another, got {names}")
+            own = "" if all(isinstance(one, str) for one in self.rewards) else ": give each function its own `__name__`"
+            raise ValueError(f"rewards must differ from one another, got {names}{own}")
         if self.weights is not None:
             if isinstance(self.weights, (str, int, float)):
                 raise TypeError(f"weights must be a list of numbers, got {self.weights!r}")

@@ -122,20 +122,14 @@ def online_trainer(
 
 
 def queries_per_step(config: ExpanderTrainingConfig, processes: int) -> int:
-    """The queries of a step: with GRPO a batch counts texts, with online DPO pairs of texts.
-
-    Raises:
-        ValueError: the texts of one query would be spread over several processes.
-    """
-    if config.method != "grpo":
-        return config.batch_size
+    """The queries of a step. Raises ValueError if the texts of one query would be spread over several processes."""
     share, rest = divmod(config.batch_size, processes)
-    if rest or share % config.group_size:
+    if config.method == "grpo" and (rest or share % config.group_size):
         raise ValueError(
             f"batch_size {config.batch_size} over {processes} processes must give each a multiple of group_size "
             f"{config.group_size}: the texts of a query are ranked within one process"
         )
-    return config.batch_size // config.group_size
+    return config.queries_per_step
 
 
 def in_order(rows: Sequence[Any], per_step: int, epochs: float, seed: int) -> list[Any]:
