@@ -37,7 +37,7 @@ from pyterrier_expandr.training.expander.online.reward import GroupReward, Score
 from pyterrier_expandr.training.expander.online.settings import OnlineSettings
 from pyterrier_expandr.training.expander.online.signs import Written, collapse, distinct_2, text_figures
 from pyterrier_expandr.training.expander.online.trainers import OnlineDPOConfig
-from pyterrier_expandr.training.expander.online.watch import Watch
+from pyterrier_expandr.training.expander.online.watch import Watch, read_tokens
 from pyterrier_expandr.training.expander.train import train_expander
 from pyterrier_expandr.training.preferences.rewards import MeasureGain, retriever_reward
 from tests.encoders_tiny import build_bert
@@ -242,6 +242,16 @@ def test_a_run_is_reported_as_a_table_and_as_curves(trained, tmp_path):
     )
     refused = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "run.html")])
     assert isinstance(refused.exception, ValueError) or "a table (.md) or a picture" in refused.output
+    other = CliRunner().invoke(app, ["report", str(folder), "--format", "html", "--baseline", "BM25"])
+    assert "a training run, whose report has no --baseline, --format" in str(other.exception) + other.output
+
+
+def test_the_end_of_a_text_is_scored_where_it_was_written(tiny_llama):
+    backend = HuggingFaceBackend(tiny_llama, device="cpu")
+    ids = backend.text_ids("air scatters light")
+    assert read_tokens(backend, Written("air scatters light", False), 2) == [*ids, 2] != ids
+    assert read_tokens(backend, Written("air scatters light", True), 2) == ids
+    assert read_tokens(backend, Written("", True), 2) == [2], "there is nothing else to score"
 
 
 def test_a_collapse_is_warned_of_once_in_a_run_and_its_rows_are_kept(tmp_path, caplog):
@@ -409,7 +419,7 @@ def broken(kind):
     ],
 )
 def test_a_broken_reward_names_the_queries(work, tiny_llama, kind, message):
-    with pytest.raises(ValueError, match=f"{message}; nothing was trained on them, and the last checkpoint stays"):
+    with pytest.raises(ValueError, match=f"{message}; nothing was trained on them, and the last checkpoint, if"):
         scored(work, HuggingFaceBackend(tiny_llama, device="cpu"), ["a", "b", "c", "d"], ["q0", "q0", "q1", "q1"],
                broken(kind))  # fmt: skip
 
@@ -459,6 +469,7 @@ def test_a_reward_that_fails_leaves_the_last_checkpoint_from_which_a_rerun_goes_
         ({}, {"method": "dpo"}, "method 'dpo' takes no online settings"),
         ({}, {"losses": {"sft": 1}}, 'losses belong to method "dpo"'),
         ({}, {"precompute_reference": True}, "precompute_reference belongs to given pairs"),
+        ({"rewards": (lambda given: 1, lambda given: 2)}, {}, "give each function its own `__name__`"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_model_is_loaded(work, config, online, changes, message):

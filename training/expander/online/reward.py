@@ -23,6 +23,8 @@ from ...preferences.rewards import MEASURE, Candidates, MeasureGain, Reward, com
 from .settings import OnlineSettings, named_reward, search_identity
 from .signs import Written
 
+STAYS = "nothing was trained on them, and the last checkpoint, if there is one, stays"
+
 
 class GroupReward:
     """Values groups of texts of some queries by weighted rewards; opening it checks everything that it needs.
@@ -125,21 +127,17 @@ def _checked(name: str, reward: Reward, candidates: Candidates) -> np.ndarray:
         values = np.asarray(reward(candidates), dtype=np.float64)
     except Exception as error:  # a reward is anybody's code
         raise ValueError(
-            f"reward {name!r} failed for the queries {ids} ({type(error).__name__}: {error}); nothing was trained on "
-            "them, and the last checkpoint stays"
+            f"reward {name!r} failed for the queries {ids} ({type(error).__name__}: {error}); {STAYS}"
         ) from error
     shape = candidates.to_gold.shape
     if values.shape != shape:
         raise ValueError(
             f"reward {name!r} must return numbers of shape {shape} (queries, texts), but for the queries {ids} it "
-            f"returned the shape {values.shape}; nothing was trained on them, and the last checkpoint stays"
+            f"returned the shape {values.shape}; {STAYS}"
         )
     broken = [ids[row] for row in np.flatnonzero(~np.isfinite(values).all(axis=1))]
     if broken:
-        raise ValueError(
-            f"reward {name!r} is NaN or infinite for the queries {broken}; nothing was trained on them, and the last "
-            "checkpoint stays"
-        )
+        raise ValueError(f"reward {name!r} is NaN or infinite for the queries {broken}; {STAYS}")
     return values
 
 

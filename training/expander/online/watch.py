@@ -102,7 +102,7 @@ class Watch:
         model.eval()
         for prompt, text in zip(self.prompts, texts, strict=True):
             begin = self.backend.prompt_ids(prompt)
-            ids = torch.tensor([[*begin, *self.backend.text_ids(text.passage), self.end]], device=model.device)
+            ids = torch.tensor([[*begin, *read_tokens(self.backend, text, self.end)]], device=model.device)
             logits = []
             for adapter in (nullcontext(), model.disable_adapter()):
                 with torch.inference_mode(), adapter:
@@ -110,6 +110,12 @@ class Watch:
             found.append(torch.nn.functional.kl_div(logits[1], logits[0], log_target=True, reduction="none").sum(-1))
         model.train(training)
         return float(torch.cat(found).mean())
+
+
+def read_tokens(backend: HuggingFaceBackend, text: Written, end: int) -> list[int]:
+    """The tokens of a passage, and `end` unless the text was cut at the limit; an empty one has `end` at least."""
+    ids = backend.text_ids(text.passage)
+    return ids if text.truncated and ids else [*ids, end]
 
 
 def _texts(
