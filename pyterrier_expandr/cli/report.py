@@ -34,6 +34,13 @@ def report(
     from ..training.expander.online.report import is_training_run
 
     if is_training_run(results):
+        options = {"--baseline": baseline, "--paper": paper, "--system": system, "--on": on, "--measure": measure}
+        given: dict[str, Any] = options | {"--format": format != "md"}
+        if unused := [name for name, value in given.items() if value]:
+            raise ValueError(
+                f"{results} is a training run, whose report has no {', '.join(unused)}: leave them out, and name the "
+                "file of a picture with --out if you want one"
+            )
         _of_training(results, out)
         return
     from ..evaluation.results import Results as ResultSet

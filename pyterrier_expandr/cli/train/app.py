@@ -20,8 +20,12 @@ def show_record(file: Path, names: Iterable[str]) -> None:
 
 
 def shares(given: list[str], option: str) -> dict[str, float]:
-    """NAME=NUMBER options as a dictionary. Raises ValueError for any other form."""
+    """NAME=NUMBER options as a dictionary. Raises ValueError for any other form, or a name given twice."""
     try:
-        return {name: float(share) for name, share in (one.rsplit("=", 1) for one in given)}
+        pairs = [(name, float(share)) for name, share in (one.rsplit("=", 1) for one in given)]
     except ValueError as error:
         raise ValueError(f"{option} must have the form NAME=NUMBER, such as nq=0.1, got {given}") from error
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"{option} names something twice: {given}")
+    return found

@@ -211,6 +211,8 @@ def test_shares_of_files_on_the_command_line():
     for wrong in ("nq", "nq=", "nq=much"):
         with pytest.raises(ValueError, match="--ratio must have the form NAME=NUMBER"):
             shares([wrong], "--ratio")
+    with pytest.raises(ValueError, match="--reward names something twice"):
+        shares(["retriever=1", "retriever=2"], "--reward")
 
 
 def test_the_report_counts_what_it_is_given(tmp_path):
