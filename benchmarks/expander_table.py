@@ -78,14 +78,15 @@ def row_of(found: Outcome, base: dict[str, np.ndarray], alone: dict[str, np.ndar
 def merged_rows(before: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of earlier runs and of this one; one with the same attempt, seed, queries and arithmetic is replaced.
 
-    Its comparison with another attempt stays if the new run did not have that attempt.
+    Its comparison with another attempt stays if the new run did not have that attempt, and found the same.
     """
     key = ("queries", "dtype", "processor", "attempt", "seed")
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in [*before, *new]:
         name = tuple(map(row.get, key))
-        kept = {"over": found[name]["over"]} if "over" in found.get(name, {}) else {}
-        found[name] = kept | row
+        old = found.get(name, {})
+        same = "over" in old and old["nDCG@10"] == row["nDCG@10"]
+        found[name] = ({"over": old["over"]} if same else {}) | row
     return list(found.values())
 
 

@@ -243,10 +243,12 @@ def test_the_seeds_of_an_attempt_have_a_mean_and_the_others_are_compared_with_dp
 
 
 def test_a_comparison_with_dpo_outlives_a_run_without_it(scripted):
-    again = [{name: value for name, value in row.items() if name != "over"} | {"nDCG@10": 0.5} for row in scripted]
+    again = [{name: value for name, value in row.items() if name != "over"} | {"words": 7} for row in scripted]
     merged = table.merged_rows(scripted, again)
-    assert len(merged) == len(scripted) and all(row["nDCG@10"] == 0.5 for row in merged)
+    assert len(merged) == len(scripted) and all(row["words"] == 7 for row in merged)
     assert [row.get("over") for row in merged] == [row.get("over") for row in scripted]
+    others = table.merged_rows(scripted, [row | {"nDCG@10": 0.5} for row in again])
+    assert len(others) == len(scripted) and not any("over" in row for row in others), "other texts were measured"
 
 
 def test_the_table_of_the_methods_says_what_is_of_other_seeds_and_shows_no_other_comparison(scripted):
