@@ -173,11 +173,12 @@ class Laboratory:
         return self.made(stages.pairs(attempt.rewards)) / "pairs.jsonl"
 
     def drawn(self, attempt: Attempt, base: str) -> int:
-        """The tokens of the candidates among which the attempt's pairs were chosen."""
+        """The tokens of the candidates among which the attempt's pairs were chosen, and of answers if it needs them."""
         stages = self.stages(base if attempt.on_policy else None, attempt.rewards)
         tokenizer = self.model(None, 0)[0].backend().tokenizer
         sets = read_candidates(self.made(stages.candidates(attempt.rewards)) / "candidates.jsonl")
-        return sum(len(ids) for one in sets for ids in tokenizer(list(one.candidates))["input_ids"])
+        texts = ([*one.candidates, one.answer] if one.answer else one.candidates for one in sets)
+        return sum(len(ids) for group in texts for ids in tokenizer(list(group))["input_ids"])
 
     def searched(self) -> dict[str, str]:
         """The index of SciFact and the judgments of its training queries, which online rewards search with."""

@@ -63,7 +63,7 @@ def training_table(rows: list[dict[str, Any]]) -> str:
         "tokens",
         "seconds",
     )
-    verdict = "reached" if expander_table.reached(rows) else "missed so far"
+    verdict = "reached" if expander_table.reached(rows) else "not reached as a whole"
     return (
         "The same queries with passages that SmolLM2-135M writes, before and after training by DPO:\n\n"
         f"{expander_table.markdown(proof, hidden)}\n\n"
