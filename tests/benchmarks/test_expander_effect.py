@@ -314,16 +314,29 @@ def test_the_pages_say_what_the_results_say():
     assert f"(+{taught['gain']:.3f}, p = {taught['gain p']:.2f})" in text
     assert f"({taught['similarity']:.3f}, before {base['similarity']:.3f})" in text
     grpo = sorted(found("grpo"), key=lambda row: row["seed"])
-    said = f"{listed(grpo, 'gain')} {{}}(p = {listed(grpo, 'gain p')})"
-    assert f"the gain is {said.format('')}" in text and f"`grpo` gains {said.format('in three seeds ')}" in online
-    dpo, imitation = (sorted(found(name), key=lambda row: row["seed"]) for name in ("near", "best-gold"))
-    assert f"`dpo` gains {listed(dpo, 'gain')} in three seeds (p = {listed(dpo, 'gain p')})" in online
-    assert f"`sft-best` {listed(imitation, 'gain')} in two (p = {listed(imitation, 'gain p')})" in online
-    assert all(row["to query alone"] < 0 for row in [*dpo, *imitation, *grpo, *found("online-dpo"), paper])
+    assert f"the gain is {listed(grpo, 'gain')} (p = {listed(grpo, 'gain p')})" in text
+    names = {"near": "dpo", "best-gold": "sft-best", "online-dpo": "online-dpo", "grpo": "grpo"}
+    seeds = {name: sorted(found(name), key=lambda row: row["seed"]) for name in names}
+    assert all(len(own) == 3 and all(row["to query alone"] < 0 for row in own) for own in seeds.values())
+    for name, called in names.items():
+        assert f"`{called}` {listed(seeds[name], 'gain')} (p = {listed(seeds[name], 'gain p')})" in online
+    mean = {row["attempt"]: row for row in rows if row["queries"] == "SciFact" and "seeds" in row}
+    assert f"`dpo` gains {mean['near']['gain']:.3f} (p = {mean['near']['gain p']:.3f})" in online
+    for name in ("best-gold", "online-dpo", "grpo"):
+        own, over = mean[name], mean[name]["over"]
+        less = f"{-over['gain']:.3f} less than `dpo`, p = {over['p']:.3f}"
+        assert f"`{names[name]}` {own['gain']:.3f} (p = {own['gain p']:.3f}; {less})" in online
+        assert over["gain"] < 0, "no method beats DPO"
     repeated = listed([{"%": 100 * row["as query"]} for row in grpo], "%", ".0f")
     assert f"{repeated} of 100 passages have no word that the query lacks ({100 * base['as query']:.0f} before" in text
     equal = grpo[0]["equal lengths"]
     assert f"its gain grows to {equal['gain']:.3f} (p = {equal['p']:.4f})" in text
-    (moved,) = found("grpo", queries="Vaswani")
-    assert f"on Vaswani (+{moved['gain']:.3f}, p = {moved['gain p']:.3f}; {-moved['to query alone']:.3f} below" in text
-    assert f"there: {100 * moved['as query']:.0f} of 100 passages" in text
+    moved = {name: sorted(found(name, queries="Vaswani"), key=lambda row: row["seed"]) for name in names}
+    for name, said in (("grpo", "GRPO gains {} in three seeds "), ("near", "the same reward gains {} ")):
+        gains, tests = (listed(moved[name], key) for key in ("gain", "gain p"))
+        assert f"{said.format(gains)}(p = {tests})" in text
+    (mean,) = (row for row in rows if (row["queries"], row["attempt"]) == ("Vaswani", "grpo") and "seeds" in row)
+    assert f"its mean is {mean['over']['gain']:.3f} above DPO's (p = {mean['over']['p']:.3f})" in text
+    assert f"and {-mean['to query alone']:.3f} below the query alone" in text
+    repeated = listed([{"%": 100 * row["as query"]} for row in moved["grpo"]], "%", ".0f")
+    assert f"there: {repeated} of 100 passages" in text
