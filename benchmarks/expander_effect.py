@@ -10,7 +10,7 @@ Protocol, written down before the first run:
   other half, which no LLM is trained on, are the development queries: everything is chosen by them.
 - Training must also beat the base at a lower temperature (0.6), which costs nothing.
 - The 300 test queries are only looked at with `--test`: for the base, the paper's setting and the chosen attempt. What
-  was looked at besides is listed in docs/expander_training.md, and nothing was chosen by it.
+  was looked at besides, and what was chosen after it, is told in docs/expander_training.md.
 - Transfer: `--collection` tries the same models on the test queries of another collection (at most its first 300), and
   `--pooling cls` with another encoder, namely the same network pooled in a way that it was not trained for.
 - A teacher's passages exist for the test queries alone. An attempt with one is trained five times, each time without a

@@ -78,15 +78,23 @@ def row_of(found: Outcome, base: dict[str, np.ndarray], alone: dict[str, np.ndar
 def merged_rows(before: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of earlier runs and of this one; one with the same attempt, seed, queries and arithmetic is replaced.
 
-    Its comparison with another attempt stays if the new run did not have that attempt, and found the same.
+    Its comparison with DPO stays if the new run did not have DPO, and found the same. Where DPO is replaced by another
+    result, no earlier comparison of that arithmetic stays.
     """
     key = ("queries", "dtype", "processor", "attempt", "seed")
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in [*before, *new]:
-        name = tuple(map(row.get, key))
-        old = found.get(name, {})
-        same = "over" in old and old["nDCG@10"] == row["nDCG@10"]
-        found[name] = ({"over": old["over"]} if same else {}) | row
+
+    def name(row: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(map(row.get, key))
+
+    found = {name(row): row for row in before}
+    replaced = {name(row) for row in new if row.get("nDCG@10") != found.get(name(row), row).get("nDCG@10")}
+    without_dpo = {one[:3] for one in replaced if one[3].startswith(PLAIN)}
+    for one, row in found.items():
+        if one in replaced or one[:3] in without_dpo:
+            found[one] = {field: value for field, value in row.items() if field != "over"}
+    for row in new:
+        kept = found.get(name(row), {})
+        found[name(row)] = ({"over": kept["over"]} if "over" in kept else {}) | row
     return list(found.values())
 
 

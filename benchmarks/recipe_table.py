@@ -76,8 +76,8 @@ def markdown(found: dict[str, Any]) -> str:
         if one["seconds"] >= 30
     ]
     on = f"{found['machine']['cpus']} cores, {found['machine']['processor']}"
-    compared = table(["system", *MEASURES, f"to {QUERY}, p", f"to {UNTRAINED_LLM}, p"], lines)
-    return f"{compared}\n\n(Minutes of the stages: {', '.join(times)}; {on}.)"
+    shown = table(["system", *MEASURES, f"to {QUERY}, p", f"to {UNTRAINED_LLM}, p"], lines)
+    return f"{shown}\n\n(Minutes of the stages: {', '.join(times)}; {on}.)"
 
 
 def main() -> int:

@@ -95,7 +95,7 @@ def _backend(llm: str | None, device: str | None, say: Callable[[str], None]) ->
     try:
         backend = open_backend(llm or SMOLLM2, device=device)
         _ = getattr(backend, "opened", None)
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, ValueError) as error:
         if llm is not None:
             raise
         say(f"No LLM: {mendable(error)}")

@@ -35,7 +35,8 @@ def report(
 
     if is_training_run(results):
         options = {"--baseline": baseline, "--paper": paper, "--system": system, "--on": on, "--measure": measure}
-        given: dict[str, Any] = options | {"--format": format != "md"}
+        given: dict[str, Any] = options | {"--format": format != "md", "--title": title != "Results"}
+        given["--layout"] = layout != "collections"
         if unused := [name for name, value in given.items() if value]:
             raise ValueError(
                 f"{results} is a training run, whose report has no {', '.join(unused)}: leave them out, and name the "

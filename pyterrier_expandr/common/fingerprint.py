@@ -22,8 +22,8 @@ HUB_TIMEOUT = 3.0
 #: the file that names the original in a folder converted from GGUF
 GGUF_RECORD = "expandr_gguf.json"
 
-#: how llama.cpp names the shards of a model
-_SHARD = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
+#: how llama.cpp names the shards of a model; a single one is the whole model
+_SHARD = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.gguf$", re.IGNORECASE)
 
 
 def model_fingerprint(name_or_folder: str | Path, revision: str | None = None) -> dict[str, Any]:

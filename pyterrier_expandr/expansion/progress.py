@@ -71,8 +71,8 @@ def generation_progress(
 ) -> Iterator[GenerationProgress]:
     """A run of `backend` that tells how long it will be, how far it is, and what it took.
 
-    The lines appear beside the bar, or, if `verbose` is False, in the log. A run without anything to write tells
-    nothing.
+    The lines appear beside the bar, or, if `verbose` is False, in the log. A run that is known to
+    have nothing to write tells nothing.
 
     Args:
         desc: what is written, as the label of the bar.

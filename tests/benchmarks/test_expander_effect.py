@@ -249,6 +249,12 @@ def test_a_comparison_with_dpo_outlives_a_run_without_it(scripted):
     assert [row.get("over") for row in merged] == [row.get("over") for row in scripted]
     others = table.merged_rows(scripted, [row | {"nDCG@10": 0.5} for row in again])
     assert len(others) == len(scripted) and not any("over" in row for row in others), "other texts were measured"
+    (dpo,) = (row for row in scripted if (row["attempt"], row.get("seed")) == ("near", 1))
+    assert table.merged_rows(scripted, [dpo]) == scripted
+    others = table.merged_rows(scripted, [dpo | {"nDCG@10": 0.5}])
+    assert len(others) == len(scripted) and not any("over" in row for row in others), "DPO is another"
+    own = table.merged_rows(scripted, [dpo | {"nDCG@10": 0.5}, *(row for row in scripted if "over" in row)])
+    assert sum("over" in row for row in own) == sum("over" in row for row in scripted) > 0
 
 
 def test_the_table_of_the_methods_says_what_is_of_other_seeds_and_shows_no_other_comparison(scripted):

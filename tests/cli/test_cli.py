@@ -101,6 +101,9 @@ def test_the_demo_says_at_once_why_there_is_no_llm(tmp_path, tiny_llama, monkeyp
     monkeypatch.setattr(check, lambda file: check_installed("it", "gguf", "no_such_package"))
     assert demo._backend(None, "cpu", said.append) is None
     assert said[2] == 'No LLM: it needs the package no_such_package: pip install "pyterrier_expandr[gguf]"'
+    (tmp_path / "empty").mkdir()  # such as a folder of the user's that happens to have the model's name
+    monkeypatch.setattr(demo, "SMOLLM2", str(tmp_path / "empty"))
+    assert demo._backend(None, "cpu", said.append) is None and "holds no model" in said[3]
 
 
 def test_expand_index_search(tmp_path, minilm, tiny_llama):

@@ -16,7 +16,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from pyterrier_expandr import HuggingFaceBackend, open_backend
-from pyterrier_expandr.common.fingerprint import GGUF_RECORD, model_fingerprint
+from pyterrier_expandr.common.fingerprint import GGUF_RECORD, gguf_file, model_fingerprint
 from pyterrier_expandr.expansion.backends.gguf import SMOLLM2_HUB, check_gguf, local_model, resolve_llm
 from tests.backend_contract import ask
 from tests.tiny_gguf import write_gguf, write_moe
@@ -235,6 +235,9 @@ def test_several_files_and_none(file, tmp_path):
         HuggingFaceBackend("none.gguf")
     for number, name in enumerate(("a.gguf", "b.gguf"), 1):
         (tmp_path / name).rename(tmp_path / f"m-0000{number}-of-00002.gguf")
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "m-00001-of-00001.gguf").touch()
+    assert gguf_file(tmp_path / "whole").name == "m-00001-of-00001.gguf", "a single shard is the model"
     with pytest.raises(ValueError, match=r"m-00001-of-00002\.gguf.*is one of several shards.*gguf-split --merge"):
         HuggingFaceBackend(tmp_path)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ...common.extras import check_installed, install_line
 from ...common.files import cache_folder, replace_folder, with_home, write_json
 from ...common.fingerprint import GGUF_RECORD, gguf_file, gguf_sha256
+from ...common.locks import one_writer
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -171,18 +172,24 @@ def _convert(file: Path, target: Path) -> None:
     matrices = {tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) > 1}
     dtype = DTYPES.get(matrices.pop(), "bfloat16") if len(matrices) == 1 else "bfloat16"
     size = sum(int(tensor.n_elements) for tensor in reader.tensors) * (4 if dtype == "float32" else 2)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _clear_abandoned(target.parent)
-    free = shutil.disk_usage(target.parent).free
-    if free < size * 1.05:
-        raise OSError(
-            f"converting {str(file)!r} takes {size / 1e6:.0f} MB in {str(target.parent)!r}, where {free / 1e6:.0f} MB "
-            "are free: free some space, or name another folder in the environment variable EXPANDR_CACHE"
-        )
-    logger.warning("converting %s to %s once: %.0f MB in %s", file.name, dtype, size / 1e6, target)
-    part = Path(tempfile.mkdtemp(prefix=f".part.{target.name}.", dir=target.parent))
     try:
-        model, tokenizer = _read(file, _alone(file, part), dtype, reader)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _clear_abandoned(target.parent)
+        part = Path(tempfile.mkdtemp(prefix=f".part.{target.name}.", dir=target.parent))
+        source = part / "source"
+        source.mkdir()
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    try:
+        free = shutil.disk_usage(target.parent).free
+        if free < size * 1.05:
+            raise OSError(
+                f"converting {str(file)!r} takes {size / 1e6:.0f} MB in {str(target.parent)!r}, where "
+                f"{free / 1e6:.0f} MB are free: free some space, or name another folder in the environment variable "
+                "EXPANDR_CACHE"
+            )
+        logger.warning("converting %s to %s once: %.0f MB in %s", file.name, dtype, size / 1e6, target)
+        model, tokenizer = _read(file, _alone(file, source), dtype, reader)
         record = {"gguf_sha256": target.name, "file": file.name, "dtype": dtype}
         _save(model, tokenizer, part / "model", target, record)
     finally:
@@ -191,8 +198,7 @@ def _convert(file: Path, target: Path) -> None:
 
 def _alone(file: Path, folder: Path) -> Path:
     """A link to the file, since transformers also reads what lies beside it: an adapter_config.json asks the hub."""
-    (folder / "source").mkdir()
-    link = folder / "source" / "model.gguf"
+    link = folder / "model.gguf"
     try:
         link.symlink_to(file)
     except OSError:  # the system or the file system has no links
@@ -213,14 +219,19 @@ def _save(model: Any, tokenizer: Any, new: Path, target: Path, record: dict[str,
                 os.fsync(written.fileno())
         sizes = {path.relative_to(new).as_posix(): path.stat().st_size for path in files}
         write_json(new / GGUF_RECORD, {**record, "files": sizes})
-        if not _whole(target):
-            replace_folder(new, target)
+        with one_writer(target, wait=60):
+            if not _whole(target):
+                replace_folder(new, target)
     except (OSError, SafetensorError) as error:
         if not _whole(target):  # another process may have finished first
-            raise OSError(
-                f"cannot write the converted model to {str(target.parent)!r} ({error}): free some space, or name "
-                "another folder in the environment variable EXPANDR_CACHE"
-            ) from error
+            raise _cannot_write(target, error) from error
+
+
+def _cannot_write(target: Path, error: Exception) -> OSError:
+    return OSError(
+        f"cannot write the converted model to {str(target.parent)!r} ({error}): free some space, or name another "
+        "folder in the environment variable EXPANDR_CACHE"
+    )
 
 
 def _clear_abandoned(folder: Path) -> None:

@@ -242,8 +242,8 @@ def test_a_run_is_reported_as_a_table_and_as_curves(trained, tmp_path):
     )
     refused = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "run.html")])
     assert isinstance(refused.exception, ValueError) or "a table (.md) or a picture" in refused.output
-    other = CliRunner().invoke(app, ["report", str(folder), "--format", "html", "--baseline", "BM25"])
-    assert "a training run, whose report has no --baseline, --format" in str(other.exception) + other.output
+    other = CliRunner().invoke(app, ["report", str(folder), "--format", "html", "--baseline", "BM25", "--title", "T"])
+    assert "a training run, whose report has no --baseline, --format, --title" in str(other.exception) + other.output
 
 
 def test_the_end_of_a_text_is_scored_where_it_was_written(tiny_llama):
@@ -470,6 +470,7 @@ def test_a_reward_that_fails_leaves_the_last_checkpoint_from_which_a_rerun_goes_
         ({}, {"losses": {"sft": 1}}, 'losses belong to method "dpo"'),
         ({}, {"precompute_reference": True}, "precompute_reference belongs to given pairs"),
         ({"rewards": (lambda given: 1, lambda given: 2)}, {}, "give each function its own `__name__`"),
+        ({"rewards": ("self", "self", retriever_reward)}, {}, r"differ from one another, got .*retriever_reward'\]$"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_model_is_loaded(work, config, online, changes, message):

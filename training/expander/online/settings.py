@@ -93,7 +93,8 @@ class OnlineSettings:
             named_reward(reward)
         names = self.names
         if len(set(names)) < len(names):
-            own = "" if all(isinstance(one, str) for one in self.rewards) else ": give each function its own `__name__`"
+            twice = {name for name in names if names.count(name) > 1} - set(self.rewards)
+            own = ": give each function its own `__name__`" if twice else ""
             raise ValueError(f"rewards must differ from one another, got {names}{own}")
         if self.weights is not None:
             if isinstance(self.weights, (str, int, float)):
