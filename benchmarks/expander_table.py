@@ -145,8 +145,7 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
 
 def markdown(rows: list[dict[str, Any]], without: Sequence[str] = ()) -> str:
     """The table of the documentation, or part of its columns."""
-    lines = [{name: text for name, text in cells(row).items() if name not in without} for row in rows]
-    return table(list(lines[0]), [list(line.values()) for line in lines])
+    return _table([{name: text for name, text in cells(row).items() if name not in without} for row in rows])
 
 
 def methods(rows: Sequence[dict[str, Any]]) -> str:
@@ -181,7 +180,7 @@ def methods(rows: Sequence[dict[str, Any]]) -> str:
                 "minutes": f"{costs['seconds'] / 60:.0f}" if "seconds" in costs else "",
             }
         )
-    return table(list(lines[0]), [list(line.values()) for line in lines])
+    return _table(lines)
 
 
 def _widest(rows: Sequence[dict[str, Any]]) -> tuple[str | None, str | None]:
@@ -197,6 +196,11 @@ def _seeds(row: dict[str, Any]) -> str:
 def _other_seeds(row: dict[str, Any], of: dict[str, Any]) -> str:
     """What to add to a figure that is of other seeds than those of the line in which it stands."""
     return f" (seed {_seeds(row)})" if row and _seeds(row) != _seeds(of) else ""
+
+
+def _table(lines: Sequence[dict[str, str]]) -> str:
+    """Lines with the same columns as a table."""
+    return table(list(lines[0]), [list(line.values()) for line in lines])
 
 
 def _difference(row: dict[str, Any], name: str = "gain") -> str:

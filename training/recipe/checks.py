@@ -146,8 +146,8 @@ def check_machine(recipe: Recipe) -> None:
             online rewards that another encoder filled, or without the documents that are judged.
         ImportError: a package needed for training is missing.
     """
-    from ..expander.online.reward import GroupReward
     from ..expander.train import check_requirements
+    from .online import check_rewards
 
     for name in (recipe.encoder, str(recipe.retriever["base"])):
         refuse_pickles(path_of(name))
@@ -157,7 +157,7 @@ def check_machine(recipe: Recipe) -> None:
         if config.online is not None:
             refuse_pickles(path_of(config.online.encoder))
             if config.online.index is not None:
-                GroupReward(config.online, ())  # the queries are not known yet
+                check_rewards(config.online)
 
 
 def _context(recipe: Recipe) -> int | None:

@@ -69,8 +69,8 @@ def reward_identity(settings: OnlineSettings) -> dict[str, Any]:
     return {"reward_encoder": encoder_identity(settings.encoder), **search_identity(settings)}
 
 
-def check_rewards(settings: OnlineSettings, queries: Path) -> None:
-    """Open what the rewards need, and nothing of the LLM.
+def check_rewards(settings: OnlineSettings, queries: Path | None = None) -> None:
+    """Open what the rewards need, and nothing of the LLM; None where the queries are not known yet.
 
     Raises:
         ValueError: an index of another encoder or collection, or judgments that lack some of the queries.
@@ -78,4 +78,4 @@ def check_rewards(settings: OnlineSettings, queries: Path) -> None:
     from ..expander.online.queries import read_queries
     from ..expander.online.reward import GroupReward
 
-    GroupReward(settings, read_queries(queries, answers=False))
+    GroupReward(settings, () if queries is None else read_queries(queries, answers=False))
