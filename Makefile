@@ -97,7 +97,7 @@ $(LOWEST)/.installed: pyproject.toml
 # The attempts are compared on development queries, and the chosen one is tried on the test queries with three seeds.
 WORK ?= runs
 # DTYPE is that of the LLM's writing: bfloat16 where the processor computes in it.
-ATTEMPTS ?= paper rate near long $(CHOSEN) several-fast linear best-gold best-dpo both several-again
+ATTEMPTS ?= paper rate near long $(CHOSEN) several-fast linear robust equal-lengths again best-gold best-dpo grpo grpo-measure
 CHOSEN ?= several-float32
 DTYPE ?= float32
 EFFECT = $(BIN)/python -m benchmarks.expander_effect --folder $(WORK) --dtype $(DTYPE) --json docs/results/expander_effect.json

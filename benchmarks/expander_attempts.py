@@ -90,55 +90,33 @@ ATTEMPTS = {
         pairs_per_query=3,
     ),
     "robust": Attempt(
-        "robust DPO (2e-4, 1 epoch, a tenth taken for wrong), three pairs per query by the search",
+        "robust DPO (2e-4, 1 epoch, a tenth taken for wrong), retriever reward",
         {**TEN_TIMES, "losses": {"robust": 1}, "label_smoothing": 0.1},
-        (MEASURE, "retriever-margin"),
-        pairs_per_query=3,
-    ),
-    "equal-lengths": Attempt(
-        "length-controlled DPO (2e-4, 1 epoch, half the weight for longer), three pairs per query by the search",
-        {**TEN_TIMES, "ld_alpha": 0.5},
-        (MEASURE, "retriever-margin"),
-        pairs_per_query=3,
-    ),
-    "several-again": Attempt(
-        "that at 5e-4, and then at 2e-4 on its own candidates",
-        TEN_TIMES,
-        (MEASURE, "retriever-margin"),
-        after="several-fast",
-        on_policy=True,
-        pairs_per_query=3,
-    ),
-    "linear": Attempt(
-        "DPO (2e-4, 3 epochs), both rewards, LoRA on all linear layers",
-        {"learning_rate": 2e-4, "epochs": 3, "target_modules": ALL_LINEAR},
-    ),
-    "best": Attempt("imitation of the best candidate (both rewards)", IMITATION),
-    "best-gold": Attempt("imitation of the best candidate (retriever reward)", IMITATION, ("retriever",)),
-    "both": Attempt(
-        "DPO and imitation of the chosen text in one loss (2e-4, 3 epochs), retriever reward",
-        {**IMITATION, "losses": {"sigmoid": 1, "sft": 1}},
         ("retriever",),
     ),
+    "equal-lengths": Attempt(
+        "length-controlled DPO (2e-4, 1 epoch, half the weight for longer), retriever reward",
+        {**TEN_TIMES, "ld_alpha": 0.5},
+        ("retriever",),
+    ),
+    "again": Attempt(
+        "DPO (2e-4, 1 epoch), retriever reward, and then again on its own candidates",
+        TEN_TIMES,
+        ("retriever",),
+        after="near",
+        on_policy=True,
+    ),
+    "linear": Attempt(
+        "DPO (2e-4, 1 epoch), retriever reward, LoRA on all linear layers",
+        {**TEN_TIMES, "target_modules": ALL_LINEAR},
+        ("retriever",),
+    ),
+    "best-gold": Attempt("imitation of the best candidate (retriever reward)", IMITATION, ("retriever",)),
     "best-dpo": Attempt(
         "imitation of the best candidate (retriever reward), and then DPO (1e-4, 1 epoch) on the same pairs",
         {"learning_rate": 1e-4, "epochs": 1, "target_modules": ATTENTION},
         ("retriever",),
         after="best-gold",
-    ),
-    "round-2": Attempt(
-        "imitation of the best candidate, and then of the best of its own",
-        IMITATION,
-        ("retriever",),
-        after="best-gold",
-        on_policy=True,
-    ),
-    "round-2-dpo": Attempt(
-        "imitation of the best candidate, and then DPO on its own candidates",
-        {"learning_rate": 1e-4, "epochs": 1, "target_modules": ATTENTION},
-        ("retriever",),
-        after="best-gold",
-        on_policy=True,
     ),
     "teacher": Attempt(
         "imitation of Qwen2.5-72B and gpt-4.1-nano (5e-4, 1 epoch; five folds of the test queries)",
@@ -150,17 +128,12 @@ ATTEMPTS = {
         {**ONLINE, "method": "grpo", "batch_size": 32, "beta": 0, "online": {**NEAR, "group_size": 4}},
     ),
     "grpo-measure": Attempt(
-        "GRPO on its own texts (nDCG@10 of the search, and retriever margin)",
-        {**ONLINE, "method": "grpo", "online": FOUND},
+        "GRPO on its own texts, four for each query (nDCG@10 of the search, and retriever margin)",
+        {**ONLINE, "method": "grpo", "batch_size": 32, "beta": 0, "online": {**FOUND, "group_size": 4}},
     ),
     "online-dpo": Attempt(
         "online DPO on its own texts (retriever reward)",
         {**ONLINE, "method": "online-dpo", "batch_size": 16, "device_batch_size": 4, "beta": 0.1, "online": NEAR},
-    ),
-    "grpo-after": Attempt(
-        "DPO, and then GRPO (nDCG@10 of the search, and retriever margin)",
-        {**ONLINE, "method": "grpo", "online": FOUND},
-        after="rate",
     ),
 }
 
