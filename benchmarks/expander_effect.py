@@ -1,7 +1,7 @@
 """Does training mend what a real small LLM does to retrieval? SmolLM2-135M on SciFact, attempt by attempt.
 
     EXPANDR_DATA=FOLDER python -m benchmarks.expander_effect ATTEMPT... --folder WORK [--seeds 1 2 3] [--test]
-        [--collection Vaswani] [--pooling cls] [--dtype bfloat16] [--json docs/results/expander_effect.json]
+        [--collection Vaswani] [--encoder NAME] [--dtype bfloat16] [--json docs/results/expander_effect.json]
 
 Protocol, written down before the first run:
 
@@ -12,7 +12,7 @@ Protocol, written down before the first run:
 - The 300 test queries are only looked at with `--test`: for the base, the paper's setting and the chosen attempt. What
   was looked at besides, and what was chosen after it, is told in docs/expander_training.md.
 - Transfer: `--collection` tries the same models on the test queries of another collection (at most its first 300), and
-  `--pooling cls` with another encoder, namely the same network pooled in a way that it was not trained for.
+  `--encoder` with another encoder, which no pair was chosen by.
 - A teacher's passages exist for the test queries alone. An attempt with one is trained five times, each time without a
   fifth of the test queries, which that model then writes for; how it is trained was fixed before the first run.
 - A model writes one passage of at most 128 tokens for each query, at temperature 1, top-p 0.9 and the prompt q2d, with
@@ -50,7 +50,7 @@ import numpy as np
 
 from benchmarks.expander_accuracy import accuracy
 from benchmarks.expander_attempts import ATTEMPTS, PLAIN, TAUGHT
-from benchmarks.expander_laboratory import COMPARED, WAYS, Laboratory, Passages, Way
+from benchmarks.expander_laboratory import COMPARED, DEMO, WAYS, Laboratory, Passages, Way
 from benchmarks.expander_table import Outcome, compared, equally_long, markdown, mean_of, merged_rows, row_of
 from benchmarks.hybrid import FOLDERS
 from pyterrier_expandr.common.hardware import processor_features, processor_vendor
@@ -108,9 +108,9 @@ def run(
 
 
 def where(laboratory: Laboratory, test: bool) -> str:
-    """What the table calls the queries: "development", "SciFact", "Vaswani", "SciFact (cls)"."""
-    pooled = f" ({laboratory.pooling})" if laboratory.pooling else ""
-    return f"{laboratory.collection}{pooled}" if test else f"development{pooled}"
+    """What the table calls the queries: "development", "SciFact", "Vaswani", "SciFact (paraphrase-MiniLM-L3-v2)"."""
+    other = "" if laboratory.searcher == DEMO else f" ({laboratory.searcher})"
+    return f"{laboratory.collection}{other}" if test else f"development{other}"
 
 
 def arithmetic(dtype: str) -> str:
@@ -131,7 +131,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--test", action="store_true", help="on the test queries, not on the development queries")
     parser.add_argument("--collection", choices=list(FOLDERS), default="SciFact", help="implies --test if not SciFact")
-    parser.add_argument("--pooling", help="another way to pool the encoder's tokens, such as cls")
+    parser.add_argument("--encoder", default=DEMO, help="folder or hub name of another encoder that searches")
     parser.add_argument(
         "--ways", type=int, choices=range(1, len(WAYS) + 1), default=len(WAYS), help="the first so many"
     )
@@ -141,7 +141,7 @@ def main() -> int:
     if TAUGHT & {*given.attempts} and not (given.test and given.collection == "SciFact"):
         parser.error("a teacher's passages are recorded for SciFact's test queries alone: add --test, no --collection")
     data = Path(os.environ["EXPANDR_DATA"])
-    laboratory = Laboratory(given.folder, data, given.collection, given.pooling, given.dtype)
+    laboratory = Laboratory(given.folder, data, given.collection, given.encoder, given.dtype)
     rows = run(given.attempts, given.seeds, given.test or given.collection != "SciFact", laboratory, WAYS[: given.ways])
     if given.json:
         before = json.loads(given.json.read_text())["rows"] if given.json.exists() else []

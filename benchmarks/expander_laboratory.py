@@ -41,6 +41,8 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "scifact-smollm2.yaml"
 #: of SciFact's training queries; the recipe takes half as many, so that it is done in some hours on any laptop
 PARTS = {"llm": 0.5, "retriever": 0.5}
 DEVELOPMENT, WEIGHT, BATCH = 200, 0.7, 64
+#: the encoder that chooses the pairs, and searches unless another one is named
+DEMO = "demo"
 
 
 class Way(NamedTuple):
@@ -95,13 +97,14 @@ class Laboratory:
         folder: Path,
         data: Path,
         collection: str = "SciFact",
-        pooling: str | None = None,
+        encoder: str = DEMO,
         dtype: str | None = None,
     ) -> None:
         self.folder, self.dtype = folder, dtype
         self.recipe = replace(read_recipe(RECIPE), parts=PARTS)
-        self.collection, self.place, self.pooling = collection, data / FOLDERS[collection], pooling
-        self.encoder = ExpandREncoder(demo_encoder_folder(), device="cpu", max_length=256, pooling=pooling)
+        self.collection, self.place, self.searcher = collection, data / FOLDERS[collection], Path(encoder).name
+        folder_or_name = demo_encoder_folder() if encoder == DEMO else encoder
+        self.encoder = ExpandREncoder(folder_or_name, device="cpu", max_length=256)
         folder.mkdir(parents=True, exist_ok=True)
 
     def model(self, name: str | None, seed: int) -> tuple[Model, dict[str, Any]]:
@@ -226,7 +229,7 @@ class Laboratory:
     def documents(self) -> tuple[list[str], np.ndarray]:
         """The ids of the collection's documents, and their vectors."""
         corpus = [row for _, row in read_jsonl(self.place / "corpus.jsonl")]
-        vectors = document_vectors(self.encoder, corpus, self.folder / f"{self.place.name}-{self.pooling}.npy")
+        vectors = document_vectors(self.encoder, corpus, self.folder / f"{self.place.name}-{self.searcher}.npy")
         return [row["_id"] for row in corpus], vectors
 
     def measured(self, queries: Sequence[TrainingExample], passages: Passages | None) -> dict[str, np.ndarray]:

@@ -190,7 +190,7 @@ def test_each_query_of_a_fold_is_written_for_by_the_fold_s_model(monkeypatch):
 class Scripted:
     """A laboratory that trains nothing: a text is "a b", and each query's nDCG@10 is a, and b more for every other one."""
 
-    collection, pooling = "SciFact", None
+    collection, searcher = "SciFact", "demo"
 
     def __init__(self, texts):
         self.texts = texts
@@ -240,6 +240,13 @@ def test_the_seeds_of_an_attempt_have_a_mean_and_the_others_are_compared_with_dp
     assert cool["gain"] == pytest.approx(0.7), "over the base that writes at 0.6"
     assert cool["over"]["gain"] == pytest.approx(0) and not table.reached(scripted), "two seeds are not three"
     assert table.seed_of(near) == "mean of 1, 2" and table.seed_of(of["near", 2]) == "2"
+
+
+def test_the_table_names_the_collection_and_an_encoder_that_chose_no_pairs():
+    laboratory = Scripted({})
+    assert [effect.where(laboratory, test) for test in (True, False)] == ["SciFact", "development"]
+    laboratory.searcher = "another-encoder"
+    assert effect.where(laboratory, True) == "SciFact (another-encoder)"
 
 
 def test_a_comparison_with_dpo_outlives_a_run_without_it(scripted):
