@@ -107,7 +107,7 @@ expander-effect: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.report
 
 # All methods of training with three seeds on the test queries, and what their models do on another collection.
-METHODS ?= near paper best-gold online-dpo grpo
+METHODS ?= near linear paper best-gold online-dpo grpo
 expander-methods: $(VENV)/.installed
 	$(EFFECT) $(METHODS) --test --ways 2 --seeds 1 2 3
 	$(EFFECT) $(METHODS) --collection Vaswani --ways 1 --seeds 1 2 3

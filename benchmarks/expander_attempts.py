@@ -145,6 +145,7 @@ PLAIN = "near"
 METHODS = {
     "base": "untrained",
     PLAIN: "`dpo`",
+    "linear": "`dpo`, LoRA on all linear layers",
     "paper": "`dpo` as in the paper",
     "best-gold": "`sft-best`",
     "online-dpo": "`online-dpo`",

@@ -104,7 +104,7 @@ class Laboratory:
         self.recipe = replace(read_recipe(RECIPE), parts=PARTS)
         self.collection, self.place, self.searcher = collection, data / FOLDERS[collection], Path(encoder).name
         folder_or_name = demo_encoder_folder() if encoder == DEMO else encoder
-        self.encoder = ExpandREncoder(folder_or_name, device="cpu", max_length=256)
+        self.encoder = ExpandREncoder(folder_or_name, device="cpu", max_length=256, normalize=True)
         folder.mkdir(parents=True, exist_ok=True)
 
     def model(self, name: str | None, seed: int) -> tuple[Model, dict[str, Any]]:
