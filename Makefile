@@ -94,7 +94,8 @@ $(LOWEST)/.installed: pyproject.toml
 	touch $@
 
 # The two halves of the proof on SciFact, hours each; EXPANDR_DATA names the data, WORK keeps what is finished between runs.
-# The attempts are compared on development queries, and the chosen one is tried on the test queries with three seeds.
+# The attempts are compared on development queries, and the chosen one is tried on the test queries with three seeds
+# (LoRA on all linear layers, chosen later, is among METHODS).
 WORK ?= runs
 # DTYPE is that of the LLM's writing: bfloat16 where the processor computes in it.
 ATTEMPTS ?= paper rate near long $(CHOSEN) several-fast linear robust equal-lengths again best-gold best-dpo grpo grpo-measure

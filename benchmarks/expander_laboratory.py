@@ -103,6 +103,7 @@ class Laboratory:
         self.folder, self.dtype = folder, dtype
         self.recipe = replace(read_recipe(RECIPE), parts=PARTS)
         self.collection, self.place, self.searcher = collection, data / FOLDERS[collection], Path(encoder).name
+        self.vectors = folder / f"{self.place.name}-{encoder.strip('/').replace('/', '-')}.npy"
         folder_or_name = demo_encoder_folder() if encoder == DEMO else encoder
         self.encoder = ExpandREncoder(folder_or_name, device="cpu", max_length=256, normalize=True)
         folder.mkdir(parents=True, exist_ok=True)
@@ -229,7 +230,7 @@ class Laboratory:
     def documents(self) -> tuple[list[str], np.ndarray]:
         """The ids of the collection's documents, and their vectors."""
         corpus = [row for _, row in read_jsonl(self.place / "corpus.jsonl")]
-        vectors = document_vectors(self.encoder, corpus, self.folder / f"{self.place.name}-{self.searcher}.npy")
+        vectors = document_vectors(self.encoder, corpus, self.vectors)
         return [row["_id"] for row in corpus], vectors
 
     def measured(self, queries: Sequence[TrainingExample], passages: Passages | None) -> dict[str, np.ndarray]:
