@@ -150,7 +150,7 @@ def one_query(
     *,
     top: int = 3,
 ) -> list[str]:
-    """Lines that show one query in full: its passages, and the top documents with and without them.
+    """Lines that show the query of the largest win: its passages, and the top documents with and without them.
 
     Args:
         topic: `[qid, query]`, one row.
@@ -160,7 +160,7 @@ def one_query(
         relevant: docnos to mark with a star.
         top: how many documents to show from each ranking.
     """
-    lines = [f"\nOne query whole (* is relevant): {topic['query'].iloc[0]}"]
+    lines = [f"\nThe query of the largest win, whole (* is relevant): {topic['query'].iloc[0]}"]
     for name, frame in [("dense", topic), *((name, one.transform(topic)) for name, one in expanders.items())]:
         lines.append(f"  {name}")
         if "query_expansions" in frame:

@@ -49,7 +49,7 @@ def test_demo(tmp_path, minilm):
         assert float(row[2]) > float(rows[other][2])
     assert "wins" in out and "losses" in out
     assert "info]" not in out  # PISA's own chatter
-    assert "skipped by --llm none" in out and "One query whole" in out and "passage: " in out
+    assert "skipped by --llm none" in out and "The query of the largest win, whole" in out and "passage: " in out
     again = expandr("demo", "--folder", tmp_path / "demo", "--llm", "none")
     assert again.splitlines()[-20:] == out.splitlines()[-20:]
 
