@@ -50,11 +50,12 @@ import numpy as np
 
 from benchmarks.expander_accuracy import accuracy
 from benchmarks.expander_attempts import ATTEMPTS, PLAIN, TAUGHT
-from benchmarks.expander_laboratory import COMPARED, DEMO, WAYS, Laboratory, Passages, Way
+from benchmarks.expander_laboratory import COMPARED, WAYS, Laboratory, Passages, Way
 from benchmarks.expander_table import Outcome, compared, equally_long, markdown, mean_of, merged_rows, row_of
 from benchmarks.hybrid import FOLDERS
 from pyterrier_expandr.common.hardware import processor_features, processor_vendor
 from pyterrier_expandr.evaluation.result_store import versions
+from pyterrier_expandr.training.recipe.systems import DEMO
 
 
 def run(

@@ -35,14 +35,13 @@ from pyterrier_expandr.training.preferences.pair_files import write_pairs
 from pyterrier_expandr.training.preferences.rewards import MEASURE
 from pyterrier_expandr.training.recipe.recipe import read_recipe
 from pyterrier_expandr.training.recipe.stages import RecipeStages
+from pyterrier_expandr.training.recipe.systems import DEMO, encoder_name
 from pyterrier_expandr.training.stage import Stage, build
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "scifact-smollm2.yaml"
 #: of SciFact's training queries; the recipe takes half as many, so that it is done in some hours on any laptop
 PARTS = {"llm": 0.5, "retriever": 0.5}
 DEVELOPMENT, WEIGHT, BATCH = 200, 0.7, 64
-#: the encoder that chooses the pairs, and searches unless another one is named
-DEMO = "demo"
 
 
 class Way(NamedTuple):
@@ -104,8 +103,7 @@ class Laboratory:
         self.recipe = replace(read_recipe(RECIPE), parts=PARTS)
         self.collection, self.place, self.searcher = collection, data / FOLDERS[collection], Path(encoder).name
         self.vectors = folder / f"{self.place.name}-{encoder.strip('/').replace('/', '-')}.npy"
-        folder_or_name = demo_encoder_folder() if encoder == DEMO else encoder
-        self.encoder = ExpandREncoder(folder_or_name, device="cpu", max_length=256, normalize=True)
+        self.encoder = ExpandREncoder(encoder_name(encoder), device="cpu", max_length=256, normalize=True)
         folder.mkdir(parents=True, exist_ok=True)
 
     def model(self, name: str | None, seed: int) -> tuple[Model, dict[str, Any]]:

@@ -78,6 +78,7 @@ def run_demo(
     chosen = topics[topics["qid"] == (values["ExpandR"] - values["dense"]).idxmax()]
     texts = {document["docno"]: document["text"] for document in collection.get_corpus_iter()}
     relevant = set(qrels.loc[(qrels["qid"].isin(chosen["qid"])) & (qrels["label"] > 0), "docno"])
+    say(f"\nThe query of the largest win, whole (* is relevant): {chosen['query'].iloc[0]}")
     for line in one_query(chosen, expanders, dense, texts, relevant):
         say(line)
     say(f"\nThe indexes are in {folder.resolve()}")
@@ -150,7 +151,7 @@ def one_query(
     *,
     top: int = 3,
 ) -> list[str]:
-    """Lines that show the query of the largest win: its passages, and the top documents with and without them.
+    """Lines that show one query in full: its passages, and the top documents with and without them.
 
     Args:
         topic: `[qid, query]`, one row.
@@ -160,7 +161,7 @@ def one_query(
         relevant: docnos to mark with a star.
         top: how many documents to show from each ranking.
     """
-    lines = [f"\nThe query of the largest win, whole (* is relevant): {topic['query'].iloc[0]}"]
+    lines = []
     for name, frame in [("dense", topic), *((name, one.transform(topic)) for name, one in expanders.items())]:
         lines.append(f"  {name}")
         if "query_expansions" in frame:

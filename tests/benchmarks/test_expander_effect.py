@@ -341,9 +341,9 @@ def test_the_pages_say_what_the_results_say():
     assert f"it gains {listed(linear, 'gain')} (p = {listed(linear, 'gain p', '.4f')}) in three seeds" in text
     lower = listed([{"less": -row["to query alone"]} for row in linear], "less")
     assert f"is {lower} below the query alone (p = {listed(linear, 'to query alone p', '.2f')})" in text
-    for name in ("near", "linear", "robust", "equal-lengths", "again"):
+    for name, called in VARIANTS.items():
         (own,) = found(name, queries="development")
-        assert f"{own['nDCG@10']:.3f} {VARIANTS[name]}" in text
+        assert f"{own['nDCG@10']:.3f} {called}" in text
     grpo = sorted(found("grpo"), key=lambda row: row["seed"])
     assert f"the gain is {listed(grpo, 'gain')} (p = {listed(grpo, 'gain p')})" in text
     names = {"near": "dpo", "best-gold": "sft-best", "online-dpo": "online-dpo", "grpo": "grpo"}
