@@ -593,7 +593,7 @@ def test_the_recipe_for_scifact_reads(expandr_data, monkeypatch):
     recipe = read_recipe(RECIPES / "scifact-smollm2.yaml", seed=3)
     assert recipe.seed == recipe.candidates.seed == recipe.small_lm.seed == 3
     assert "dtype" not in f"{recipe.llm} {recipe.dpo}", "float32 on a CPU, bfloat16 on a GPU"
-    assert recipe.data == str(expandr_data / "scifact") and list(recipe.systems) == [*SYSTEMS, "ExpandR by search"]
+    assert recipe.data == str(expandr_data / "scifact") and list(recipe.systems) == list(SYSTEMS)
     paper = read_recipe(RECIPES / "scifact-smollm2-paper.yaml", seed=3)
     assert list(paper.systems) == list(SYSTEMS) and paper.preferences.pairs_per_query == 1
     theirs = ExpanderTrainingConfig("base", "pairs", "out").recorded()
