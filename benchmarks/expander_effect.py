@@ -6,8 +6,8 @@
 Protocol, written down before the first run:
 
 - SciFact's training queries are split in two. One half gives candidates, with the settings of the recipe
-  scifact-smollm2.yaml, which takes half as many queries; pairs and training are the attempt's. The first 200 of the
-  other half, which no LLM is trained on, are the development queries: everything is chosen by them.
+  scifact-smollm2.yaml; pairs and training are the attempt's. The first 200 of the other half, which no LLM is trained
+  on, are the development queries: everything is chosen by them.
 - Training must also beat the base at a lower temperature (0.6), which costs nothing.
 - The 300 test queries are only looked at with `--test`: for the base, the paper's setting and the chosen attempt. What
   was looked at besides, and what was chosen after it, is told in docs/expander_training.md.

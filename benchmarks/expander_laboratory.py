@@ -39,7 +39,7 @@ from pyterrier_expandr.training.recipe.systems import DEMO, encoder_name
 from pyterrier_expandr.training.stage import Stage, build
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "scifact-smollm2.yaml"
-#: of SciFact's training queries; the recipe takes half as many, so that it is done in some hours on any laptop
+#: of SciFact's training queries; the recipe trains its retriever on fewer, so that it is done in some hours
 PARTS = {"llm": 0.5, "retriever": 0.5}
 DEVELOPMENT, WEIGHT, BATCH = 200, 0.7, 64
 

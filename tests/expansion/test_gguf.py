@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -224,6 +225,13 @@ def test_a_full_disk_leaves_nothing(file, cache):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1 and "OSError: cannot write the converted model" in done.stderr, done.stderr[-800:]
     assert not list(cache.glob("gguf/*"))
+
+
+def test_too_little_room_is_told_before_anything_is_converted(file, cache, caplog, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=90_000))
+    with pytest.raises(OSError, match=r"tiny\.gguf' takes \d MB in .* where 0 MB are free.*EXPANDR_CACHE"):
+        local_model(file)
+    assert not caplog.messages and not list(cache.glob("gguf/*"))
 
 
 def test_several_files_and_none(file, tmp_path):
