@@ -98,7 +98,7 @@ $(LOWEST)/.installed: pyproject.toml
 # (LoRA on all linear layers, chosen later, is among METHODS).
 WORK ?= runs
 # DTYPE is that of the LLM's writing: bfloat16 where the processor computes in it.
-ATTEMPTS ?= paper rate near long $(CHOSEN) several-fast linear robust equal-lengths again best-gold best-dpo grpo grpo-measure
+ATTEMPTS ?= paper rate near long $(CHOSEN) several-fast linear several-linear robust equal-lengths again best-gold best-dpo grpo grpo-measure
 CHOSEN ?= several-float32
 DTYPE ?= float32
 EFFECT = $(BIN)/python -m benchmarks.expander_effect --folder $(WORK) --dtype $(DTYPE) --json docs/results/expander_effect.json

@@ -112,6 +112,12 @@ ATTEMPTS = {
         {**TEN_TIMES, "target_modules": ALL_LINEAR},
         ("retriever",),
     ),
+    "several-linear": Attempt(
+        "DPO (2e-4, 1 epoch), three pairs per query by the search, LoRA on all linear layers",
+        {**TEN_TIMES, "target_modules": ALL_LINEAR},
+        (MEASURE, "retriever-margin"),
+        pairs_per_query=3,
+    ),
     "best-gold": Attempt("imitation of the best candidate (retriever reward)", IMITATION, ("retriever",)),
     "best-dpo": Attempt(
         "imitation of the best candidate (retriever reward), and then DPO (1e-4, 1 epoch) on the same pairs",
