@@ -311,7 +311,14 @@ def test_the_pages_say_what_the_results_say():
     assert table.methods(rows) in online, "python -m benchmarks.report"
     of = {row["system"]: row["nDCG@10"] for row in recipe["rows"]}
     text, online = (" ".join(page.split()) for page in (text, online))
-    assert f"has {of['ExpandR, n=1']:.3f}, and {of['w/o LLM Training, n=1']:.3f} without LLM" in text
+    untrained = {row["system"]: row["w/o LLM Training"] for row in recipe["rows"] if "w/o LLM Training" in row}
+    helped, same, most = (
+        f"(+{untrained[row]['difference']:.3f}, p = {untrained[row]['p']:.3f})"
+        for row in ("ExpandR, n=1", "w/o Self-Reward, n=1", "w/o Retriever Reward, n=1")
+    )
+    assert f"has {of['ExpandR, n=1']:.3f}, and {of['w/o LLM Training, n=1']:.3f} without LLM training {helped}" in text
+    assert f"{of['w/o Self-Reward, n=1']:.3f} {same}, by the self" in text
+    assert f"{of['w/o Retriever Reward, n=1']:.3f} {most}. The LLM" in text
     step = json.loads((RESULTS / "dpo_step.json").read_text())
     assert f"{step['ratio']:.2f} of the time of TRL as it comes, with SmolLM2 in {step['dtype']}" in text
 
