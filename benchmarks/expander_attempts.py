@@ -33,6 +33,7 @@ class Attempt:
 
 #: ten times the paper's learning rate, on all projections of the attention
 TEN_TIMES = {"learning_rate": 2e-4, "epochs": 1, "target_modules": ATTENTION}
+LINEAR = {**TEN_TIMES, "target_modules": ALL_LINEAR}
 IMITATION = {"losses": {"sft": 1}, "learning_rate": 2e-4, "epochs": 3, "target_modules": ATTENTION}
 
 #: an LLM that writes while it is trained, so that there are no candidates
@@ -52,9 +53,11 @@ TEACHERS = (
     "query2doc.fs.Qwen2.5-72B-Instruct.0656857b.059e46.jsonl",
     "query2doc.fs.gpt-4.1-nano.03ac266c.bfacd0.jsonl",
 )
+#: rewards: the nDCG@10 of the fused search among all documents, and the margin where that is the same
+BY_SEARCH = (MEASURE, "retriever-margin")
 #: the nearness to the relevant document, and with it the nDCG@10 of the fused search among all documents
 NEAR: dict[str, Any] = {"rewards": ("retriever",), "max_new_tokens": 96}
-FOUND: dict[str, Any] = {"rewards": (MEASURE, "retriever-margin"), "max_new_tokens": 96}
+FOUND: dict[str, Any] = {"rewards": BY_SEARCH, "max_new_tokens": 96}
 
 ATTEMPTS = {
     "paper": Attempt("DPO as in the paper"),
@@ -75,19 +78,19 @@ ATTEMPTS = {
     "several": Attempt(
         "DPO (2e-4, 1 epoch), three pairs per query by the search",
         TEN_TIMES,
-        (MEASURE, "retriever-margin"),
+        BY_SEARCH,
         pairs_per_query=3,
     ),
     "several-float32": Attempt(
         "DPO (2e-4, 1 epoch, in float32), three pairs per query by the search",
         {**TEN_TIMES, "dtype": "float32"},
-        (MEASURE, "retriever-margin"),
+        BY_SEARCH,
         pairs_per_query=3,
     ),
     "several-fast": Attempt(
         "DPO (5e-4, 1 epoch), three pairs per query by the search",
         {**TEN_TIMES, "learning_rate": 5e-4},
-        (MEASURE, "retriever-margin"),
+        BY_SEARCH,
         pairs_per_query=3,
     ),
     "robust": Attempt(
@@ -109,13 +112,13 @@ ATTEMPTS = {
     ),
     "linear": Attempt(
         "DPO (2e-4, 1 epoch), retriever reward, LoRA on all linear layers",
-        {**TEN_TIMES, "target_modules": ALL_LINEAR},
+        LINEAR,
         ("retriever",),
     ),
     "several-linear": Attempt(
         "DPO (2e-4, 1 epoch), three pairs per query by the search, LoRA on all linear layers",
-        {**TEN_TIMES, "target_modules": ALL_LINEAR},
-        (MEASURE, "retriever-margin"),
+        LINEAR,
+        BY_SEARCH,
         pairs_per_query=3,
     ),
     "best-gold": Attempt("imitation of the best candidate (retriever reward)", IMITATION, ("retriever",)),
