@@ -351,6 +351,20 @@ def test_the_pages_say_what_the_results_say():
     for name, called in VARIANTS.items():
         (own,) = found(name, queries="development")
         assert f"{own['nDCG@10']:.3f} {called}" in text
+    together, cool, same = (
+        sorted(found(name, "avx512f", "development"), key=lambda row: row.get("seed", 0))
+        for name in ("several-linear", "several-linear at temperature 0.6", "base")
+    )
+    (best,), (first,) = (found(name, queries="development") for name in ("linear", "base"))
+    assert together[0]["nDCG@10"] < best["nDCG@10"], "so it is not tried on the test queries"
+    assert not found("several-linear", "avx512f")
+    assert f"two seeds have {listed(together, 'nDCG@10')} on the development queries" in text
+    assert f"gives {best['nDCG@10']:.3f} in {best['training']['steps']} steps" in text
+    assert f"rather than {together[0]['training']['steps']} (" in text
+    assert f"Drawn at 0.6 they have {listed(cool, 'nDCG@10')}, and" in text
+    assert same[0]["nDCG@10"] == first["nDCG@10"], "two processors, the same figures"
+    both = [*found("base"), *found("base", "avx512f")]
+    assert f"development queries, and {listed(both, 'nDCG@10', '.4f')} on the test queries" in text
     grpo = sorted(found("grpo"), key=lambda row: row["seed"])
     assert f"the gain is {listed(grpo, 'gain')} (p = {listed(grpo, 'gain p')})" in text
     names = {"near": "dpo", "best-gold": "sft-best", "online-dpo": "online-dpo", "grpo": "grpo"}
