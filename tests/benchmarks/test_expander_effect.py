@@ -364,6 +364,10 @@ def test_the_pages_say_what_the_results_say():
     assert f"rather than {together[0]['training']['steps']} (" in text
     assert f"Drawn at 0.6 they have {listed(cool, 'nDCG@10')}, and" in text
     assert same[0]["nDCG@10"] == first["nDCG@10"], "two processors, the same figures"
+    (elsewhere,), (before,) = (found(name, "avx512f", "PubMedQA") for name in ("linear", "base"))
+    assert (
+        f"it has {elsewhere['nDCG@10']:.3f} there, where the untrained model has {before['nDCG@10']:.3f} (p = " in text
+    )
     both = [*found("base"), *found("base", "avx512f")]
     assert f"development queries, and {listed(both, 'nDCG@10', '.4f')} on the test queries" in text
     grpo = sorted(found("grpo"), key=lambda row: row["seed"])
