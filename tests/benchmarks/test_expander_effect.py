@@ -1,4 +1,5 @@
 import json
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -301,16 +302,35 @@ VARIANTS = {
 }
 
 
-def test_the_pages_say_what_the_results_say():
-    rows = json.loads((RESULTS / "expander_effect.json").read_text())["rows"]
+@cache
+def measured():
+    return json.loads((RESULTS / "expander_effect.json").read_text())["rows"]
+
+
+@cache
+def page(name):
+    return (RESULTS.parent / f"{name}.md").read_text(encoding="utf-8")
+
+
+def prose(name):
+    """The page on one line."""
+    return " ".join(page(name).split())
+
+
+def found(attempt, processor="", queries="SciFact"):
+    """Its rows of single seeds, in their order."""
+    key = (queries, attempt, processor)
+    rows = [r for r in measured() if (r["queries"], r["attempt"], r.get("processor")) == key and "seeds" not in r]
+    return sorted(rows, key=lambda row: row.get("seed", 0))
+
+
+def test_the_pages_say_what_the_recipe_found():
+    rows, text, online = measured(), page("expander_training"), page("online")
     recipe = json.loads((RESULTS / "recipe_smollm2.json").read_text())
-    text, online = (
-        (RESULTS.parent / f"{name}.md").read_text(encoding="utf-8") for name in ("expander_training", "online")
-    )
     assert table.markdown(rows) in text and recipe_table.markdown(recipe) in text, "python -m benchmarks.report"
     assert table.methods(rows) in online, "python -m benchmarks.report"
     of = {row["system"]: row["nDCG@10"] for row in recipe["rows"]}
-    text, online = (" ".join(page.split()) for page in (text, online))
+    text = prose("expander_training")
     untrained = {row["system"]: row["w/o LLM Training"] for row in recipe["rows"] if "w/o LLM Training" in row}
     helped, same, most = (
         f"(+{untrained[row]['difference']:.3f}, p = {untrained[row]['p']:.3f})"
@@ -322,12 +342,9 @@ def test_the_pages_say_what_the_results_say():
     step = json.loads((RESULTS / "dpo_step.json").read_text())
     assert f"{step['ratio']:.2f} of the time of TRL as it comes, with SmolLM2 in {step['dtype']}" in text
 
-    def found(attempt, processor="", queries="SciFact"):
-        key = (queries, attempt, processor)
-        return [
-            row for row in rows if (row["queries"], row["attempt"], row.get("processor")) == key and "seeds" not in row
-        ]
 
+def test_the_page_says_what_training_did_on_the_test_queries():
+    text = prose("expander_training")
     seeds = found("several-float32", "avx512_bf16, Intel")
     assert f"reaches {listed(seeds, 'nDCG@10')} in three seeds" in text
     assert f"gains {listed(seeds, 'gain')} (p = " in text
@@ -343,17 +360,21 @@ def test_the_pages_say_what_the_results_say():
     assert f"It finds {taught['nDCG@10']:.3f} where the base has {base['nDCG@10']:.3f}" in text
     assert f"(+{taught['gain']:.3f}, p = {taught['gain p']:.2f})" in text
     assert f"({taught['similarity']:.3f}, before {base['similarity']:.3f})" in text
-    linear = sorted(found("linear"), key=lambda row: row["seed"])
+    linear = found("linear")
     assert all(row["gain"] >= table.TARGET and row["gain p"] < table.LEVEL for row in linear), "half of the target"
     assert f"it has {listed(linear, 'nDCG@10')} in three seeds" in text
     assert f"it gains {listed(linear, 'gain')} (p = {listed(linear, 'gain p', '.4f')}) in three seeds" in text
     lower = listed([{"less": -row["to query alone"]} for row in linear], "less")
     assert f"is {lower} below the query alone (p = {listed(linear, 'to query alone p', '.2f')})" in text
+
+
+def test_the_page_says_what_the_development_queries_preferred():
+    text = prose("expander_training")
     for name, called in VARIANTS.items():
         (own,) = found(name, queries="development")
         assert f"{own['nDCG@10']:.3f} {called}" in text
     together, cool, same = (
-        sorted(found(name, "avx512f", "development"), key=lambda row: row.get("seed", 0))
+        found(name, "avx512f", "development")
         for name in ("several-linear", "several-linear at temperature 0.6", "base")
     )
     (best,), (first,) = (found(name, queries="development") for name in ("linear", "base"))
@@ -364,16 +385,16 @@ def test_the_pages_say_what_the_results_say():
     assert f"rather than {together[0]['training']['steps']} (" in text
     assert f"Drawn at 0.6 they have {listed(cool, 'nDCG@10')}, and" in text
     assert same[0]["nDCG@10"] == first["nDCG@10"], "two processors, the same figures"
-    (elsewhere,), (before,) = (found(name, "avx512f", "PubMedQA") for name in ("linear", "base"))
-    assert (
-        f"it has {elsewhere['nDCG@10']:.3f} there, where the untrained model has {before['nDCG@10']:.3f} (p = " in text
-    )
     both = [*found("base"), *found("base", "avx512f")]
     assert f"development queries, and {listed(both, 'nDCG@10', '.4f')} on the test queries" in text
-    grpo = sorted(found("grpo"), key=lambda row: row["seed"])
+
+
+def test_the_pages_say_what_each_method_found():
+    rows, text, online = measured(), prose("expander_training"), prose("online")
+    (base,), grpo = map(found, ("base", "grpo"))
     assert f"the gain is {listed(grpo, 'gain')} (p = {listed(grpo, 'gain p')})" in text
     names = {"near": "dpo", "best-gold": "sft-best", "online-dpo": "online-dpo", "grpo": "grpo"}
-    seeds = {name: sorted(found(name), key=lambda row: row["seed"]) for name in names}
+    seeds = {name: found(name) for name in names}
     assert all(len(own) == 3 and all(row["to query alone"] < 0 for row in own) for own in seeds.values())
     for name, called in names.items():
         assert f"`{called}` {listed(seeds[name], 'gain')} (p = {listed(seeds[name], 'gain p')})" in online
@@ -388,7 +409,14 @@ def test_the_pages_say_what_the_results_say():
     assert f"{repeated} of 100 passages have no word that the query lacks ({100 * base['as query']:.0f} before" in text
     equal = grpo[0]["equal lengths"]
     assert f"its gain grows to {equal['gain']:.3f} (p = {equal['p']:.4f})" in text
-    moved = {name: sorted(found(name, queries="Vaswani"), key=lambda row: row["seed"]) for name in names}
+
+
+def test_the_page_says_what_the_models_find_elsewhere():
+    rows, text = measured(), prose("expander_training")
+    (elsewhere,), (before,) = (found(name, "avx512f", "PubMedQA") for name in ("linear", "base"))
+    gained = f"it has {elsewhere['nDCG@10']:.3f} there, where the untrained model has {before['nDCG@10']:.3f} (p = "
+    assert gained in text
+    moved = {name: found(name, queries="Vaswani") for name in ("grpo", "near")}
     for name, said in (("grpo", "GRPO gains {} in three seeds "), ("near", "the same reward gains {} ")):
         gains, tests = (listed(moved[name], key) for key in ("gain", "gain p"))
         assert f"{said.format(gains)}(p = {tests})" in text
